@@ -1,0 +1,44 @@
+# decaf: which link or device lost the packets. `make help` lists the targets.
+GO        ?= go
+BIN       := bin/decaf
+PKGS      ?= ./...
+# Kernel tests share one machine's network namespaces, CPUs and tracepoints:
+# package after package, or they disturb each other's packets.
+TESTFLAGS ?= -p 1 -timeout 20m
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test bench lint generate fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## build, then start the demo: fabric, traffic, faults, correlator, page (Ctrl-C ends it)
+	@$(BIN) demo
+
+build: ## build bin/decaf
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) .
+
+test: build ## all tests; as root also those on the kernel fabric; names what it skipped
+	@$(GO) tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile $(BIN).test.json -- $(TESTFLAGS) $(PKGS)
+
+bench: ## every benchmark of the Go packages, with figures
+	@$(GO) test -p 1 -run '^$$' -bench . -benchmem $(PKGS)
+
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	@$(GO) vet $(PKGS)
+	@$(GO) tool staticcheck $(PKGS)
+
+fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
+	@for pkg in $$($(GO) list $(PKGS)); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-30s} $$pkg || exit 1; \
+	  done; done
+
+generate: ## regenerate api/decafpb from decaf.proto (needs protoc: apt-get install protobuf-compiler)
+	@command -v protoc >/dev/null || { echo "make generate needs protoc: apt-get install protobuf-compiler"; exit 1; }
+	@mkdir -p bin && $(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	@protoc --plugin=bin/protoc-gen-go --go_out=. --go_opt=paths=source_relative api/decafpb/decaf.proto
+
+clean: ## remove what was built
+	@rm -rf bin

@@ -1,0 +1,373 @@
+package topology
+
+import (
+	"maps"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"decaf/topology/strictyaml"
+)
+
+// Names become tokens of bus subjects and parts of link names, hence the narrow
+// alphabets. Interface names take what vendors use (Ethernet1/1, ge-0/0/0.0,
+// et-0/0/0:1); a ":" in them is harmless since node names have none.
+var (
+	nodeName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
+	ifaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_./:-]*$`)
+	tagName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_./-]*$`)
+)
+
+// Bounds that keep every line [Topology.Marshal] writes within what is read.
+const (
+	maxName      = 128
+	maxTags      = 32
+	maxAddresses = 256
+	maxFileName  = 4096
+)
+
+// plan is a topology not yet checked, with the line of each part when it came
+// from a file (0 otherwise).
+type plan struct {
+	site    string
+	devices []*Device
+	hosts   []*Host
+	cables  []Cable
+
+	siteLine   int
+	deviceLine []int
+	hostLine   []int
+	addrLine   [][]int // per host, per address
+	cableLine  []cableLines
+}
+
+type cableLines struct{ a, aAddr, b, bAddr int }
+
+// line reads a line table that may be absent.
+func line(table []int, i int) int {
+	if i < len(table) {
+		return table[i]
+	}
+	return 0
+}
+
+func (p *plan) addressLine(host, i int) int {
+	if host < len(p.addrLine) {
+		return line(p.addrLine[host], i)
+	}
+	return 0
+}
+
+func (p *plan) cableLines(i int) cableLines {
+	if i < len(p.cableLine) {
+		return p.cableLine[i]
+	}
+	return cableLines{}
+}
+
+// build checks the plan, noting mistakes in doc, and makes the topology when
+// there are none, neither old nor new.
+func (p *plan) build(doc *strictyaml.Doc) (*Topology, error) {
+	p.checkNames(doc)
+	p.checkCables(doc)
+	p.checkAddresses(doc)
+	if err := doc.Err(); err != nil {
+		return nil, err
+	}
+	t := &Topology{Site: p.site, Devices: p.devices, Hosts: p.hosts, Links: linkCables(p.cables)}
+	t.index()
+	return t, nil
+}
+
+// seen is where a name or address was first used.
+type seen struct {
+	what string
+	line int
+}
+
+// first says so in a message: " (first on line 3)".
+func (s seen) first() string {
+	if s.line == 0 {
+		return ""
+	}
+	return " (first on line " + strconv.Itoa(s.line) + ")"
+}
+
+func (p *plan) checkNames(doc *strictyaml.Doc) {
+	if p.site != "" {
+		checkName(doc, p.siteLine, "site", p.site)
+	}
+	names := make(map[string]seen, len(p.devices)+len(p.hosts))
+	take := func(line int, what, name string) {
+		if !checkName(doc, line, what, name) {
+			return
+		}
+		if was, twice := names[name]; twice {
+			doc.Errorf(line, "%s %q has the name of another %s%s: names must differ, of devices and hosts alike", what, name, was.what, was.first())
+			return
+		}
+		names[name] = seen{what, line}
+	}
+	for i, d := range p.devices {
+		at := line(p.deviceLine, i)
+		take(at, "device", d.Name)
+		for _, word := range []struct{ what, text string }{{"tier", d.Tier}, {"pod", d.Pod}} {
+			if word.text != "" {
+				checkName(doc, at, word.what+" of device "+strconv.Quote(d.Name), word.text)
+			}
+		}
+		checkTags(doc, at, d.Name, d.Tags)
+		if d.GNMI != nil {
+			checkGNMI(doc, at, d.Name, d.GNMI)
+		}
+	}
+	for i, h := range p.hosts {
+		at := line(p.hostLine, i)
+		take(at, "host", h.Name)
+		checkTags(doc, at, h.Name, h.Tags)
+		if len(h.Addresses) > maxAddresses {
+			doc.Errorf(at, "host %s has %d addresses: at most %d", h.Name, len(h.Addresses), maxAddresses)
+		}
+	}
+}
+
+func checkName(doc *strictyaml.Doc, line int, what, name string) bool {
+	switch {
+	case name == "":
+		doc.Errorf(line, "%s has no name", what)
+	case len(name) > maxName:
+		doc.Errorf(line, "%s name of %d characters: at most %d", what, len(name), maxName)
+	case !nodeName.MatchString(name):
+		doc.Errorf(line, "%s %q: use letters, digits, - and _ only, beginning with a letter or digit", what, name)
+	default:
+		return true
+	}
+	return false
+}
+
+func checkTags(doc *strictyaml.Doc, line int, node string, tags map[string]string) {
+	if len(tags) > maxTags {
+		doc.Errorf(line, "%s has %d tags: at most %d", node, len(tags), maxTags)
+	}
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		value := tags[key]
+		if len(key) > maxName || !tagName.MatchString(key) {
+			doc.Errorf(line, "tag %q of %s: use letters, digits and -_./ only", key, node)
+		}
+		if len(value) > 2*maxName || !utf8.ValidString(value) || strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			doc.Errorf(line, "tag %s of %s: its value must be printable text of at most %d bytes", key, node, 2*maxName)
+		}
+	}
+}
+
+func checkGNMI(doc *strictyaml.Doc, line int, node string, g *GNMI) {
+	host, port, err := net.SplitHostPort(g.Address)
+	n, perr := strconv.Atoi(port)
+	if err != nil || perr != nil || host == "" || n < 1 || n > 65535 || strings.ContainsFunc(g.Address, func(r rune) bool { return !unicode.IsGraphic(r) || r == ' ' }) {
+		doc.Errorf(line, "gnmi address %q of device %s: give host:port, such as 192.0.2.11:9339", g.Address, node)
+	}
+	if t := g.TLS; t != nil {
+		if (t.Cert == "") != (t.Key == "") {
+			doc.Errorf(line, "gnmi tls of device %s: give cert and key both, or neither", node)
+		}
+		for _, f := range []string{t.CA, t.Cert, t.Key} {
+			if len(f) > maxFileName || !utf8.ValidString(f) || strings.ContainsFunc(f, unicode.IsControl) {
+				doc.Errorf(line, "gnmi tls of device %s: %q is no file name", node, f)
+			}
+		}
+	}
+}
+
+func (p *plan) checkCables(doc *strictyaml.Doc) {
+	nodes := make(map[string]bool, len(p.devices)+len(p.hosts))
+	for _, d := range p.devices {
+		nodes[d.Name] = true
+	}
+	for _, h := range p.hosts {
+		nodes[h.Name] = true
+	}
+	var known []string // sorted node names, made when first needed
+	used := make(map[[2]string]seen, 2*len(p.cables))
+	end := func(line int, i *Interface) {
+		if !nodes[i.Node] {
+			if known == nil {
+				for name := range nodes {
+					known = append(known, name)
+				}
+				slices.Sort(known)
+			}
+			near := strictyaml.Nearest(i.Node, known)
+			if near != "" {
+				doc.Errorf(line, "link end %s: no device or host is named %q; did you mean %q?", i, i.Node, near)
+			} else {
+				doc.Errorf(line, "link end %s: no device or host is named %q", i, i.Node)
+			}
+			return
+		}
+		if len(i.Name) > maxName || !ifaceName.MatchString(i.Name) {
+			doc.Errorf(line, "link end %s: interface name %q: use letters, digits and -_./: only", i, i.Name)
+			return
+		}
+		key := [2]string{i.Node, i.Name}
+		if was, twice := used[key]; twice {
+			doc.Errorf(line, "interface %s already ends another link%s", i, was.first())
+			return
+		}
+		used[key] = seen{line: line}
+	}
+	for i := range p.cables {
+		c, at := &p.cables[i], p.cableLines(i)
+		end(at.a, &c.A)
+		if c.A.Node == c.B.Node && c.A.Name != c.B.Name {
+			doc.Errorf(at.b, "link joins %s to itself", c.A.Node)
+		}
+		end(at.b, &c.B)
+	}
+}
+
+// checkAddresses finds what would make address → interface ambiguous: an address
+// in two places, ends of a link that do not share a subnet, links or hosts
+// inside another link's subnet.
+func (p *plan) checkAddresses(doc *strictyaml.Doc) {
+	owners := make(map[netip.Addr]owner, 2*len(p.cables)+len(p.hosts))
+	var subnets []subnet
+	for i := range p.cables {
+		c, at := &p.cables[i], p.cableLines(i)
+		okA := p.checkEnd(doc, at.aAddr, &c.A, owners)
+		okB := p.checkEnd(doc, at.bAddr, &c.B, owners)
+		switch a, b := c.A.Addr, c.B.Addr; {
+		case !okA || !okB:
+		case !a.IsValid() && !b.IsValid(): // unnumbered: traces cannot name it, but it may be drawn
+		case !a.IsValid():
+			doc.Errorf(at.a, "link %s>%s: a_addr is missing while b_addr is given", &c.A, &c.B)
+		case !b.IsValid():
+			doc.Errorf(at.b, "link %s>%s: b_addr is missing while a_addr is given", &c.A, &c.B)
+		case a.Masked() != b.Masked():
+			doc.Errorf(at.bAddr, "link %s>%s: %s and %s are not of one subnet", &c.A, &c.B, a, b)
+		default:
+			subnets = append(subnets, subnet{prefix: a.Masked(), cable: i, line: at.aAddr})
+		}
+	}
+	subnets = p.checkSubnets(doc, subnets)
+	for i, h := range p.hosts {
+		for j, a := range h.Addresses {
+			at := p.addressLine(i, j)
+			if !checkAddr(doc, at, "address of host "+h.Name, a) {
+				continue
+			}
+			was, taken := owners[a]
+			switch {
+			case taken && was.node == h.Name && was.iface == "":
+				doc.Errorf(at, "host %s lists %s twice", h.Name, a)
+				continue
+			case taken && was.node != h.Name:
+				doc.Errorf(at, "overlapping addresses: %s of host %s belongs to %s%s", a, h.Name, was.name(), seen{line: was.line}.first())
+				continue
+			case !taken:
+				owners[a] = owner{node: h.Name, line: at}
+			}
+			if s, ok := inside(subnets, a); ok {
+				if c := &p.cables[s.cable]; c.A.Node != h.Name && c.B.Node != h.Name {
+					doc.Errorf(at, "overlapping addresses: %s of host %s lies in %s of the link %s>%s%s", a, h.Name, s.prefix, &c.A, &c.B, seen{line: s.line}.first())
+				}
+			}
+		}
+	}
+}
+
+// owner is what has an address.
+type owner struct {
+	node, iface string
+	line        int
+}
+
+func (o owner) name() string {
+	if o.iface == "" {
+		return "host " + o.node
+	}
+	return o.node + ":" + o.iface
+}
+
+func (p *plan) checkEnd(doc *strictyaml.Doc, line int, i *Interface, owners map[netip.Addr]owner) bool {
+	if !i.Addr.IsValid() {
+		return true
+	}
+	a := i.Addr.Addr()
+	if !checkAddr(doc, line, "address of "+i.String(), a) {
+		return false
+	}
+	if was, taken := owners[a]; taken {
+		doc.Errorf(line, "overlapping addresses: %s of %s already belongs to %s%s", a, i, was.name(), seen{line: was.line}.first())
+		return false
+	}
+	owners[a] = owner{node: i.Node, iface: i.Name, line: line}
+	return true
+}
+
+func checkAddr(doc *strictyaml.Doc, line int, what string, a netip.Addr) bool {
+	switch {
+	case !a.IsValid():
+		doc.Errorf(line, "%s is missing", what)
+	case a.Is4In6():
+		doc.Errorf(line, "%s: write %s as the IPv4 address %s", what, a, a.Unmap())
+	case a.Zone() != "":
+		doc.Errorf(line, "%s: %s has a zone; give a routable address", what, a)
+	case a.IsUnspecified() || a.IsMulticast():
+		doc.Errorf(line, "%s: %s cannot be one node's own address", what, a)
+	default:
+		return true
+	}
+	return false
+}
+
+// subnet is a cable's.
+type subnet struct {
+	prefix netip.Prefix
+	cable  int
+	line   int
+}
+
+// checkSubnets notes subnets that overlap and gives those that do not, sorted.
+func (p *plan) checkSubnets(doc *strictyaml.Doc, all []subnet) []subnet {
+	// Prefixes overlap only by one holding the other. Sorted by address and then
+	// the wider first, a prefix follows the one that holds it, with only others
+	// held by the same between them: so it is enough to look at the last one kept.
+	slices.SortStableFunc(all, func(a, b subnet) int {
+		if c := a.prefix.Addr().Compare(b.prefix.Addr()); c != 0 {
+			return c
+		}
+		return a.prefix.Bits() - b.prefix.Bits()
+	})
+	kept := all[:0]
+	for _, s := range all {
+		if n := len(kept); n > 0 && kept[n-1].prefix.Overlaps(s.prefix) {
+			was := kept[n-1]
+			if was.line > s.line { // blame the later line, as a reader would
+				was, s = s, was
+			}
+			c, o := &p.cables[s.cable], &p.cables[was.cable]
+			doc.Errorf(s.line, "overlapping addresses: %s of link %s>%s overlaps %s of link %s>%s%s",
+				s.prefix, &c.A, &c.B, was.prefix, &o.A, &o.B, seen{line: was.line}.first())
+			continue
+		}
+		kept = append(kept, s)
+	}
+	return kept
+}
+
+// inside finds the subnet that holds an address in a sorted list without overlaps.
+func inside(sorted []subnet, a netip.Addr) (subnet, bool) {
+	i, found := slices.BinarySearchFunc(sorted, a, func(s subnet, a netip.Addr) int { return s.prefix.Addr().Compare(a) })
+	if !found {
+		i-- // the last that begins at or before a
+	}
+	if i >= 0 && sorted[i].prefix.Contains(a) {
+		return sorted[i], true
+	}
+	return subnet{}, false
+}

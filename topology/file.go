@@ -1,0 +1,164 @@
+package topology
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"decaf/topology/strictyaml"
+)
+
+// Load reads a topology file. Relative TLS file names in it are made relative to
+// the folder of the topology file. Errors are lines of "file:line: what".
+func Load(path string) (*Topology, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("topology: %w", err)
+	}
+	defer f.Close()
+	t, err := read(path, f)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Dir(path)
+	for _, d := range t.Devices {
+		if d.GNMI == nil || d.GNMI.TLS == nil {
+			continue
+		}
+		for _, name := range []*string{&d.GNMI.TLS.CA, &d.GNMI.TLS.Cert, &d.GNMI.TLS.Key} {
+			if *name != "" && !filepath.IsAbs(*name) {
+				*name = filepath.Join(dir, *name)
+			}
+		}
+	}
+	return t, nil
+}
+
+func read(name string, r io.Reader) (*Topology, error) {
+	data, err := io.ReadAll(io.LimitReader(r, strictyaml.MaxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("topology: read %s: %w", name, err)
+	}
+	return Parse(name, data)
+}
+
+// Parse reads a topology; file serves messages only. The error joins one
+// "file:line: what" for each thing wrong, up to a limit.
+func Parse(file string, data []byte) (*Topology, error) {
+	doc, root, err := strictyaml.Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	if !root.Present() {
+		root.Errorf("the topology is empty: give site, devices, hosts and links")
+		return nil, doc.Err()
+	}
+	p := &plan{}
+	top := root.Fields("site", "devices", "hosts", "links")
+	p.site, p.siteLine = top.Get("site").Text(), top.Get("site").Line()
+	for _, v := range top.Get("devices").List() {
+		p.addDevice(v)
+	}
+	for _, v := range top.Get("hosts").List() {
+		p.addHost(v)
+	}
+	for _, v := range top.Get("links").List() {
+		p.addCable(v)
+	}
+	return p.build(doc)
+}
+
+func (p *plan) addDevice(v strictyaml.Value) {
+	f := v.Fields("name", "tier", "pod", "tags", "gnmi")
+	if !f.Present() && v.Present() {
+		return // not a mapping, and noted
+	}
+	d := &Device{
+		Name: f.Get("name").Text(),
+		Tier: f.Get("tier").Text(),
+		Pod:  f.Get("pod").Text(),
+		Tags: readTags(f.Get("tags")),
+	}
+	if g := f.Get("gnmi"); g.Present() {
+		gf := g.Fields("address", "tls")
+		if a := gf.Need("address"); a.Present() {
+			d.GNMI = &GNMI{Address: a.Text()}
+		}
+		if t := gf.Get("tls"); t.Present() && d.GNMI != nil {
+			tf := t.Fields("ca", "cert", "key")
+			d.GNMI.TLS = &TLS{CA: tf.Get("ca").Text(), Cert: tf.Get("cert").Text(), Key: tf.Get("key").Text()}
+		}
+	}
+	p.devices = append(p.devices, d)
+	p.deviceLine = append(p.deviceLine, v.Line())
+}
+
+func (p *plan) addHost(v strictyaml.Value) {
+	f := v.Fields("name", "addresses", "tags")
+	if !f.Present() && v.Present() {
+		return // not a mapping, and noted
+	}
+	h := &Host{Name: f.Get("name").Text(), Tags: readTags(f.Get("tags"))}
+	var lines []int
+	for _, a := range f.Get("addresses").List() {
+		addr, err := netip.ParseAddr(a.Text())
+		if err != nil {
+			a.Errorf("address %q of host %s is not an IP address such as 10.0.0.2", a.Text(), h.Name)
+			continue
+		}
+		h.Addresses = append(h.Addresses, addr)
+		lines = append(lines, a.Line())
+	}
+	p.hosts = append(p.hosts, h)
+	p.hostLine = append(p.hostLine, v.Line())
+	p.addrLine = append(p.addrLine, lines)
+}
+
+func readTags(v strictyaml.Value) map[string]string {
+	var tags map[string]string
+	v.Pairs(func(key string, value strictyaml.Value) {
+		if tags == nil {
+			tags = make(map[string]string)
+		}
+		tags[key] = value.Text()
+	})
+	return tags
+}
+
+func (p *plan) addCable(v strictyaml.Value) {
+	f := v.Fields("a", "a_addr", "b", "b_addr")
+	a, okA := readEnd(f.Need("a"), f.Get("a_addr"))
+	b, okB := readEnd(f.Need("b"), f.Get("b_addr"))
+	if !okA || !okB {
+		return // noted; half a link would only bring more messages of the same
+	}
+	p.cables = append(p.cables, Cable{A: a, B: b})
+	p.cableLine = append(p.cableLine, cableLines{
+		a: f.Get("a").Line(), aAddr: f.Get("a_addr").Line(),
+		b: f.Get("b").Line(), bAddr: f.Get("b_addr").Line(),
+	})
+}
+
+func readEnd(end, addr strictyaml.Value) (Interface, bool) {
+	if !end.Present() {
+		return Interface{}, false
+	}
+	node, name, ok := strings.Cut(end.Text(), ":")
+	if !ok || node == "" || name == "" {
+		end.Errorf("link end %q: write node:interface, such as p0-tor0:eth1", end.Text())
+		return Interface{}, false
+	}
+	i := Interface{Node: node, Name: name}
+	if addr.Present() {
+		p, err := netip.ParsePrefix(addr.Text())
+		if err != nil {
+			addr.Errorf("address %q of %s: write address/length, such as 10.128.0.0/31", addr.Text(), &i)
+			return Interface{}, false
+		}
+		i.Addr = p
+	}
+	return i, true
+}
