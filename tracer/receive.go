@@ -1,0 +1,50 @@
+package tracer
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"decaf/api/packet"
+)
+
+// errNoFamily is what openEndpoint gives where the kernel lacks the address
+// family.
+var errNoFamily = errors.New("address family not supported")
+
+// receive reads an endpoint's answers until it is closed.
+func (t *Tracer) receive(e *endpoint) error {
+	buf := make([]byte, 2048) // more than any router quotes (RFC 4443: 1280)
+	for broken := 0; ; {
+		b, from, err := e.read(buf)
+		now := time.Now()
+		switch {
+		case err == nil:
+			broken = 0
+			t.take(b, from, e.v6, now)
+		case t.isClosed():
+			return nil
+		default:
+			// A socket reports asynchronous errors (an interface going down) once and
+			// works on. One that reports nothing else is broken.
+			t.counters.receiveErrors.Add(1)
+			if broken++; broken == 100 {
+				return fmt.Errorf("read ICMP: %w", err)
+			}
+		}
+	}
+}
+
+// take reads one message.
+func (t *Tracer) take(b []byte, from netip.Addr, v6 bool, now time.Time) {
+	msg, err := packet.ParseICMPError(from, b, v6)
+	switch {
+	case errors.Is(err, packet.ErrNotICMPError):
+		return // in the moment between opening the socket and setting its filter
+	case err != nil:
+		t.counters.invalid.Add(1)
+		return
+	}
+	t.deliver(msg, now)
+}
