@@ -1,0 +1,273 @@
+package hostagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"decaf/api/decafpb"
+	"decaf/api/packet"
+	"decaf/topology"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// Publisher takes records and never blocks. bus.Publisher is one.
+type Publisher interface {
+	Publish(proto.Message)
+}
+
+// PathTracer finds the way a flow's packets take. It returns a path whatever
+// happens, at the latest soon after ctx is done, and is safe for concurrent
+// use. tracer.Tracer is one.
+type PathTracer interface {
+	Trace(ctx context.Context, f packet.Flow, epoch int64) *decafpb.Path
+}
+
+// Deps are what an agent stands on.
+type Deps struct {
+	Log       *slog.Logger
+	Publisher Publisher
+	Tracer    PathTracer
+	// Topology may be nil: then no host is known.
+	Topology *topology.Topology
+	// NetNS is the inode number of the network namespace to watch. 0: the one
+	// Run is called in.
+	NetNS uint32
+	// Version is said in heartbeats.
+	Version string
+	// Counters, if set, adds counters to heartbeats.
+	Counters func() map[string]uint64
+}
+
+// Agent watches one network namespace.
+type Agent struct {
+	cfg   Config
+	deps  Deps
+	log   *slog.Logger
+	rules rules
+	book  *book
+	count *counters
+	// lostRing follows the kernel's counter; ignoring holds the networks in
+	// force.
+	lostRing atomic.Uint64
+	ignoring atomic.Pointer[[]netip.Prefix]
+	workers  *workers
+
+	attached chan struct{}
+	once     sync.Once
+}
+
+// New returns an agent that does nothing until Run.
+func New(cfg Config, deps Deps) *Agent {
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &Agent{
+		cfg: cfg, deps: deps,
+		log:      deps.Log.With("agent", "host", "name", cfg.Name),
+		book:     newBook(),
+		count:    newCounters(),
+		attached: make(chan struct{}),
+	}
+	a.rules = rules{
+		known: func(addr netip.Addr) bool {
+			if deps.Topology == nil {
+				return false
+			}
+			_, ok := deps.Topology.HostAt(addr)
+			return ok
+		},
+		ignored: func(addr netip.Addr) bool {
+			for _, p := range *a.ignoring.Load() {
+				if p.Contains(addr) {
+					return true
+				}
+			}
+			return false
+		},
+	}
+	a.ignoring.Store(&cfg.IgnoreNetworks)
+	return a
+}
+
+// Attached is closed once the agent sees every retransmit from then on.
+func (a *Agent) Attached() <-chan struct{} { return a.attached }
+
+// Run watches until ctx is done, then sends what is under way and returns nil.
+// It returns an error when the kernel cannot be watched; it says what to do.
+// Run is called once.
+func (a *Agent) Run(ctx context.Context) error {
+	if a.deps.Publisher == nil || a.deps.Tracer == nil {
+		return errors.New("host agent: no publisher or no tracer given")
+	}
+	netns := a.deps.NetNS
+	if netns == 0 {
+		var err error
+		if netns, err = ownNetNS(); err != nil {
+			return err
+		}
+	}
+	interfaces := newIgnored(a.cfg.IgnoreInterfaces, a.cfg.IgnoreNetworks, a.log)
+	a.ignoring.Store(interfaces.refresh())
+
+	k, err := openKernel(netns, a.cfg.RingBytes, a.log)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	a.log.Info("watching retransmits", "source", source, "netns", netns)
+
+	// Traces end with ctx at the latest, but what they found is still sent.
+	a.workers = startWorkers(ctx, a.cfg.Trace.Workers, a.cfg.Trace.Queue, a.deps.Tracer, a.traced)
+
+	beatCtx, stopBeat := context.WithCancel(ctx)
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		a.heartbeats(beatCtx, func() {
+			a.ignoring.Store(interfaces.refresh())
+			a.readLost(k)
+		})
+	})
+	a.once.Do(func() { close(a.attached) })
+
+	err = k.Run(ctx, a.handle, func(err error) {
+		a.count.add(countBroken, 1)
+		a.log.Debug("cannot read a kernel event", "err", err)
+	})
+	stopBeat()
+	beating.Wait()
+	a.workers.stop()
+	a.readLost(k)
+	a.publishHeartbeat(time.Now())
+	return err
+}
+
+func (a *Agent) readLost(k *kernel) {
+	n, err := k.Lost()
+	if err != nil {
+		a.log.Warn("cannot count lost events", "err", err)
+		return
+	}
+	if before := a.lostRing.Swap(n); n > before {
+		a.log.Warn("events were lost: the agent does not get to read them in time; ring_bytes may be raised", "events", n-before)
+	}
+}
+
+// handle is the event loop's step. It never blocks.
+func (a *Agent) handle(e event) {
+	a.count.add(countEvents, 1)
+	at, err := wallClock(e.monotonic)
+	if err != nil {
+		a.count.add(countBroken, 1)
+		return
+	}
+	if e.what == whatClosed {
+		a.handleClosed(&e, at)
+		return
+	}
+	v := a.rules.judge(&e)
+	if v.drop != "" {
+		a.count.add(v.drop, 1)
+		return
+	}
+	flow := e.flow()
+	r := &decafpb.Retransmit{
+		TimeNs:         uint64(at.UnixNano()),
+		Flow:           flow.PB(),
+		Cookie:         e.cookie,
+		Segments:       max(1, e.segments),
+		TcpSeq:         e.seq,
+		TcpEndSeq:      e.endSeq,
+		TcpFlags:       uint32(e.flags),
+		Kind:           e.kind(),
+		WayBackSuspect: v.wayBack,
+		LocalCause:     v.local,
+	}
+	if v.skip != "" {
+		a.publish(r, &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_SKIPPED, Why: v.skip})
+		return
+	}
+	epoch := at.UnixNano() / int64(a.cfg.Epoch)
+	switch asked, path := a.book.ask(flow, epoch, r); asked {
+	case askTrace:
+		j := job{flow: flow, epoch: epoch, record: r}
+		if !a.workers.submit(j) {
+			a.count.add(countQueueFull, 1)
+			a.traced(j, &decafpb.Path{
+				Status: decafpb.PathStatus_PATH_STATUS_REFUSED,
+				Why:    fmt.Sprintf("%d traces are waiting already", a.cfg.Trace.Queue),
+			})
+		}
+	case askKnown:
+		a.publish(r, path)
+	case askFull:
+		a.count.add(countBookFull, 1)
+		a.publish(r, &decafpb.Path{
+			Status: decafpb.PathStatus_PATH_STATUS_REFUSED,
+			Why:    "too many flows were traced in this epoch",
+		})
+	case askCrowded:
+		a.count.add(countCrowded, 1)
+		a.publish(r, &decafpb.Path{
+			Status: decafpb.PathStatus_PATH_STATUS_SKIPPED,
+			Why:    "the trace of this flow is under way, and too many records wait for traces",
+		})
+	case askWait:
+	}
+}
+
+// handleClosed is the last word on a connection that retransmitted.
+func (a *Agent) handleClosed(e *event, at time.Time) {
+	if a.rules.ignored(e.src.Addr()) || a.rules.ignored(e.dst.Addr()) {
+		a.count.add(countIgnored, 1)
+		return
+	}
+	a.count.add(countClosed, 1)
+	if !undone(e) {
+		return
+	}
+	a.count.add(countUndone, 1)
+	flow := e.flow()
+	r := &decafpb.Retransmit{TimeNs: uint64(at.UnixNano()), Flow: flow.PB(), Cookie: e.cookie, Undone: true}
+	if !a.book.hold(flow, r) {
+		a.deps.Publisher.Publish(r)
+	}
+}
+
+// traced sends the record that asked for a trace and those that waited for it.
+func (a *Agent) traced(j job, p *decafpb.Path) {
+	if p == nil {
+		p = &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_FAILED, Why: "the tracer gave no path"}
+	}
+	a.publish(j.record, p)
+	for {
+		waiters := a.book.done(j.flow, p)
+		if len(waiters) == 0 {
+			return
+		}
+		for _, r := range waiters {
+			if r.GetUndone() {
+				a.deps.Publisher.Publish(r)
+				continue
+			}
+			a.publish(r, r.GetPath())
+		}
+	}
+}
+
+func (a *Agent) publish(r *decafpb.Retransmit, p *decafpb.Path) {
+	r.Path = p
+	a.count.add(countRecords, 1)
+	a.count.add(countSegments, uint64(r.GetSegments()))
+	if r.GetLocalCause() != "" {
+		a.count.add(countLocal, 1)
+	}
+	a.count.path(p.GetStatus())
+	a.deps.Publisher.Publish(r)
+}

@@ -1,0 +1,87 @@
+package hostagent
+
+import (
+	"fmt"
+	"os"
+
+	"decaf/api/service"
+
+	"github.com/spf13/cobra"
+)
+
+// Command is `decaf host`.
+func Command() *cobra.Command {
+	var (
+		file        string
+		check, dump bool
+	)
+	cmd := &cobra.Command{
+		Use:   "host",
+		Short: "Run the agent on a server: retransmits and the paths they took",
+		Long: `Run the agent on a server. It watches what this host's TCP has to send a second
+time, traces the way these packets go with the connection's own five-tuple, and
+publishes both over NATS. It never looks at payload, and a trace never reaches
+the other end.
+
+It watches the network namespace it runs in, and needs root, or the
+capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with
+BTF type information.
+
+Every key of the configuration file can be given as an environment variable:
+nats.url is DECAF_NATS_URL. --dump shows all keys with the values in force.`,
+		Example: `  decaf host --config /etc/decaf/host.yaml
+  decaf host --config host.yaml --check
+  DECAF_NAME=web1 DECAF_SITE=east DECAF_TOPOLOGY=east.yaml DECAF_NATS_URL=nats://127.0.0.1:4222 decaf host`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: false,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := LoadConfig(file)
+			if dump {
+				// What is in force is worth seeing even when it does not do.
+				text, derr := service.DumpConfig(cfg)
+				if derr != nil {
+					return derr
+				}
+				if _, werr := cmd.OutOrStdout().Write(text); werr != nil {
+					return werr
+				}
+			}
+			if err != nil {
+				return err
+			}
+			log, err := service.Logger(cfg.Log.Level, cfg.Log.Format)
+			if err != nil {
+				return fmt.Errorf("configuration: log: %w", err)
+			}
+			if check {
+				if _, err := loadTopology(cfg, log); err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), "configuration is valid")
+			}
+			if check || dump {
+				return nil
+			}
+			ctx, stop := service.Signals(cmd.Context())
+			defer stop()
+			return Serve(ctx, cfg, log)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `file` (YAML)")
+	cmd.Flags().BoolVar(&check, "check", false, "check configuration and topology, then exit")
+	cmd.Flags().BoolVar(&dump, "dump", false, "print the configuration in force, then exit")
+	return cmd
+}
+
+// LoadConfig reads a configuration file over the defaults, then the
+// environment (DECAF_…), and validates. A name that is given nowhere is the
+// machine's own.
+func LoadConfig(file string) (Config, error) {
+	cfg := DefaultConfig()
+	if name, err := os.Hostname(); err == nil {
+		cfg.Name = name
+	}
+	err := service.LoadConfig(file, &cfg, "DECAF")
+	return cfg, err
+}

@@ -1,0 +1,141 @@
+package hostagent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"decaf/api/service"
+)
+
+// Config is the configuration of one host agent, and of `decaf host`.
+type Config struct {
+	// Name of this host in the topology. Empty: the machine's host name.
+	Name string `yaml:"name"`
+	// Site is the second word of every NATS subject.
+	Site string `yaml:"site"`
+	// Topology is the file that names the hosts and switches. Empty: no host
+	// is known, so no SYN is traced and no distance bounds a trace.
+	Topology string      `yaml:"topology"`
+	NATS     NATSConfig  `yaml:"nats"`
+	Trace    TraceConfig `yaml:"trace"`
+	// Epoch is the tumbling window in which a flow is traced at most once.
+	Epoch time.Duration `yaml:"epoch"`
+	// Heartbeat is the interval of the sign of life.
+	Heartbeat time.Duration `yaml:"heartbeat"`
+	// RingBytes is the size of the kernel's event buffer: a power of two and a
+	// multiple of the page size.
+	RingBytes int `yaml:"ring_bytes"`
+	// IgnoreInterfaces and IgnoreNetworks name what is no evidence: flows with
+	// an address of such an interface, or within such a network, at either
+	// end. The management network belongs here, for it carries the evidence.
+	IgnoreInterfaces []string       `yaml:"ignore_interfaces"`
+	IgnoreNetworks   []netip.Prefix `yaml:"ignore_networks"`
+	// Listen is where /healthz, /readyz and /metrics answer. Empty: nowhere.
+	Listen string    `yaml:"listen"`
+	Log    LogConfig `yaml:"log"`
+}
+
+// NATSConfig says where evidence goes.
+type NATSConfig struct {
+	URL string            `yaml:"url"`
+	TLS *service.TLSFiles `yaml:"tls"` // absent: none, which NATS takes on loopback only
+}
+
+// TraceConfig bounds what traces cost this host and the network.
+type TraceConfig struct {
+	// Rate is how many traces a second the host may start: Ct of 007.
+	Rate  float64 `yaml:"rate"`
+	Burst int     `yaml:"burst"`
+	// MaxTTL bounds a trace to a destination of unknown distance.
+	MaxTTL int `yaml:"max_ttl"`
+	// Resend is when a TTL that stayed silent is probed again, Timeout when it
+	// is given up.
+	Resend  time.Duration `yaml:"resend"`
+	Timeout time.Duration `yaml:"timeout"`
+	// Workers is how many traces run at the same time, Queue how many wait.
+	Workers int `yaml:"workers"`
+	Queue   int `yaml:"queue"`
+}
+
+// LogConfig chooses what is logged, and how.
+type LogConfig struct {
+	Level  string `yaml:"level"`  // debug, info, warn, error
+	Format string `yaml:"format"` // text, json
+}
+
+// DefaultConfig returns the configuration in force where a file says nothing.
+// Name, Site and NATS.URL have no default that works everywhere.
+func DefaultConfig() Config {
+	return Config{
+		Site: "default",
+		NATS: NATSConfig{URL: "nats://127.0.0.1:4222"},
+		Trace: TraceConfig{
+			// 007 (NSDI 2018, section 4.1) came to about 10 traces a second
+			// and host at 100 ICMP answers a second and switch. The burst lets
+			// the first seconds of a fault be seen whole.
+			Rate: 10, Burst: 50,
+			MaxTTL:  15,
+			Resend:  2 * time.Millisecond,
+			Timeout: 50 * time.Millisecond,
+			Workers: 16,
+			Queue:   256,
+		},
+		Epoch:     30 * time.Second,
+		Heartbeat: 2 * time.Second,
+		RingBytes: 512 << 10,
+		Log:       LogConfig{Level: "info", Format: "text"},
+	}
+}
+
+// Validate says what is wrong with c, all of it at once.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Name == "" {
+		bad("name: missing: give the name this host has in the topology")
+	}
+	if c.Site == "" {
+		bad("site: missing: give the site of the topology")
+	}
+	if c.NATS.URL == "" {
+		bad("nats.url: missing: give the address of decaf serve's NATS, such as tls://192.0.2.1:4222")
+	}
+	if c.Trace.Rate <= 0 {
+		bad("trace.rate: %v is no rate: give traces per second above 0", c.Trace.Rate)
+	}
+	if c.Trace.Burst < 1 {
+		bad("trace.burst: %d: give at least 1", c.Trace.Burst)
+	}
+	if c.Trace.MaxTTL < 1 || c.Trace.MaxTTL > 63 {
+		// The TTL travels in six bits of the probe's IP ID.
+		bad("trace.max_ttl: %d: give 1 to 63", c.Trace.MaxTTL)
+	}
+	if c.Trace.Resend <= 0 || c.Trace.Timeout < c.Trace.Resend {
+		bad("trace.resend and trace.timeout: %v and %v: give 0 < resend <= timeout", c.Trace.Resend, c.Trace.Timeout)
+	}
+	if c.Trace.Workers < 1 || c.Trace.Workers > 1024 {
+		bad("trace.workers: %d: give 1 to 1024", c.Trace.Workers)
+	}
+	if c.Trace.Queue < 1 || c.Trace.Queue > 1<<20 {
+		bad("trace.queue: %d: give 1 to %d", c.Trace.Queue, 1<<20)
+	}
+	if c.Epoch < time.Second {
+		bad("epoch: %v: give at least 1s", c.Epoch)
+	}
+	if c.Heartbeat < 100*time.Millisecond {
+		bad("heartbeat: %v: give at least 100ms", c.Heartbeat)
+	}
+	if page := os.Getpagesize(); c.RingBytes < page || c.RingBytes > 1<<30 ||
+		c.RingBytes&(c.RingBytes-1) != 0 || c.RingBytes%page != 0 {
+		bad("ring_bytes: %d: give a power of two from %d to %d", c.RingBytes, page, 1<<30)
+	}
+	for _, p := range c.IgnoreNetworks {
+		if !p.IsValid() {
+			bad("ignore_networks: a prefix is not valid: write it as 192.0.2.0/24")
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,109 @@
+package hostagent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "host.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestLoadConfig(t *testing.T) {
+	t.Setenv("DECAF_TRACE_RATE", "3")
+	cfg, err := LoadConfig(write(t, `
+name: web1
+site: east
+nats: {url: "tls://192.0.2.1:4222", tls: {ca: ca.pem, cert: c.pem, key: k.pem}}
+epoch: 1m
+ignore_interfaces: [mgmt0]
+ignore_networks: [198.18.0.0/16, "fd00::/8"]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Name != "web1" || cfg.NATS.TLS == nil || cfg.NATS.TLS.Key != "k.pem" || cfg.Epoch != time.Minute || cfg.Trace.Rate != 3 ||
+		cfg.Trace.Workers != DefaultConfig().Trace.Workers || len(cfg.IgnoreInterfaces) != 1 || len(cfg.IgnoreNetworks) != 2 ||
+		cfg.IgnoreNetworks[1].String() != "fd00::/8" {
+		t.Errorf("%+v", cfg)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		_, err := LoadConfig(write(t, text))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", text, err, want)
+		}
+	}
+	f("nme: x", "name")
+	f("name: ''", "name:")
+	f("site: ''", "site:")
+	f("nats: {url: ''}", "nats.url:")
+	f("trace: {rate: 0}", "trace.rate:")
+	f("trace: {burst: 0}", "trace.burst:")
+	f("trace: {max_ttl: 64}", "trace.max_ttl:")
+	f("trace: {resend: 60ms}", "trace.resend")
+	f("trace: {workers: 0}", "trace.workers:")
+	f("trace: {queue: 0}", "trace.queue:")
+	f("epoch: 10ms", "epoch:")
+	f("heartbeat: 1ms", "heartbeat:")
+	f("ring_bytes: 5000", "ring_bytes:")
+	f("ignore_networks: [198.18.0.0]", "198.18.0.0")
+	f("epoch: soon", "soon")
+}
+
+func TestDefaultConfigIsValid(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Name = "web1"
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCommand(t *testing.T) {
+	topo := filepath.Join(t.TempDir(), "lab.yaml")
+	if err := os.WriteFile(topo, []byte(labTopologyText), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) (string, error) {
+		var out strings.Builder
+		cmd := Command()
+		cmd.SetArgs(args)
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		err := cmd.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	good := write(t, "name: a\nsite: lab\ntopology: "+topo)
+	if out, err := run("--config", good, "--check"); err != nil || !strings.Contains(out, "valid") {
+		t.Errorf("check: %q, %v", out, err)
+	}
+	// What --dump prints is a configuration again.
+	out, err := run("--config", good, "--dump")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := run("--config", write(t, out), "--dump"); err != nil || again != out {
+		t.Errorf("dumped again: %v\n%s\nwant\n%s", err, again, out)
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"a host not in the topology": {"name: nobody\nsite: lab\ntopology: " + topo, `no host "nobody"`},
+		"another site":               {"name: a\nsite: east\ntopology: " + topo, `site "lab"`},
+		"no such topology":           {"name: a\nsite: lab\ntopology: /nonexistent.yaml", "nonexistent"},
+		"an unknown key":             {"nam: a", "name"},
+	} {
+		if _, err := run("--config", write(t, c.text), "--check"); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package hostagent
+
+import (
+	"sync/atomic"
+
+	"decaf/api/decafpb"
+)
+
+// Names of the counters, as heartbeats and /metrics show them.
+const (
+	countEvents     = "events"                 // seen by the kernel programs and read
+	countLostRing   = "events_lost_ring"       // found the ring buffer full
+	countBroken     = "events_broken"          // could not be decoded
+	countIgnored    = "events_ignored"         // of ignored networks
+	countNotSent    = "retransmits_not_sent"   // tried by TCP, but nothing was sent
+	countRecords    = "retransmits"            // records published
+	countSegments   = "segments"               // segments in these
+	countLocal      = "retransmits_local"      // with a local cause
+	countClosed     = "connections_closed"     // that had sent something again
+	countUndone     = "connections_undone"     // of these, all of it needlessly
+	countQueueFull  = "traces_refused_queue"   // more traces waiting than the queue holds
+	countBookFull   = "traces_refused_book"    // more flows in this epoch than the book holds
+	countCrowded    = "traces_skipped_crowd"   // more records waiting for one trace than the book holds
+	countComplete   = "paths_complete"         // records by path status
+	countPartial    = "paths_partial"          // likewise
+	countRefused    = "paths_refused"          // likewise
+	countFailed     = "paths_failed"           // likewise
+	countCached     = "paths_cached"           // likewise
+	countSkipped    = "paths_skipped"          // likewise
+	countUnknown    = "paths_unknown"          // a path status this agent does not know
+	countHeartbeats = "heartbeats"             // published
+	countPubLeftOut = "records_left_out"       // by the publisher, NATS having been away too long
+	countPubWaiting = "records_unacknowledged" // by JetStream so far
+)
+
+// counted are the names that counters counts itself; the others are read where
+// they are kept.
+var counted = [...]string{
+	countEvents, countBroken, countIgnored, countNotSent, countRecords, countSegments,
+	countLocal, countClosed, countUndone, countQueueFull, countBookFull, countCrowded,
+	countComplete, countPartial, countRefused, countFailed, countCached, countSkipped, countUnknown,
+	countHeartbeats,
+}
+
+// counters count what the agent did and what it left out. Safe for concurrent
+// use.
+type counters struct {
+	of map[string]*atomic.Uint64 // not written after newCounters
+}
+
+func newCounters() *counters {
+	c := &counters{of: make(map[string]*atomic.Uint64, len(counted))}
+	for _, name := range counted {
+		c.of[name] = new(atomic.Uint64)
+	}
+	return c
+}
+
+func (c *counters) add(name string, n uint64) { c.of[name].Add(n) }
+
+func (c *counters) get(name string) uint64 { return c.of[name].Load() }
+
+func (c *counters) path(s decafpb.PathStatus) {
+	name, ok := countByPath[s]
+	if !ok {
+		name = countUnknown
+	}
+	c.add(name, 1)
+}
+
+var countByPath = map[decafpb.PathStatus]string{
+	decafpb.PathStatus_PATH_STATUS_COMPLETE: countComplete,
+	decafpb.PathStatus_PATH_STATUS_PARTIAL:  countPartial,
+	decafpb.PathStatus_PATH_STATUS_REFUSED:  countRefused,
+	decafpb.PathStatus_PATH_STATUS_FAILED:   countFailed,
+	decafpb.PathStatus_PATH_STATUS_CACHED:   countCached,
+	decafpb.PathStatus_PATH_STATUS_SKIPPED:  countSkipped,
+}

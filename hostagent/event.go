@@ -1,0 +1,131 @@
+package hostagent
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// what is the tracepoint an event came from.
+type what uint8
+
+const (
+	whatRetransmit what = 1 // tcp_retransmit_skb
+	whatSynAck     what = 2 // tcp_retransmit_synack
+	whatClosed     what = 3 // tcp_destroy_sock, of a socket that retransmitted
+)
+
+// An event's bytes in the ring buffer, in the machine's byte order but for
+// addresses and remote port, which stay as the kernel holds them: in network
+// order. program.go writes them, decodeEvent reads them.
+const (
+	evTime         = 0  // u64, CLOCK_MONOTONIC
+	evCookie       = 8  // u64
+	evSrc6         = 16 // 16 bytes
+	evDst6         = 32 // 16 bytes
+	evSrc4         = 48 // 4 bytes
+	evDst4         = 52 // 4 bytes
+	evSeq          = 56 // u32
+	evEndSeq       = 60 // u32
+	evTotalRetrans = 64 // u32
+	evDSACKDups    = 68 // u32
+	evErr          = 72 // s32
+	evSegments     = 76 // u32
+	evSrcPort      = 80 // u16, host order
+	evDstPort      = 82 // u16, network order
+	evFamily       = 84 // u16
+	evWhat         = 86 // u8
+	evFlags        = 87 // u8
+	evState        = 88 // u8
+	evCAState      = 89 // u8, still with its neighbours in the bit field
+	evRetransmits  = 90 // u8
+	evPad          = 91 // to a multiple of 8
+	evBytes        = 96
+)
+
+// event is what a program saw of one socket.
+type event struct {
+	what         what
+	monotonic    uint64 // ns, CLOCK_MONOTONIC
+	cookie       uint64
+	src, dst     netip.AddrPort // from this host's point of view; IPv4-mapped addresses unmapped
+	seq, endSeq  uint32         // of the buffer sent again
+	segments     uint32
+	flags        uint8 // TCP flags of the buffer sent again
+	err          int32 // 0, or why it could not be sent: a negative errno
+	state        uint8 // TCP_ESTABLISHED …, include/net/tcp_states.h
+	caState      uint8 // TCP_CA_Open …, include/uapi/linux/tcp.h
+	retransmits  uint8 // consecutive timeouts
+	totalRetrans uint32
+	dsackDups    uint32
+}
+
+// TCP flags, RFC 9293 section 3.1.
+const (
+	flagFIN = 0x01
+	flagSYN = 0x02
+	flagACK = 0x10
+)
+
+// payload is how many bytes of data the buffer holds: SYN and FIN take a
+// sequence number each.
+func (e *event) payload() uint32 {
+	n := e.endSeq - e.seq
+	if e.flags&flagSYN != 0 && n > 0 {
+		n--
+	}
+	if e.flags&flagFIN != 0 && n > 0 {
+		n--
+	}
+	return n
+}
+
+// decodeEvent reads one ring buffer sample. caState is the bit field of that
+// name.
+func decodeEvent(b []byte, caState field) (event, error) {
+	if len(b) < evBytes {
+		return event{}, fmt.Errorf("kernel event of %d bytes, want %d", len(b), evBytes)
+	}
+	u16 := func(at int) uint16 { return binary.NativeEndian.Uint16(b[at:]) }
+	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
+	u64 := func(at int) uint64 { return binary.NativeEndian.Uint64(b[at:]) }
+
+	e := event{
+		what:         what(b[evWhat]),
+		monotonic:    u64(evTime),
+		cookie:       u64(evCookie),
+		seq:          u32(evSeq),
+		endSeq:       u32(evEndSeq),
+		segments:     u32(evSegments),
+		flags:        b[evFlags],
+		err:          int32(u32(evErr)),
+		state:        b[evState],
+		caState:      b[evCAState],
+		retransmits:  b[evRetransmits],
+		totalRetrans: u32(evTotalRetrans),
+		dsackDups:    u32(evDSACKDups),
+	}
+	if caState.mask != 0 {
+		e.caState = e.caState >> caState.shift & caState.mask
+	}
+	if e.what < whatRetransmit || e.what > whatClosed {
+		return event{}, fmt.Errorf("kernel event of unknown sort %d", e.what)
+	}
+	var src, dst netip.Addr
+	switch family := u16(evFamily); family {
+	case unix.AF_INET:
+		src = netip.AddrFrom4([4]byte(b[evSrc4:]))
+		dst = netip.AddrFrom4([4]byte(b[evDst4:]))
+	case unix.AF_INET6:
+		// IPv4 over a dual-stack socket shows as ::ffff:a.b.c.d.
+		src = netip.AddrFrom16([16]byte(b[evSrc6:])).Unmap()
+		dst = netip.AddrFrom16([16]byte(b[evDst6:])).Unmap()
+	default:
+		return event{}, fmt.Errorf("kernel event of unknown address family %d", family)
+	}
+	e.src = netip.AddrPortFrom(src, u16(evSrcPort))
+	e.dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(b[evDstPort:]))
+	return e, nil
+}

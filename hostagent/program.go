@@ -1,0 +1,249 @@
+package hostagent
+
+import (
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// The programs are written instruction by instruction, so that neither a C
+// compiler nor an object file is needed, and with the offsets of the running
+// kernel (offsets.go). Each one
+//
+//  1. leaves at once unless the socket is in the agent's network namespace,
+//  2. builds one event (layout in event.go) on its stack,
+//  3. hands it to the ring buffer, or counts it as lost.
+//
+// They need no root for themselves: tp_btf and the bpf system call work inside
+// a container or a network namespace where tracefs is not mounted.
+//
+// Registers: r6 the context, r7 the socket, r8 buffer or request, r9 the same
+// socket as struct tcp_sock.
+
+const leave = "leave"
+
+// programs of one agent. lost is an array map of one 64-bit counter.
+type programs struct {
+	layout *layout
+	netns  uint32 // inode number of the network namespace
+	ring   *ebpf.Map
+	lost   *ebpf.Map
+}
+
+func (p *programs) spec(tracepoint string, body asm.Instructions) *ebpf.ProgramSpec {
+	ins := p.begin()
+	ins = append(ins, body...)
+	ins = append(ins, p.send()...)
+	return &ebpf.ProgramSpec{
+		Name:         "decaf_" + shortName(tracepoint),
+		Type:         ebpf.Tracing,
+		AttachType:   ebpf.AttachTraceRawTp,
+		AttachTo:     tracepoint,
+		Instructions: ins,
+		// The kernel lets only programs that declare a licence compatible with
+		// its own read struct sock ("Cannot access kernel 'struct sock' from
+		// non-GPL compatible program"): what is loaded is offered under both.
+		License: "Dual MIT/GPL",
+	}
+}
+
+// shortName fits a tracepoint into the 15 characters a program's name may have.
+func shortName(tracepoint string) string {
+	if len(tracepoint) > 9 {
+		return tracepoint[len(tracepoint)-9:]
+	}
+	return tracepoint
+}
+
+// begin keeps the arguments, filters by namespace and clears the event.
+func (p *programs) begin() asm.Instructions {
+	ins := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.LoadMem(asm.R7, asm.R6, 0, asm.DWord),
+		asm.JEq.Imm(asm.R7, 0, leave),
+		asm.LoadMem(asm.R1, asm.R7, p.layout.net.offset, asm.DWord),
+		asm.JEq.Imm(asm.R1, 0, leave),
+		asm.LoadMem(asm.R1, asm.R1, p.layout.inum.offset, asm.Word),
+		// 32 bits: namespace numbers have their top bit set, and a 64-bit
+		// comparison would extend the immediate's sign.
+		asm.JNE.Imm32(asm.R1, int32(p.netns), leave),
+		asm.Mov.Imm(asm.R1, 0),
+	}
+	for at := 0; at < evBytes; at += 8 {
+		ins = append(ins, store(at, asm.R1, asm.DWord))
+	}
+	return ins
+}
+
+// send stamps the event and gives it to the ring buffer. With flags 0 the
+// reader is woken only when it has read everything before: a burst costs one
+// wake-up.
+func (p *programs) send() asm.Instructions {
+	return asm.Instructions{
+		asm.FnKtimeGetNs.Call(),
+		store(evTime, asm.R0, asm.DWord),
+		asm.LoadMapPtr(asm.R1, p.ring.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -evBytes),
+		asm.Mov.Imm(asm.R3, evBytes),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnRingbufOutput.Call(),
+		asm.JEq.Imm(asm.R0, 0, leave),
+		asm.LoadMapValue(asm.R1, p.lost.FD(), 0),
+		asm.Mov.Imm(asm.R2, 1),
+		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),
+		asm.Return(),
+	}
+}
+
+// retransmit: tcp_retransmit_skb(sk, skb[, err]).
+func (p *programs) retransmit() *ebpf.ProgramSpec {
+	l := p.layout
+	ins := asm.Instructions{
+		asm.LoadMem(asm.R8, asm.R6, 8, asm.DWord),
+		asm.JEq.Imm(asm.R8, 0, leave),
+		asm.StoreImm(asm.RFP, evWhat-evBytes, int64(whatRetransmit), asm.Byte),
+	}
+	if l.retransmitArgs >= 3 {
+		ins = append(ins,
+			asm.LoadMem(asm.R1, asm.R6, 16, asm.DWord),
+			store(evErr, asm.R1, asm.Word))
+	}
+	ins = append(ins, p.tcpSock()...)
+	ins = append(ins, p.addresses(asm.R7)...)
+	ins = append(ins, copyField(evSrcPort, asm.R7, l.num.offset, asm.Half)...)
+
+	// skb->cb holds a struct tcp_skb_cb while TCP owns the buffer.
+	cb := func(f field) int16 { return l.cb.offset + f.offset }
+	ins = append(ins, copyField(evSeq, asm.R8, cb(l.seq), asm.Word)...)
+	ins = append(ins, copyField(evEndSeq, asm.R8, cb(l.endSeq), asm.Word)...)
+	// The flags grew from one byte to two when accurate ECN came (Linux 6.15):
+	// load all of it and keep the low byte.
+	flags := asm.Byte
+	if l.cbTCPFlags.size == 2 {
+		flags = asm.Half
+	}
+	ins = append(ins,
+		asm.LoadMem(asm.R1, asm.R8, cb(l.cbTCPFlags), flags),
+		store(evFlags, asm.R1, asm.Byte),
+		asm.LoadMem(asm.R1, asm.R8, cb(l.gsoSegs), asm.Half),
+		store(evSegments, asm.R1, asm.Word))
+
+	ins = append(ins, copyField(evCAState, asm.R9, l.caState.offset, asm.Byte)...)
+	ins = append(ins, copyField(evRetransmits, asm.R9, l.retransmits.offset, asm.Byte)...)
+	ins = append(ins, p.cookie(asm.R7)...)
+	return p.spec("tcp_retransmit_skb", ins)
+}
+
+// synAck: tcp_retransmit_synack(sk, req). sk is the listener, req what will
+// become the connection; both begin with a struct sock_common.
+func (p *programs) synAck() *ebpf.ProgramSpec {
+	l := p.layout
+	ins := asm.Instructions{
+		asm.LoadMem(asm.R8, asm.R6, 8, asm.DWord),
+		asm.JEq.Imm(asm.R8, 0, leave),
+		asm.StoreImm(asm.RFP, evWhat-evBytes, int64(whatSynAck), asm.Byte),
+		asm.StoreImm(asm.RFP, evFlags-evBytes, flagSYN|flagACK, asm.Byte),
+		asm.StoreImm(asm.RFP, evSegments-evBytes, 1, asm.Word),
+		// The sequence number lies in struct tcp_request_sock. The helper that
+		// casts to it does not know requests of multipath listeners, which is
+		// what Go programs open by default.
+		asm.Mov.Reg(asm.R1, asm.RFP),
+		asm.Add.Imm(asm.R1, evSeq-evBytes),
+		asm.Mov.Imm(asm.R2, 4),
+		asm.Mov.Reg(asm.R3, asm.R8),
+		asm.Add.Imm(asm.R3, int32(l.sntISN.offset)),
+		asm.FnProbeReadKernel.Call(),
+		asm.LoadMem(asm.R1, asm.RFP, evSeq-evBytes, asm.Word),
+		asm.Add.Imm32(asm.R1, 1),
+		store(evEndSeq, asm.R1, asm.Word),
+	}
+	ins = append(ins, p.addresses(asm.R8)...)
+	ins = append(ins, copyField(evSrcPort, asm.R8, l.num.offset, asm.Half)...)
+	ins = append(ins,
+		// A request copies the family of its listener, which is IPv6 when it
+		// takes both; what it speaks is told by its operations alone.
+		asm.LoadMem(asm.R1, asm.R8, l.rskOps.offset, asm.DWord),
+		asm.JEq.Imm(asm.R1, 0, leave),
+		asm.LoadMem(asm.R1, asm.R1, l.opsFamily.offset, asm.Word),
+		store(evFamily, asm.R1, asm.Half))
+	ins = append(ins, p.cookie(asm.R8)...)
+	return p.spec("tcp_retransmit_synack", ins)
+}
+
+// closed: tcp_destroy_sock(sk), for sockets that sent something again. This is
+// the last moment at which the kernel's count of duplicates reported by the
+// other end can be read; a socket that ends in TIME_WAIT passes here as well,
+// since only a stub of it waits.
+func (p *programs) closed() *ebpf.ProgramSpec {
+	l := p.layout
+	ins := asm.Instructions{
+		asm.StoreImm(asm.RFP, evWhat-evBytes, int64(whatClosed), asm.Byte),
+	}
+	ins = append(ins, p.tcpSock()...)
+	ins = append(ins,
+		asm.LoadMem(asm.R1, asm.R9, l.totalRetrans.offset, asm.Word),
+		asm.JEq.Imm(asm.R1, 0, leave))
+	ins = append(ins, p.addresses(asm.R7)...)
+	ins = append(ins,
+		// skc_num is 0 by now, the port lives on in inet_sport, in network order.
+		asm.LoadMem(asm.R1, asm.R9, l.sport.offset, asm.Half),
+		asm.HostTo(asm.BE, asm.R1, asm.Half),
+		store(evSrcPort, asm.R1, asm.Half))
+	ins = append(ins, p.cookie(asm.R7)...)
+	return p.spec("tcp_destroy_sock", ins)
+}
+
+// tcpSock makes r9 the socket as struct tcp_sock, and notes its state and
+// totals.
+func (p *programs) tcpSock() asm.Instructions {
+	l := p.layout
+	ins := asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R7),
+		asm.FnSkcToTcpSock.Call(),
+		asm.JEq.Imm(asm.R0, 0, leave),
+		asm.Mov.Reg(asm.R9, asm.R0),
+	}
+	ins = append(ins, copyField(evState, asm.R7, l.state.offset, asm.Byte)...)
+	ins = append(ins, copyField(evTotalRetrans, asm.R9, l.totalRetrans.offset, asm.Word)...)
+	return append(ins, copyField(evDSACKDups, asm.R9, l.dsackDups.offset, asm.Word)...)
+}
+
+// addresses copies family, addresses and remote port of a struct sock_common.
+func (p *programs) addresses(common asm.Register) asm.Instructions {
+	l := p.layout
+	var ins asm.Instructions
+	ins = append(ins, copyField(evFamily, common, l.family.offset, asm.Half)...)
+	ins = append(ins, copyField(evSrc4, common, l.saddr.offset, asm.Word)...)
+	ins = append(ins, copyField(evDst4, common, l.daddr.offset, asm.Word)...)
+	ins = append(ins, copyField(evDstPort, common, l.dport.offset, asm.Half)...)
+	if l.hasIPv6 {
+		for i := 0; i < 16; i += 4 {
+			ins = append(ins, copyField(evSrc6+i, common, l.saddr6.offset+int16(i), asm.Word)...)
+			ins = append(ins, copyField(evDst6+i, common, l.daddr6.offset+int16(i), asm.Word)...)
+		}
+	}
+	return ins
+}
+
+// cookie notes the socket cookie, which a connection inherits from its request.
+func (p *programs) cookie(sk asm.Register) asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R1, sk),
+		asm.FnGetSocketCookie.Call(),
+		store(evCookie, asm.R0, asm.DWord),
+	}
+}
+
+// copyField copies one member into the event by way of r1.
+func copyField(at int, from asm.Register, offset int16, size asm.Size) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMem(asm.R1, from, offset, size),
+		store(at, asm.R1, size),
+	}
+}
+
+// store puts a register into the event on the stack.
+func store(at int, from asm.Register, size asm.Size) asm.Instruction {
+	return asm.StoreMem(asm.RFP, int16(at-evBytes), from, size)
+}

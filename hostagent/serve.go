@@ -1,0 +1,162 @@
+package hostagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+
+	"decaf/api/bus"
+	"decaf/api/service"
+	"decaf/topology"
+	"decaf/tracer"
+)
+
+// Serve runs a host agent with all it needs, in the network namespace of the
+// process, until ctx is done: connection to NATS, publisher, tracer, health
+// endpoints. What the agent saw is sent before it returns.
+func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	topo, err := loadTopology(cfg, log)
+	if err != nil {
+		return err
+	}
+	health := service.NewHealth()
+	var (
+		conn  *bus.Conn
+		pub   *bus.Publisher
+		trace *tracer.Tracer
+		agent *Agent
+	)
+	return service.RunAll(ctx, log,
+		service.Part{
+			Name: "health endpoint",
+			Run:  func(ctx context.Context) error { return health.Serve(ctx, cfg.Listen, log) },
+		},
+		service.Part{
+			Name: "tracer",
+			Start: func(context.Context) (err error) {
+				trace, err = tracer.New(cfg.Trace.tracer(), distances(topo), log)
+				if errors.Is(err, os.ErrPermission) {
+					return fmt.Errorf("%w, and CAP_BPF and CAP_PERFMON besides, to watch TCP", err)
+				}
+				return err
+			},
+			Run: func(ctx context.Context) error { return trace.Run(ctx) },
+			Stop: func(context.Context) error {
+				return trace.Close()
+			},
+		},
+		service.Part{
+			Name: "publisher",
+			Start: func(ctx context.Context) (err error) {
+				conn, err = bus.Connect(ctx, bus.ConnConfig{
+					URL: cfg.NATS.URL, TLS: cfg.NATS.TLS, Name: "host." + cfg.Name, Site: cfg.Site,
+				}, log)
+				if err != nil {
+					return err
+				}
+				health.Ready("nats", conn.Ready)
+				pub = bus.NewPublisher(conn, cfg.Name, bus.PublisherOptions{})
+				return nil
+			},
+			Stop: func(ctx context.Context) error {
+				err := pub.Close(ctx)
+				conn.Close()
+				return err
+			},
+		},
+		service.Part{
+			Name: "host agent",
+			Start: func(context.Context) error {
+				agent = New(cfg, Deps{
+					Log: log, Publisher: pub, Tracer: trace, Topology: topo, Version: service.Version(),
+					Counters: func() map[string]uint64 {
+						out := trace.Stats().Counters()
+						s := pub.Stats()
+						out[countPubLeftOut] = s.LeftOut
+						out[countPubWaiting] = s.Waiting
+						return out
+					},
+				})
+				health.Ready("kernel events", func() error {
+					select {
+					case <-agent.Attached():
+						return nil
+					default:
+						return errors.New("not attached yet")
+					}
+				})
+				agent.register(health)
+				return nil
+			},
+			Run: func(ctx context.Context) error { return agent.Run(ctx) },
+			Ready: func(ctx context.Context) error {
+				select {
+				case <-agent.Attached():
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			},
+		},
+	)
+}
+
+// loadTopology reads the topology, and says when this host is not in it: its
+// records would then name nobody.
+func loadTopology(cfg Config, log *slog.Logger) (*topology.Topology, error) {
+	if cfg.Topology == "" {
+		log.Warn("no topology: retransmitted SYNs are not traced, and traces are bounded by max_ttl alone")
+		return nil, nil
+	}
+	topo, err := topology.Load(cfg.Topology)
+	if err != nil {
+		return nil, fmt.Errorf("topology: %w", err)
+	}
+	if _, ok := topo.Host(cfg.Name); !ok {
+		return nil, fmt.Errorf("topology %s has no host %q: set name to this host's name there", cfg.Topology, cfg.Name)
+	}
+	if topo.Site != "" && topo.Site != cfg.Site {
+		return nil, fmt.Errorf("topology %s is of site %q, the configuration of site %q: set site to the one meant", cfg.Topology, topo.Site, cfg.Site)
+	}
+	return topo, nil
+}
+
+// distances tells the tracer how many switches lie between two addresses.
+func distances(topo *topology.Topology) tracer.Distance {
+	if topo == nil {
+		return nil
+	}
+	return func(src, dst netip.Addr) int {
+		from, ok := topo.HostAt(src)
+		if !ok {
+			return 0
+		}
+		to, ok := topo.HostAt(dst)
+		if !ok {
+			return 0
+		}
+		return topo.Distance(from.Name, to.Name)
+	}
+}
+
+// tracer is the tracer's part of the configuration.
+func (c TraceConfig) tracer() tracer.Config {
+	t := tracer.DefaultConfig()
+	t.Rate, t.Burst, t.MaxTTL, t.Resend, t.Timeout = c.Rate, c.Burst, c.MaxTTL, c.Resend, c.Timeout
+	t.MaxLive = max(t.MaxLive, c.Workers)
+	return t
+}
+
+// register shows the counters at /metrics.
+func (a *Agent) register(h *service.Health) {
+	for name := range maps.Keys(a.Counters()) {
+		h.Metrics().NewGauge("decaf_host_"+name, func() float64 { return float64(a.Counters()[name]) })
+	}
+}
