@@ -1,0 +1,83 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"decaf/api/decafpb"
+	"decaf/topology"
+)
+
+// Backend is what the API shows. Every method may be called from many
+// goroutines at once; what it returns is not changed afterwards by either
+// side. Errors that are an *Error reach the user as they are; any other is
+// logged and told as an internal error.
+//
+// Lists come ordered as they are to be shown, at most Range.Limit rows, and
+// what was cut off is told with Range.Omit. Each honours the fields of the
+// range that are named at it.
+type Backend interface {
+	// FileReport stores a report durably, then returns it with its id, the
+	// time it was filed, the window it covers and a first verdict.
+	FileReport(ctx context.Context, r *decafpb.FaultReport) (*decafpb.FaultReport, error)
+	// Report returns one report with its latest verdict, or ErrNotFound.
+	Report(ctx context.Context, id string) (*decafpb.FaultReport, error)
+	// Reports returns the reports whose window touches the range (From, To;
+	// Component and Class of the verdict), newest first.
+	Reports(ctx context.Context, r Range) ([]*decafpb.FaultReport, error)
+	// Findings returns findings that were open some time in the range (From,
+	// To; Component, Class): open ones first, then newest first.
+	Findings(ctx context.Context, r Range) ([]*decafpb.Finding, error)
+	// Links returns the ranking of links by votes, highest first (From, To).
+	// With a zero range it is the live tally of the last epoch.
+	Links(ctx context.Context, r Range) ([]LinkRow, error)
+	// Drops returns device drops (From, To; Component, Class, Flow), newest
+	// first, none of them a probe's.
+	Drops(ctx context.Context, r Range) ([]DropRow, error)
+	// Paths returns retransmits with their traced paths (From, To; Component
+	// that the path crosses, Flow), newest first.
+	Paths(ctx context.Context, r Range) ([]*decafpb.Retransmit, error)
+	// Agents returns every device and host that sends or ought to send
+	// evidence, by role and name, those never heard of included.
+	Agents(ctx context.Context) ([]AgentRow, error)
+	// Topology returns the network as configured; never nil.
+	Topology() *topology.Topology
+	// Ready says why the backend cannot answer yet, or nil.
+	Ready() error
+}
+
+// LinkRow is one directed link in the ranking.
+type LinkRow struct {
+	Link    string  // "a>b", the topology's name, without the word link
+	Votes   float64 // sum of 1/h over the lossy flows that crossed it
+	Share   float64 // of all votes cast in the window, 0..1
+	Flows   int     // lossy flows that crossed it and count towards a finding
+	Weak    int     // lossy flows that vote but do not count: SYN only, lone TLP
+	Drops   uint64  // device drops joined to it
+	Sources int     // distinct source hosts among Flows
+	// Destinations counts distinct destination hosts among Flows.
+	Destinations int
+	Blamed       bool // an open finding names it
+}
+
+// DropRow is a device drop and what it was joined to.
+type DropRow struct {
+	*decafpb.DropEvent
+	Device    string // name in the topology
+	Component string // "link a>b" or "device d"
+	Matched   bool   // a host retransmitted the same five-tuple and TCP sequence
+}
+
+// AgentRow is the health of one producer of evidence.
+type AgentRow struct {
+	Name     string
+	Role     string // "device", "host"
+	Version  string
+	Source   string    // how it sees events: "tp_btf"
+	LastSeen time.Time // zero if never
+	Fresh    bool      // heard of recently enough to trust its silence
+	BootID   uint64
+	Gaps     uint64            // records lost on the way, by sequence numbers
+	Counters map[string]uint64 // what it had to leave out, and other counts of its heartbeat
+	Error    string            // why it is not reached, empty if it is
+}

@@ -1,0 +1,303 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http/httptest"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"decaf/api/decafpb"
+	"decaf/api/service"
+	"decaf/topology"
+)
+
+// noon is when the tests take place.
+var noon = time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+
+func before(d time.Duration) uint64 { return uint64(noon.Add(-d).UnixNano()) }
+
+// fake is a backend with fixed evidence: a silent loss on p0-t1-0>t2-1 that is
+// open, an access list on t2-0 that was taken away, and a full queue.
+type fake struct {
+	topo *topology.Topology
+
+	mu       sync.Mutex
+	reports  []*decafpb.FaultReport
+	filed    int
+	findings []*decafpb.Finding
+	links    []LinkRow
+	drops    []DropRow
+	paths    []*decafpb.Retransmit
+	agents   []AgentRow
+	err      error // what every method fails with
+	notReady error
+	panics   bool
+	asked    Range // the last range
+}
+
+func clos(t testing.TB) *topology.Topology {
+	t.Helper()
+	topo, err := topology.Clos(topology.ClosSpec{Site: "test", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topo
+}
+
+func (f *fake) addr(host string) []byte {
+	h, ok := f.topo.Host(host)
+	if !ok {
+		panic("no host " + host)
+	}
+	return h.Addresses[0].AsSlice()
+}
+
+func (f *fake) flow(src string, srcPort uint32, dst string, dstPort uint32) *decafpb.Flow {
+	return &decafpb.Flow{Src: f.addr(src), Dst: f.addr(dst), SrcPort: srcPort, DstPort: dstPort, Protocol: 6}
+}
+
+// trace is a path through the named devices; "*" is a silent hop.
+func (f *fake) trace(src string, devices ...string) *decafpb.Path {
+	p := &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_COMPLETE, Distance: uint32(len(devices)), ProbeSeq: 7001, ProbeId: 64, StartNs: before(20 * time.Second), TookNs: 3e6}
+	at := src
+	for i, d := range devices {
+		hop := &decafpb.Hop{Ttl: uint32(i + 1), Probes: 1}
+		if links := f.topo.LinkBetween(at, d); d != "*" && len(links) == 1 {
+			hop.Status, hop.RttNs = decafpb.HopStatus_HOP_STATUS_ANSWERED, 120e3
+			hop.Address = links[0].To.Addr.Addr().AsSlice()
+		} else if d != "*" { // after a silent hop, which was t2-0
+			hop.Status = decafpb.HopStatus_HOP_STATUS_ANSWERED
+			hop.Address = f.topo.LinkBetween("t2-0", d)[0].To.Addr.Addr().AsSlice()
+		} else {
+			hop.Status, hop.Probes = decafpb.HopStatus_HOP_STATUS_SILENT, 4
+			p.Status, p.Why = decafpb.PathStatus_PATH_STATUS_PARTIAL, "hop silent"
+		}
+		p.Hops = append(p.Hops, hop)
+		at = d
+	}
+	return p
+}
+
+func newFake(t testing.TB) *fake {
+	f := &fake{topo: clos(t)}
+	src, dst := "p0-tor0-h0", "p1-tor1-h1"
+	retransmit := func(i int, src, dst string, kind decafpb.RetransmitKind, path *decafpb.Path) *decafpb.Retransmit {
+		return &decafpb.Retransmit{
+			Origin: &decafpb.Origin{Producer: src, BootId: 0xfeedfacecafebeef, Seq: uint64(i)},
+			TimeNs: before(time.Duration(10+i) * time.Second), Flow: f.flow(src, uint32(40000+i), dst, 7000),
+			Cookie: uint64(100 + i), Segments: 1, TcpSeq: uint32(900000 + i), TcpEndSeq: uint32(901448 + i), TcpFlags: 0x18,
+			Kind: kind, Path: path, ReceivedNs: before(time.Duration(9+i) * time.Second),
+		}
+	}
+	fast, rto, syn := decafpb.RetransmitKind_RETRANSMIT_KIND_FAST, decafpb.RetransmitKind_RETRANSMIT_KIND_RTO, decafpb.RetransmitKind_RETRANSMIT_KIND_SYN
+	bad := []string{"p0-tor0", "p0-t1-0", "t2-1", "p1-t1-0", "p1-tor1"}
+	f.paths = []*decafpb.Retransmit{
+		retransmit(0, src, dst, fast, f.trace(src, bad...)),
+		retransmit(1, src, dst, rto, f.trace(src, "p0-tor0", "p0-t1-0", "t2-1", "p1-t1-1", "p1-tor1")),
+		retransmit(2, src, dst, fast, f.trace(src, "p0-tor0", "p0-t1-0", "*", "*", "*")),
+		retransmit(3, "p0-tor1-h0", "p1-tor0-h0", fast, f.trace("p0-tor1-h0", "p0-tor1", "p0-t1-0", "t2-1", "p1-t1-0", "p1-tor0")),
+		retransmit(4, src, dst, syn, &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_REFUSED, Why: "token bucket empty"}),
+	}
+	f.paths[4].WayBackSuspect = true
+	drop := func(i int, device, class, in, out string, r *decafpb.Retransmit) *decafpb.DropEvent {
+		return &decafpb.DropEvent{
+			Origin: &decafpb.Origin{Producer: device, BootId: 17, Seq: uint64(i)}, TimeNs: before(time.Duration(30+i) * time.Second), Class: class,
+			Reason: "NETFILTER_DROP", Function: "nft_do_chain", Source: "kernel", Ingress: in, Egress: out, ReceivedNs: before(time.Duration(29+i) * time.Second),
+			Packet: &decafpb.Packet{Flow: r.Flow, IpId: 4711, Ttl: 61, Length: 1500, TcpFlags: 0x10, TcpSeq: r.TcpSeq, TcpAck: 5},
+		}
+	}
+	acl := []*decafpb.Retransmit{
+		retransmit(20, "p0-tor0-h1", "p1-tor0-h1", rto, f.trace("p0-tor0-h1", "p0-tor0", "p0-t1-1", "*", "*", "*")),
+		retransmit(21, "p0-tor1-h1", "p1-tor1-h0", rto, f.trace("p0-tor1-h1", "p0-tor1", "p0-t1-0", "*", "*", "*")),
+	}
+	d0, d1 := drop(0, "t2-0", "policy/l3/acl", "eth2", "eth4", acl[0]), drop(1, "t2-0", "policy/l3/acl", "eth1", "eth3", acl[1])
+	d2 := drop(2, "p0-tor0", "no-buffer", "eth3", "eth1", f.paths[0])
+	d2.Reason, d2.Function, d2.Packet.TcpSeq = "QDISC_DROP", "tbf_enqueue", 1
+	f.drops = []DropRow{
+		{DropEvent: d0, Device: "t2-0", Component: "device t2-0", Matched: true},
+		{DropEvent: d1, Device: "t2-0", Component: "device t2-0", Matched: true},
+		{DropEvent: d2, Device: "p0-tor0", Component: "link p0-tor0>p0-t1-0"},
+		{DropEvent: &decafpb.DropEvent{TimeNs: before(time.Minute), Class: "no-buffer", Source: "counters", Egress: "eth2",
+			Prefixes: []*decafpb.Prefix{{Address: []byte{10, 1, 0, 0}, Length: 16}}}, Device: "p0-tor1", Component: "link p0-tor1>p0-t1-1"},
+	}
+	f.findings = []*decafpb.Finding{
+		{
+			Id: "f-2", Component: "link p0-t1-0>t2-1", Method: "vote", Votes: 7.5, VotesShare: 0.62,
+			FromNs: before(90 * time.Second), LastNs: before(2 * time.Second), DetectedNs: before(84 * time.Second), Flows: 31,
+			Hosts: []string{"p0-tor0-h0", "p0-tor0-h1", "p0-tor1-h0", "p0-tor1-h1"},
+			Evidence: &decafpb.Evidence{Retransmits: f.paths[:4], RetransmitCount: 33, PathCount: 31, LeftOut: 29,
+				Reasons: []string{"31 lossy flows of 4 sources cross p0-t1-0>t2-1, no other link is crossed by so many"}},
+		},
+		{
+			Id: "f-1", Component: "device t2-0", Class: "policy/l3/acl", Method: "device-evidence",
+			FromNs: before(8 * time.Minute), LastNs: before(6 * time.Minute), DetectedNs: before(8*time.Minute - 2*time.Second), ResolvedNs: before(6 * time.Minute), Flows: 12,
+			Hosts: []string{"p0-tor0-h1", "p0-tor1-h1"}, Interfaces: []string{"eth1", "eth2"},
+			Evidence: &decafpb.Evidence{Drops: []*decafpb.DropEvent{d0, d1}, Retransmits: acl, DropCount: 40, RetransmitCount: 38, PathCount: 12, MatchedCount: 35, LeftOut: 74,
+				Reasons: []string{"t2-0 dropped 40 packets by access list, 35 of them were sent again by their hosts"}},
+		},
+	}
+	f.links = []LinkRow{
+		{Link: "p0-t1-0>t2-1", Votes: 7.5, Share: 0.62, Flows: 31, Weak: 2, Sources: 4, Destinations: 4, Blamed: true},
+		{Link: "p0-tor0>p0-t1-0", Votes: 2.1, Share: 0.17, Flows: 14, Drops: 1, Sources: 2, Destinations: 4},
+		{Link: "t2-1>p1-t1-0", Votes: 1.2, Share: 0.1, Flows: 9, Weak: 1, Sources: 4, Destinations: 3},
+		{Link: "p1-tor1>p1-tor1-h1", Votes: 0.07, Share: 0.006, Weak: 1, Sources: 1, Destinations: 1},
+	}
+	for i, d := range f.topo.Devices {
+		f.agents = append(f.agents, AgentRow{Name: d.Name, Role: "device", Version: "1.0", Source: "tp_btf", LastSeen: noon.Add(-time.Duration(i) * 100 * time.Millisecond), Fresh: true, BootID: uint64(0xb007 + i), Counters: map[string]uint64{"events_lost_ring": 0}})
+	}
+	for _, h := range f.topo.Hosts {
+		f.agents = append(f.agents, AgentRow{Name: h.Name, Role: "host", Version: "1.0", Source: "tp_btf", LastSeen: noon.Add(-time.Second), Fresh: true, BootID: 0x0123456789abcdef})
+	}
+	f.agents[3].Gaps = 12
+	f.agents[9] = AgentRow{Name: f.agents[9].Name, Role: "device", Error: "connection refused; is `decaf device` running there?"}
+	f.agents[13].Fresh, f.agents[13].LastSeen = false, noon.Add(-3*time.Minute)
+	f.reports = []*decafpb.FaultReport{
+		{Id: "r-2", Src: src, Dst: dst, FromNs: before(5 * time.Minute), ToNs: before(0), FiledNs: before(time.Second), Says: "ssh froze", Verdict: &decafpb.Verdict{
+			Verdict: "network", Component: "link p0-t1-0>t2-1", Votes: 7.5, Finding: "f-2", TimeNs: before(time.Second), Revision: 2,
+			Evidence: &decafpb.Evidence{
+				Retransmits: []*decafpb.Retransmit{f.paths[0], f.paths[1], f.paths[2], f.paths[4]}, RetransmitCount: 4, PathCount: 3,
+				Reasons: []string{"4 flows between p0-tor0-h0 and p1-tor1-h1 lost packets in the window", "finding f-2 (link p0-t1-0>t2-1) was open in the window and is on the traced path of 2 of them"},
+			}}},
+		{Id: "r-1", Src: "p0-tor0-h1", Dst: "p1-tor0-h1", DstPort: 7000, FromNs: before(12 * time.Minute), ToNs: before(7 * time.Minute), FiledNs: before(7 * time.Minute), Says: "backup failed", Verdict: &decafpb.Verdict{
+			Verdict: "network", Component: "device t2-0", Class: "policy/l3/acl", Finding: "f-1", TimeNs: before(6 * time.Minute), Revision: 3, Final: true,
+			Evidence: &decafpb.Evidence{Drops: []*decafpb.DropEvent{d0}, Retransmits: acl[:1], DropCount: 21, RetransmitCount: 20, PathCount: 6, MatchedCount: 19, LeftOut: 39,
+				Reasons: []string{"t2-0 dropped 21 packets of this pair by access list"}}}},
+	}
+	return f
+}
+
+// quiet empties the fake: a network without a fault.
+func (f *fake) quiet() *fake {
+	f.findings, f.links, f.drops, f.paths, f.reports = nil, nil, nil, nil, nil
+	for i := range f.agents {
+		f.agents[i].Fresh, f.agents[i].Gaps, f.agents[i].Error, f.agents[i].LastSeen = true, 0, "", noon.Add(-time.Second)
+	}
+	return f
+}
+
+func (f *fake) fails() error {
+	if f.panics {
+		panic("a bug")
+	}
+	return f.err
+}
+
+func cut[R any](rows []R, r Range) []R {
+	if r.Limit > 0 && len(rows) > r.Limit {
+		r.Omit(len(rows) - r.Limit)
+		rows = rows[:r.Limit]
+	}
+	return rows
+}
+
+func (f *fake) FileReport(_ context.Context, r *decafpb.FaultReport) (*decafpb.FaultReport, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails(); err != nil {
+		return nil, err
+	}
+	r = proto.Clone(r).(*decafpb.FaultReport)
+	f.filed++
+	r.Id, r.FiledNs = fmt.Sprintf("r-new%d", f.filed), before(0)
+	r.Verdict = &decafpb.Verdict{Verdict: "insufficient-evidence", TimeNs: r.FiledNs, Revision: 1, Evidence: &decafpb.Evidence{Reasons: []string{"the window is not over"}}}
+	if _, err := f.topo.ResolveHost(r.Src); err != nil {
+		r.Verdict.Verdict = "outside"
+	}
+	f.reports = append([]*decafpb.FaultReport{r}, f.reports...)
+	return r, nil
+}
+
+func (f *fake) Report(_ context.Context, id string) (*decafpb.FaultReport, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails(); err != nil {
+		return nil, err
+	}
+	for i, r := range f.reports {
+		if r.Id != id {
+			continue
+		}
+		if id == "r-new1" { // final when asked for again
+			r = proto.Clone(r).(*decafpb.FaultReport)
+			r.Verdict = proto.Clone(f.reports[len(f.reports)-1].Verdict).(*decafpb.Verdict)
+			f.reports[i] = r
+		}
+		return r, nil
+	}
+	return nil, fmt.Errorf("look up: %w", ErrNotFound)
+}
+
+func (f *fake) Reports(_ context.Context, r Range) ([]*decafpb.FaultReport, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = r
+	return cut(f.reports, r), f.fails()
+}
+
+func (f *fake) Findings(_ context.Context, r Range) ([]*decafpb.Finding, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = r
+	return cut(f.findings, r), f.fails()
+}
+
+func (f *fake) Links(_ context.Context, r Range) ([]LinkRow, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = r
+	return f.links, f.fails() // does not heed the limit: the API does
+}
+
+func (f *fake) Drops(_ context.Context, r Range) ([]DropRow, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = r
+	return cut(f.drops, r), f.fails()
+}
+
+func (f *fake) Paths(_ context.Context, r Range) ([]*decafpb.Retransmit, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = r
+	return cut(f.paths, r), f.fails()
+}
+
+func (f *fake) Agents(context.Context) ([]AgentRow, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.agents, f.fails()
+}
+
+func (f *fake) Topology() *topology.Topology { return f.topo }
+
+func (f *fake) Ready() error { return f.notReady }
+
+var errBus = errors.New("nats: no responders at 192.0.2.1, password hunter2")
+
+// serve starts a real HTTP server over a backend, at a clock that stands.
+func serve(t testing.TB, b Backend) string {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Now = func() time.Time { return noon }
+	s, err := NewServer(cfg, b, service.NewHealth(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(s.Handler())
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+func addrs(s ...string) (out []netip.Addr) {
+	for _, a := range s {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}

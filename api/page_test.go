@@ -1,0 +1,254 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/html"
+
+	"decaf/api/decafpb"
+)
+
+func getPage(t *testing.T, url string, status int) string {
+	t.Helper()
+	got := request(t, "GET", url, "", "")
+	if got.status != status || got.header.Get("Content-Type") != "text/html; charset=utf-8" {
+		t.Fatalf("%s: %d %s %s", url, got.status, got.header.Get("Content-Type"), got.body)
+	}
+	policy := got.header.Get("Content-Security-Policy")
+	for _, want := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} {
+		if !strings.Contains(policy, want) {
+			t.Errorf("policy %q lacks %q", policy, want)
+		}
+	}
+	if strings.Contains(policy, "unsafe") || got.header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("headers %v", got.header)
+	}
+	checkHTML(t, got.body)
+	return got.body
+}
+
+// checkHTML holds what every page has to: nothing that the policy forbids or
+// that loads from elsewhere, ids that are unique, and one on each live part.
+// It returns the page's skeleton: its markup without the words, elements and
+// the names of their attributes, as a browser would read them.
+func checkHTML(t *testing.T, body string) string {
+	t.Helper()
+	if strings.Contains(body, "ZgotmplZ") || strings.Contains(body, "<no value>") || strings.Contains(body, "%!") {
+		t.Error("page holds a value the template refused")
+	}
+	seen := make(map[string]bool)
+	inScript := false
+	var out strings.Builder
+	for z := html.NewTokenizer(strings.NewReader(body)); ; {
+		kind := z.Next()
+		token := z.Token()
+		switch kind {
+		case html.ErrorToken:
+			if !errors.Is(z.Err(), io.EOF) {
+				t.Fatal(z.Err())
+			}
+			return out.String()
+		case html.TextToken:
+			if inScript && strings.TrimSpace(token.Data) != "" {
+				t.Errorf("inline script %q", token.Data)
+			}
+		case html.StartTagToken, html.SelfClosingTagToken, html.EndTagToken:
+			inScript = kind == html.StartTagToken && token.Data == "script"
+			fmt.Fprintf(&out, "%s %s", token.Type, token.Data)
+			id, live := "", false
+			for _, a := range token.Attr {
+				fmt.Fprintf(&out, " %s", a.Key)
+				switch {
+				case a.Key == "style", strings.HasPrefix(a.Key, "on"), token.Data == "style":
+					t.Errorf("<%s> has %s=%q", token.Data, a.Key, a.Val)
+				case a.Key == "href", a.Key == "src", a.Key == "action":
+					if !strings.HasPrefix(a.Val, "/") || strings.HasPrefix(a.Val, "//") {
+						t.Errorf("%s of <%s> leads to %q", a.Key, token.Data, a.Val)
+					}
+				case a.Key == "data-live":
+					live = true
+				case a.Key == "id":
+					if id = a.Val; seen[id] {
+						t.Errorf("id %s twice", id)
+					}
+					seen[id] = true
+				}
+			}
+			if live && id == "" {
+				t.Errorf("live <%s> without id", token.Data)
+			}
+			out.WriteByte('\n')
+		}
+	}
+}
+
+func wantAll(t *testing.T, body string, words ...string) {
+	t.Helper()
+	for _, w := range words {
+		if !strings.Contains(body, w) {
+			t.Errorf("page does not say %q", w)
+		}
+	}
+}
+
+func TestOverview(t *testing.T) {
+	body := getPage(t, serve(t, newFake(t))+"/", 200)
+	wantAll(t, body,
+		"Packets are being lost at link p0-t1-0&gt;t2-1", "it hurt 31 flows of 4 hosts", "2 of 18 agents are silent",
+		`<a href="/findings/f-2">link p0-t1-0&gt;t2-1</a>`, `width="124" height="10"`, // 62 % of 200
+		"policy/l3/acl", "eth2 → eth4", "p0-tor0-h1:40020 &gt; p1-tor0-h1:7000 tcp", "sent again", "10.1.0.0/16",
+		`<option value="p0-tor0-h0">10.0.0.1</option>`, `<a href="/reports/r-2">`, "9 of 10 fresh", "12 records", "never heard of")
+}
+
+func TestOverviewStates(t *testing.T) {
+	f := func(name, level, headline string, change func(*fake)) {
+		t.Helper()
+		t.Run(name, func(t *testing.T) {
+			backend := newFake(t).quiet()
+			change(backend)
+			wantAll(t, getPage(t, serve(t, backend)+"/", 200), `class="banner `+level+`"`, "<h1>"+headline+"</h1>")
+		})
+	}
+	f("all well", "ok", "No open finding", func(*fake) {})
+	f("silence takes the green away", "warn", "No open finding", func(b *fake) { b.agents[0].Fresh = false })
+	f("no agents", "warn", "No open finding, and no agent to make one", func(b *fake) { b.agents = nil })
+	f("starting", "warn", "Not ready yet", func(b *fake) { b.notReady = Unavailable("reading evidence") })
+	f("failing", "warn", "Findings are not available", func(b *fake) { b.err = errBus })
+	f("resolved", "ok", "No open finding", func(b *fake) {
+		b.findings = []*decafpb.Finding{{Id: "x", Component: "host h", FromNs: 1, ResolvedNs: 2}}
+	})
+	f("two at once", "bad", "Packets are being lost at 2 places", func(b *fake) {
+		b.findings = []*decafpb.Finding{{Id: "x", Component: "host h"}, {Id: "y", Component: "host i"}}
+	})
+}
+
+func TestFailingBackendLeaksNothing(t *testing.T) {
+	backend := newFake(t)
+	backend.err = errBus
+	if body := getPage(t, serve(t, backend)+"/", 200); strings.Contains(body, "hunter2") {
+		t.Error("page shows the backend's own words")
+	}
+	getPage(t, serve(t, backend)+"/reports/r-1", 500)
+}
+
+// What a user said, or a device, never becomes markup: with an attack in every
+// field that a page shows, the page's skeleton is the one it has with "words".
+func TestWordsAreNeverMarkup(t *testing.T) {
+	skeletons := func(words string) (out [4]string) {
+		backend := newFake(t)
+		r := backend.reports[1]
+		r.Says, r.Src = words, words
+		r.Verdict.Component, r.Verdict.Class, r.Verdict.Finding = words, words, words
+		r.Verdict.Evidence.Reasons = []string{words}
+		r.Verdict.Evidence.Drops[0].Class, r.Verdict.Evidence.Drops[0].Ingress = words, words
+		r.Verdict.Evidence.Retransmits[0].Path.Why = words
+		backend.findings[0].Component, backend.findings[0].Hosts, backend.findings[0].Id = words, []string{words}, words
+		backend.agents[0].Error, backend.agents[0].Gaps, backend.agents[0].Name = words, 1, words
+		backend.links[0].Link = words
+		base := serve(t, backend)
+		for i, path := range []string{"/", "/reports/r-1", "/findings/f-1"} {
+			out[i] = checkHTML(t, getPage(t, base+path, 200))
+		}
+		form := url.Values{"src": {words}, "dst": {words}, "says": {words}, "from": {words}, "dst_port": {words}}
+		got := request(t, "POST", base+"/reports", "application/x-www-form-urlencoded", form.Encode())
+		if got.status != 400 {
+			t.Errorf("form: %d", got.status)
+		}
+		out[3] = checkHTML(t, got.body)
+		return out
+	}
+	harmless := skeletons("words")
+	for _, attack := range []string{
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `' onmouseover='alert(1)`, `" autofocus onfocus="alert(1)`, `</title><script>alert(1)</script>`,
+		`<svg onload=alert(1)>`, `javascript:alert(1)`, `{{.Report}}`, `</textarea><script>`, "\u2028</script>", "<!--", "&lt;script&gt;", "\x00<b>", "a\"'`><b>",
+	} {
+		t.Run(attack, func(t *testing.T) {
+			for i, got := range skeletons(attack) {
+				if got != harmless[i] {
+					t.Errorf("page %d: markup changed:\n%s", i, cmp.Diff(harmless[i], got))
+				}
+			}
+		})
+	}
+}
+
+func TestFormFilesAReport(t *testing.T) {
+	backend := newFake(t)
+	base := serve(t, backend)
+	form := url.Values{"src": {"p0-tor0-h0"}, "dst": {"p1-tor1-h1"}, "from": {"-10m"}, "to": {"now"}, "src_port": {""}, "dst_port": {"443"}, "says": {"ssh froze"}}
+	got := request(t, "POST", base+"/reports", "application/x-www-form-urlencoded", form.Encode(), "Sec-Fetch-Site", "same-origin")
+	if got.status != 303 || got.header.Get("Location") != "/reports/r-new1" {
+		t.Fatalf("%d %s %s", got.status, got.header.Get("Location"), got.body)
+	}
+	r := backend.reports[0]
+	if r.DstPort != 443 || r.Says != "ssh froze" || r.FromNs != before(10*time.Minute) {
+		t.Errorf("filed %v", r)
+	}
+}
+
+func TestFormErrorKeepsTheInput(t *testing.T) {
+	f := func(words string, form url.Values) {
+		t.Helper()
+		backend := newFake(t)
+		got := request(t, "POST", serve(t, backend)+"/reports", "application/x-www-form-urlencoded", form.Encode())
+		if got.status != 400 || backend.filed != 0 {
+			t.Errorf("%s: %d, %d filed", words, got.status, backend.filed)
+		}
+		checkHTML(t, got.body)
+		wantAll(t, got.body, words, `role="alert"`)
+		for _, v := range form {
+			wantAll(t, got.body, `value="`+v[0]+`"`)
+		}
+	}
+	f("did you mean p0-tor0-h0?", url.Values{"src": {"p0-tor0-hO"}, "dst": {"p1-tor1-h1"}, "says": {"slow"}})
+	f("reversed", url.Values{"src": {"p0-tor0-h0"}, "dst": {"p1-tor1-h1"}, "from": {"-1m"}, "to": {"-9m"}})
+	f("not a port", url.Values{"src": {"p0-tor0-h0"}, "dst": {"p1-tor1-h1"}, "dst_port": {"http"}})
+}
+
+func TestReportPage(t *testing.T) {
+	base := serve(t, newFake(t))
+	body := getPage(t, base+"/reports/r-2", 200)
+	wantAll(t, body, "The network lost packets, at link p0-t1-0&gt;t2-1", "not final", `data-refresh="1000"`, "“ssh froze”", "3 traces, 1 of them partial",
+		`<g class="edge blamed">`, "hop 3 silent", `<span class="hit">p0-t1-0&gt;t2-1</span>`)
+	if strings.Count(body, "<figure") != 1 {
+		t.Error("the way back is drawn though it has nothing to show")
+	}
+	body = getPage(t, base+"/reports/r-1", 200)
+	wantAll(t, body, "at device t2-0", "Class of the drops: policy/l3/acl", "· final", `data-refresh="0"`, `class="node device blamed dropping"`, "✕ 1 drop", "saw it", "39 records counted but not listed")
+	wantAll(t, getPage(t, base+"/reports/none", 404), "no report")
+	wantAll(t, getPage(t, base+"/findings/f-2", 200), "31 flows", "62 % of all", "6 s after the first evidence")
+	getPage(t, base+"/findings/none", 404)
+}
+
+func TestEveryVerdictHasItsSentence(t *testing.T) {
+	for _, verdict := range []string{"", "network", "source-host", "destination-host", "server", "application", "outside", "not-network", "insufficient-evidence", "new-one"} {
+		backend := newFake(t)
+		backend.reports = []*decafpb.FaultReport{{Id: "r", Src: "198.51.100.1", Dst: "p0-tor0-h0"}}
+		if verdict != "" {
+			backend.reports[0].Verdict = &decafpb.Verdict{Verdict: verdict}
+		}
+		a := answerOf(NewViews(nil).Report(backend.reports[0]))
+		if a.Headline == "" || !strings.Contains("bad warn ok", a.Level) {
+			t.Errorf("%q: %+v", verdict, a)
+		}
+		base := serve(t, backend)
+		getPage(t, base+"/reports/r", 200)
+		getPage(t, base+"/", 200)
+	}
+}
+
+func TestAssets(t *testing.T) {
+	base := serve(t, newFake(t))
+	for path, kind := range map[string]string{"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8", "/icon.svg": "image/svg+xml"} {
+		if got := request(t, "GET", base+path, "", ""); got.status != 200 || got.header.Get("Content-Type") != kind || got.body == "" {
+			t.Errorf("%s: %d %s", path, got.status, got.header.Get("Content-Type"))
+		}
+	}
+}
