@@ -1,0 +1,139 @@
+package gnmi
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"decaf/api/decafpb"
+	"decaf/api/yang"
+
+	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
+)
+
+func numbered(n int) *item { return newItem(&gnmipb.Notification{Timestamp: int64(n)}) }
+
+func drain(q *queue) []int64 {
+	var out []int64
+	for it := q.pop(); it != nil; it = q.pop() {
+		out = append(out, it.n.GetTimestamp())
+	}
+	return out
+}
+
+func TestQueueDropsTheOldest(t *testing.T) {
+	q := newQueue(20, 100, func(*item) bool { return true })
+	lost := 0
+	for i := range 25 {
+		n, failed := q.push(numbered(i))
+		lost += n
+		if failed {
+			t.Fatal("failed")
+		}
+	}
+	got := drain(q)
+	if lost != 5 || len(got) != 20 || got[0] != 5 || got[19] != 24 {
+		t.Errorf("lost %d, kept %v", lost, got)
+	}
+	q.push(numbered(30))
+	q.push(numbered(31))
+	if got := drain(q); !slices.Equal(got, []int64{30, 31}) {
+		t.Errorf("after it was empty: %v", got)
+	}
+}
+
+// Catching up forgives: only a subscriber that never does fails.
+func TestQueueFails(t *testing.T) {
+	q := newQueue(4, 10, func(*item) bool { return true })
+	for range 5 {
+		for i := range 12 {
+			if _, failed := q.push(numbered(i)); failed {
+				t.Fatal("failed though it caught up")
+			}
+		}
+		drain(q)
+	}
+	total, failures := 0, 0
+	for i := range 30 {
+		lost, failed := q.push(numbered(i))
+		total += lost
+		if failed {
+			failures++
+		}
+	}
+	select {
+	case <-q.failed:
+	default:
+		t.Error("does not say that it failed")
+	}
+	if total != 30 || failures != 1 || q.pop() != nil {
+		t.Errorf("lost %d of 30, failed %d times", total, failures)
+	}
+}
+
+func TestQueueTakesWhatIsWanted(t *testing.T) {
+	q := newQueue(4, 10, func(it *item) bool { return it.n.GetTimestamp()%2 == 0 })
+	for i := range 8 {
+		if lost, _ := q.push(numbered(i)); lost != 0 {
+			t.Errorf("lost %d", lost)
+		}
+	}
+	if got := drain(q); !slices.Equal(got, []int64{0, 2, 4, 6}) {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestRing(t *testing.T) {
+	r := newRing(3)
+	for i := range 5 {
+		var got []int64
+		for _, it := range r.all() {
+			got = append(got, it.n.GetTimestamp())
+		}
+		want := []int64{0, 1, 2, 3, 4}[max(0, i-3):i]
+		if !slices.Equal(got, want) {
+			t.Errorf("after %d: %v, want %v", i, got, want)
+		}
+		r.add(numbered(i))
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	for name, subscribers := range map[string]int{"subscribers=0": 0, "subscribers=10": 10} {
+		b.Run(name, func(b *testing.B) {
+			t, err := New(Config{}, Deps{Schema: yang.Schema()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			p := &plan{live: [][]*gnmipb.PathElem{path("/loss").Elem}}
+			for range subscribers {
+				t.attach(newQueue(4096, 1<<40, func(it *item) bool {
+					u, _ := pick(it.n, p.live)
+					return len(u) > 0
+				}))
+			}
+			ev := &decafpb.DropEvent{Origin: &decafpb.Origin{BootId: 9}, Class: "no-buffer", TimeNs: uint64(time.Now().UnixNano()),
+				Packet: &decafpb.Packet{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}, Protocol: 6}, Header: make([]byte, 60)}}
+			b.ReportAllocs()
+			for i := range b.N {
+				t.Publish(yang.EventUpdates(ev, uint64(i)%1024, 9))
+			}
+		})
+	}
+}
+
+func BenchmarkEncodeEvent(b *testing.B) {
+	ev := &decafpb.DropEvent{Origin: &decafpb.Origin{BootId: 9}, Class: "no-buffer", TimeNs: 1,
+		Packet: &decafpb.Packet{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}, Protocol: 6}, Header: make([]byte, 60)}}
+	for _, e := range encodings {
+		b.Run(e.String(), func(b *testing.B) {
+			schema := yang.Schema()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := newItem(yang.EventUpdates(ev, 1, 9)).whole(schema, frameKey{encoding: e}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,280 @@
+package gnmi
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"decaf/api/service"
+	"decaf/api/yang"
+
+	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+)
+
+// Config is what the engine needs to know. DefaultConfig has a good value for
+// all but TLS.
+type Config struct {
+	Listen string      // "host:port"; off-loopback TLS is a must
+	TLS    *tls.Config // nil: plain text
+
+	Ring           int           // events kept; at least 1
+	Queue          int           // events waiting for one subscriber; then the oldest goes
+	MaxLost        int           // events one subscriber may lose before its stream ends
+	MaxSubscribers int           // open Subscribe calls
+	MinSample      time.Duration // shortest sample interval, and what interval 0 means
+	Sample         time.Duration // interval of state under TARGET_DEFINED
+	Scan           time.Duration // how often state under ON_CHANGE is looked at
+}
+
+// DefaultConfig listens on the port IANA gave to gNMI, on loopback.
+func DefaultConfig() Config {
+	return Config{
+		Listen:         "127.0.0.1:9339",
+		Ring:           1024,
+		Queue:          4096,
+		MaxLost:        65536,
+		MaxSubscribers: 64,
+		MinSample:      100 * time.Millisecond,
+		Sample:         2 * time.Second,
+		Scan:           time.Second,
+	}
+}
+
+// Deps is what the engine stands on.
+type Deps struct {
+	Schema *yang.Node          // its root has no name
+	Models []*gnmipb.ModelData // what Capabilities lists
+	// State returns the present values of all containers of kind yang.State:
+	// one notification each, with its timestamp, the container's path as
+	// prefix and leaves relative to it, in native types. The engine does not
+	// change them, and the caller must not either.
+	State func(now time.Time) []*gnmipb.Notification
+	Log   *slog.Logger
+}
+
+// Stats are counters since the target was made.
+type Stats struct {
+	Published   uint64 // events
+	Lost        uint64 // events that did not fit in a subscriber's queue, over all
+	Ended       uint64 // streams ended because the subscriber was too slow
+	Subscribers uint64 // open Subscribe calls
+}
+
+// Target is a gNMI server.
+type Target struct {
+	gnmipb.UnimplementedGNMIServer
+
+	cfg  Config
+	deps Deps
+
+	// mu orders Publish against new subscriptions: a subscriber's snapshot of
+	// the ring and its live events join without a gap or a repeat.
+	mu     sync.Mutex
+	ring   *ring
+	queues map[*queue]struct{}
+
+	listener net.Listener
+	ready    chan struct{} // closed when it listens
+	stopping chan struct{} // closed when it shall end
+	calls    sync.WaitGroup
+
+	published, lost, ended atomic.Uint64
+	subscribers            atomic.Int64
+}
+
+// New checks the configuration and returns a target that does nothing yet.
+// Publish may be called from now on.
+func New(cfg Config, deps Deps) (*Target, error) {
+	def := DefaultConfig()
+	setDefault(&cfg.Ring, def.Ring)
+	setDefault(&cfg.Queue, def.Queue)
+	setDefault(&cfg.MaxLost, def.MaxLost)
+	setDefault(&cfg.MaxSubscribers, def.MaxSubscribers)
+	setDefault(&cfg.MinSample, def.MinSample)
+	setDefault(&cfg.Sample, def.Sample)
+	setDefault(&cfg.Scan, def.Scan)
+	if cfg.Listen == "" {
+		cfg.Listen = def.Listen
+	}
+	switch {
+	case deps.Schema == nil:
+		return nil, errors.New("gnmi target: no schema")
+	case cfg.Ring < 1 || cfg.Queue < 1 || cfg.MaxLost < 1 || cfg.MaxSubscribers < 1:
+		return nil, fmt.Errorf("gnmi target: ring %d, queue %d, max lost %d and max subscribers %d must be 1 or more", cfg.Ring, cfg.Queue, cfg.MaxLost, cfg.MaxSubscribers)
+	case cfg.MinSample < time.Millisecond || cfg.Sample < cfg.MinSample || cfg.Scan < time.Millisecond:
+		return nil, fmt.Errorf("gnmi target: sample interval %s must be %s or more, and that and the scan interval %s a millisecond or more", cfg.Sample, cfg.MinSample, cfg.Scan)
+	case cfg.TLS == nil && !service.Loopback(cfg.Listen):
+		return nil, fmt.Errorf("gnmi target: will not listen on %s in plain text: give tls ca, cert and key, or listen on a loopback address", cfg.Listen)
+	}
+	if cfg.TLS != nil && cfg.TLS.MinVersion < tls.VersionTLS12 {
+		cfg.TLS = cfg.TLS.Clone()
+		cfg.TLS.MinVersion = tls.VersionTLS12
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.State == nil {
+		deps.State = func(time.Time) []*gnmipb.Notification { return nil }
+	}
+	return &Target{
+		cfg:      cfg,
+		deps:     deps,
+		ring:     newRing(cfg.Ring),
+		queues:   map[*queue]struct{}{},
+		ready:    make(chan struct{}),
+		stopping: make(chan struct{}),
+	}, nil
+}
+
+func setDefault[T int | time.Duration](v *T, def T) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// Publish hands an event to the target: an atomic notification whose prefix is
+// the path of its container, leaves relative to it, values in native types. An
+// event Config.Ring publications later must have the same prefix, so that it
+// overwrites this one wherever it was kept. Publish never waits for a
+// subscriber. The notification belongs to the target from now on.
+func (t *Target) Publish(n *gnmipb.Notification) {
+	it := newItem(n)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.published.Add(1)
+	t.ring.add(it)
+	for q := range t.queues {
+		lost, ended := q.push(it)
+		t.lost.Add(uint64(lost))
+		if ended {
+			t.ended.Add(1)
+		}
+	}
+}
+
+// Stats returns the counters.
+func (t *Target) Stats() Stats {
+	return Stats{
+		Published:   t.published.Load(),
+		Lost:        t.lost.Load(),
+		Ended:       t.ended.Load(),
+		Subscribers: uint64(t.subscribers.Load()),
+	}
+}
+
+// Listen opens the listening socket, in the network namespace of the calling
+// thread. Run does it when it was not done before.
+func (t *Target) Listen(ctx context.Context) (net.Addr, error) {
+	if t.listener != nil {
+		return t.listener.Addr(), nil
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", t.cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("gnmi target: %w: is another agent running on that address?", err)
+	}
+	t.listener = l
+	close(t.ready)
+	return l.Addr(), nil
+}
+
+// Addr waits until the target listens and returns its address, or nil when ctx
+// ends before.
+func (t *Target) Addr(ctx context.Context) net.Addr {
+	select {
+	case <-t.ready:
+	case <-ctx.Done():
+	}
+	select {
+	case <-t.ready:
+		return t.listener.Addr()
+	default:
+		return nil
+	}
+}
+
+// Run serves until ctx ends, then ends every stream with UNAVAILABLE, waits for
+// all calls and returns nil. It can be called once.
+func (t *Target) Run(ctx context.Context) error {
+	if _, err := t.Listen(ctx); err != nil {
+		return err
+	}
+	opts := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		// A client that went away without a word frees its slot.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxRecvMsgSize(1 << 20),
+		grpc.MaxConcurrentStreams(uint32(t.cfg.MaxSubscribers) + 16),
+	}
+	if t.cfg.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(t.cfg.TLS)))
+	}
+	srv := grpc.NewServer(opts...)
+	gnmipb.RegisterGNMIServer(srv, t)
+	reflection.Register(srv)
+
+	t.deps.Log.Info("gNMI target listens", "address", t.listener.Addr().String(), "tls", t.cfg.TLS != nil)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(t.listener) }()
+	var err error
+	select {
+	case err = <-failed:
+		close(t.stopping)
+	case <-ctx.Done():
+		close(t.stopping)
+		stopped := make(chan struct{})
+		go func() { srv.GracefulStop(); close(stopped) }()
+		// Calls end by themselves now; a client that reads nothing does not
+		// get to hold up the end.
+		timer := time.NewTimer(2 * time.Second)
+		select {
+		case <-stopped:
+		case <-timer.C:
+			srv.Stop()
+			<-stopped
+		}
+		timer.Stop()
+		err = <-failed
+	}
+	t.calls.Wait()
+	if err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("gnmi target: %w", err)
+	}
+	return nil
+}
+
+// snapshot returns the events at present, oldest first.
+func (t *Target) snapshot() []*item {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ring.all()
+}
+
+// attach returns the events at present and puts the queue in line for those to
+// come.
+func (t *Target) attach(q *queue) []*item {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queues[q] = struct{}{}
+	return t.ring.all()
+}
+
+func (t *Target) detach(q *queue) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.queues, q)
+}
+
+var errStopping = status.Error(codes.Unavailable, "target is stopping: try again later")

@@ -1,0 +1,100 @@
+package yang
+
+// Kind says how the values under a node come about, and with it how a
+// subscription of mode TARGET_DEFINED is served.
+type Kind uint8
+
+const (
+	// State is sampled: counters and the like.
+	State Kind = iota
+	// Event is sent on change: an atomic notification for each event.
+	Event
+)
+
+// Type is the YANG type of a leaf, as far as its encoding depends on it.
+type Type uint8
+
+const (
+	// Container is no leaf.
+	Container Type = iota
+	// String is a string.
+	String
+	// Uint is an unsigned integer of at most 32 bits.
+	Uint
+	// Uint64 is an unsigned integer that JSON_IETF writes as a string (RFC
+	// 7951, section 6.1).
+	Uint64
+	// Binary is bytes, base64 in JSON.
+	Binary
+	// Strings is a leaf-list of strings.
+	Strings
+)
+
+// Node is one name of a schema tree: a container, a list (with Keys) or a leaf
+// (Type other than Container). A tree is not changed once it is built.
+type Node struct {
+	Name     string
+	Keys     []string // key leaves of a list
+	Type     Type
+	Kind     Kind
+	Children []*Node
+}
+
+// Child returns the child of that name, or nil.
+func (n *Node) Child(name string) *Node {
+	for _, c := range n.Children {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Leaf reports whether the node holds a value.
+func (n *Node) Leaf() bool { return n.Type != Container }
+
+// HasKey reports whether the node is a list with that key.
+func (n *Node) HasKey(name string) bool {
+	for _, k := range n.Keys {
+		if k == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Schema returns the tree of module decaf-loss; its root has no name. A test
+// holds it against decaf-loss.yang.
+func Schema() *Node {
+	event := leaves(eventLeaves, Event)
+	packet := &Node{Name: "packet", Kind: Event}
+	for _, l := range packetLeaves {
+		packet.Children = append(packet.Children, &Node{Name: l.name, Type: l.typ, Kind: Event})
+	}
+	event = append(event, packet)
+	return &Node{Children: []*Node{{Name: "loss", Children: []*Node{
+		{Name: "agent", Children: []*Node{
+			{Name: "state", Children: leaves(agentLeaves, State)},
+		}},
+		{Name: "classes", Children: []*Node{
+			{Name: "class", Keys: []string{"name"}, Children: []*Node{
+				{Name: "name", Type: String},
+				{Name: "state", Children: leaves(classLeaves, State)},
+			}},
+		}},
+		{Name: "events", Kind: Event, Children: []*Node{
+			{Name: "event", Keys: []string{"slot"}, Kind: Event, Children: []*Node{
+				{Name: "slot", Type: Uint64, Kind: Event},
+				{Name: "state", Kind: Event, Children: event},
+			}},
+		}},
+	}}}}
+}
+
+func leaves[T any](table []leaf[T], kind Kind) []*Node {
+	var out []*Node
+	for _, l := range table {
+		out = append(out, &Node{Name: l.name, Type: l.typ, Kind: kind})
+	}
+	return out
+}

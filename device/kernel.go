@@ -1,0 +1,191 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+)
+
+// kernelBuffer is the ring buffer between kernel and agent: some 4800 records.
+const kernelBuffer = 1 << 20
+
+// kernel is the source of drops that the Linux kernel itself sees:
+// skb:kfree_skb in the agent's network namespace.
+type kernel struct {
+	log     *slog.Logger
+	reasons map[uint32]string // by number, of the running kernel
+	symbols *symbols
+	events  *ebpf.Map
+	counts  *ebpf.Map
+	program *ebpf.Program
+	link    link.Link
+	reader  *ringbuf.Reader
+}
+
+// openKernel loads and attaches the program, for the network namespace of the
+// calling thread. never holds the reasons to pass over.
+func openKernel(never map[string]bool, log *slog.Logger) (_ *kernel, err error) {
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
+		return nil, fmt.Errorf("find own network namespace: %w", err)
+	}
+	spec, err := loadBTF()
+	if err != nil {
+		return nil, err
+	}
+	off, reasons, err := readOffsets(spec)
+	if err != nil {
+		return nil, err
+	}
+	k := &kernel{log: log, reasons: reasons}
+	defer func() {
+		if err == nil {
+			return
+		}
+		k.close()
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w: run as root, or give the binary cap_bpf, cap_perfmon and cap_net_admin", err)
+		}
+	}()
+	if k.events, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_drops", Type: ebpf.RingBuf, MaxEntries: kernelBuffer}); err != nil {
+		return k, fmt.Errorf("create ring buffer: %w", err)
+	}
+	if k.counts, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_counts", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: counters}); err != nil {
+		return k, fmt.Errorf("create counters: %w", err)
+	}
+	if k.symbols, err = newSymbols(); err != nil {
+		return k, err
+	}
+	var ignore []uint32
+	for number, name := range reasons {
+		if never[name] {
+			ignore = append(ignore, number)
+		}
+	}
+	if k.program, err = ebpf.NewProgram(dropProgram(off, uint32(ns.Ino), ignore, k.events, k.counts)); err != nil {
+		return k, fmt.Errorf("load drop program: %w", err)
+	}
+	if k.reader, err = ringbuf.NewReader(k.events); err != nil {
+		return k, fmt.Errorf("open ring buffer: %w", err)
+	}
+	// Last: from here on records come.
+	if k.link, err = link.AttachTracing(link.TracingOptions{Program: k.program, AttachType: ebpf.AttachTraceRawTp}); err != nil {
+		return k, fmt.Errorf("attach to skb:kfree_skb: %w", err)
+	}
+	return k, nil
+}
+
+// read hands on each record until ctx ends, then detaches and hands on what is
+// left. The record and its slices are valid during the call only. at is when it
+// happened. It can be called once; close is still to be called.
+func (k *kernel) read(ctx context.Context, handle func(r *record, at time.Time)) error {
+	// Once the program is detached nothing is added, and a flush makes Read
+	// end with ErrFlushed when all was read.
+	detached := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(detached)
+		if err := errors.Join(k.link.Close(), k.reader.Flush()); err != nil {
+			k.log.Warn("the end was not clean", "error", err)
+		}
+	})
+	defer func() {
+		if !stop() {
+			<-detached
+			k.link = nil
+		}
+	}()
+	var (
+		raw   ringbuf.Record
+		clock bootClock
+	)
+	for {
+		err := k.reader.ReadInto(&raw)
+		if errors.Is(err, ringbuf.ErrFlushed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read drops from the kernel: %w", err)
+		}
+		r, err := parseRecord(raw.RawSample)
+		if err != nil {
+			return err // the program and parseRecord disagree: nothing will be right
+		}
+		handle(&r, clock.at(r.time))
+	}
+}
+
+// function names where a packet was dropped; "" when that is not known.
+func (k *kernel) function(location uint64) string {
+	name, err := k.symbols.name(location)
+	if err != nil {
+		k.log.Warn("drop without its function", "error", err)
+	}
+	return name
+}
+
+// reason names a drop reason. Subsystems have their own, above 2^16.
+func (k *kernel) reason(number uint32) string {
+	if name, ok := k.reasons[number]; ok {
+		return name
+	}
+	return fmt.Sprintf("REASON_%d", number)
+}
+
+// count returns one of the program's counters over all CPUs.
+func (k *kernel) count(key uint32) (uint64, error) {
+	var per []uint64
+	if err := k.counts.Lookup(key, &per); err != nil {
+		return 0, fmt.Errorf("read kernel counter: %w", err)
+	}
+	var sum uint64
+	for _, v := range per {
+		sum += v
+	}
+	return sum, nil
+}
+
+func (k *kernel) close() {
+	if k.link != nil {
+		k.link.Close()
+	}
+	if k.reader != nil {
+		k.reader.Close()
+	}
+	if k.program != nil {
+		k.program.Close()
+	}
+	if k.symbols != nil {
+		k.symbols.close()
+	}
+	for _, m := range []*ebpf.Map{k.events, k.counts} {
+		if m != nil {
+			m.Close()
+		}
+	}
+}
+
+// bootClock turns the kernel's time since boot into time of day. The two drift
+// apart as NTP steers the latter, so they are compared anew each second.
+type bootClock struct {
+	compared time.Time
+	offset   time.Duration // what to add to CLOCK_MONOTONIC
+}
+
+func (c *bootClock) at(boot uint64) time.Time {
+	if now := time.Now(); now.Sub(c.compared) > time.Second {
+		var ts unix.Timespec
+		if unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) == nil {
+			now = time.Now()
+			c.offset = time.Duration(now.UnixNano() - ts.Nano())
+			c.compared = now
+		}
+	}
+	return time.Unix(0, int64(boot)+int64(c.offset))
+}

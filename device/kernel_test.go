@@ -1,0 +1,468 @@
+package device
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"decaf/api/decafpb"
+	"decaf/api/packet"
+	"decaf/api/service"
+	"decaf/api/yang"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// startAgent runs an agent in a node until the test ends.
+func startAgent(t testing.TB, n *node, cfg Config) *Agent {
+	t.Helper()
+	a, err := New(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := netns.Set(n.ns); err != nil {
+			done <- err
+			return
+		}
+		done <- a.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("agent: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("agent does not end")
+		}
+	})
+	listening, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	for a.Addr(listening) == nil {
+		select {
+		case err := <-done:
+			done <- err
+			t.Fatalf("agent ended: %v", err)
+		default:
+			t.Fatal("agent does not listen")
+		}
+	}
+	return a
+}
+
+func testConfig() Config {
+	cfg := DefaultConfig()
+	cfg.Name, cfg.Listen = "r", "127.0.0.1:0"
+	return cfg
+}
+
+// dial connects to an agent from within its node.
+func dial(t testing.TB, n *node, a *Agent, conf *tls.Config) gnmipb.GNMIClient {
+	t.Helper()
+	creds := insecure.NewCredentials()
+	if conf != nil {
+		creds = credentials.NewTLS(conf)
+	}
+	c, err := grpc.NewClient("passthrough:///"+a.Addr(t.Context()).String(),
+		grpc.WithTransportCredentials(creds),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (c net.Conn, err error) {
+			err = n.do(func() (err error) { c, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr); return err })
+			return c, err
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return gnmipb.NewGNMIClient(c)
+}
+
+// seen is an event and when its client had it.
+type seen struct {
+	*decafpb.DropEvent
+	at time.Time
+}
+
+// watch subscribes to all of /loss and hands on its events; it returns when the
+// subscription is in sync.
+func watch(t testing.TB, c gnmipb.GNMIClient) <-chan seen {
+	t.Helper()
+	stream, err := c.Subscribe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = stream.Send(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: &gnmipb.SubscriptionList{
+		Encoding:     gnmipb.Encoding_PROTO,
+		Subscription: []*gnmipb.Subscription{{Path: &gnmipb.Path{Elem: []*gnmipb.PathElem{{Name: "loss"}}}}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, synced := make(chan seen, 4096), make(chan struct{})
+	go func() {
+		defer close(events)
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			if m.GetSyncResponse() {
+				close(synced)
+			}
+			if ev, ok, err := yang.DecodeEvent(m.GetUpdate()); err != nil {
+				t.Errorf("event: %v", err)
+			} else if ok {
+				events <- seen{ev, time.Now()}
+			}
+		}
+	}()
+	select {
+	case <-synced:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no sync_response")
+	}
+	return events
+}
+
+// next waits for the event about a flow.
+func next(t testing.TB, events <-chan seen, f packet.Flow) seen {
+	t.Helper()
+	deadline := time.After(5 * time.Second)
+	for {
+		select {
+		case ev, ok := <-events:
+			if !ok {
+				t.Fatal("subscription ended")
+			}
+			if got, err := packet.FlowFromPB(ev.GetPacket().GetFlow()); err == nil && got == f {
+				return ev
+			}
+			t.Logf("event about something else: %v", ev)
+		case <-deadline:
+			t.Fatalf("no event about %v", f)
+		}
+	}
+}
+
+// forwardFilter makes the router drop what comes to a destination port.
+func (n *node) forwardFilter(family nftables.TableFamily, hook *nftables.ChainHook, port uint16) {
+	n.t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(int(n.ns)))
+	n.must("nftables", err)
+	table := c.AddTable(&nftables.Table{Family: family, Name: "test"})
+	chain := c.AddChain(&nftables.Chain{Name: fmt.Sprintf("c%d", port), Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(port >> 8), byte(port)}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	n.must("nftables rule", c.Flush())
+}
+
+// TestKernelDropKinds makes the router drop one TCP packet in each of many ways
+// and reads what a gNMI client is told of it.
+func TestKernelDropKinds(t *testing.T) {
+	l := newLab(t)
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookPrerouting, 7002)
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookPostrouting, 7003)
+	for dst, kind := range map[string]int{
+		"10.1.1.0/24": unix.RTN_UNREACHABLE, "10.1.2.0/24": unix.RTN_PROHIBIT, "10.1.3.0/24": unix.RTN_BLACKHOLE,
+		"fd01:1::/64": unix.RTN_UNREACHABLE, "fd01:2::/64": unix.RTN_PROHIBIT, "fd01:3::/64": unix.RTN_BLACKHOLE,
+	} {
+		l.r.route(dst, "", kind)
+	}
+	a := startAgent(t, l.r, testConfig())
+	events := watch(t, dial(t, l.r, a, nil))
+
+	for i, tc := range []struct {
+		name            string
+		dst             string
+		ttl             uint8
+		pad             int    // payload bytes, sent with do-not-fragment
+		src             string // other than h1's own
+		before          func()
+		class           string
+		reason          string
+		function        string
+		ingress, egress string
+		wantTTL         uint8
+	}{
+		{name: "nft forward", dst: "10.0.2.2:7001", ttl: 9, class: PolicyL3ACL, reason: "NETFILTER_DROP", function: "nft_do_chain", ingress: "eth1", egress: "eth2", wantTTL: 8},
+		{name: "nft prerouting", dst: "10.0.2.2:7002", ttl: 9, class: PolicyL3ACL, reason: "NETFILTER_DROP", function: "nft_do_chain", ingress: "eth1", wantTTL: 9},
+		{name: "nft postrouting", dst: "10.0.2.2:7003", ttl: 9, class: PolicyL3ACL, reason: "NETFILTER_DROP", function: "nft_do_chain", ingress: "eth1", egress: "eth2", wantTTL: 8},
+		{name: "nft forward v6", dst: "[fd00:2::2]:7001", ttl: 9, class: PolicyL3ACL, reason: "NETFILTER_DROP", function: "nft_do_chain", ingress: "eth1", egress: "eth2", wantTTL: 8},
+		{name: "no route", dst: "10.9.9.9:80", ttl: 9, class: ErrorsL3RxNoRoute, function: "ip_error", ingress: "eth1", wantTTL: 9},
+		{name: "no route v6", dst: "[fd99::9]:80", ttl: 9, class: ErrorsL3RxNoRoute, ingress: "eth1", wantTTL: 9},
+		{name: "unreachable route", dst: "10.1.1.1:80", ttl: 9, class: PolicyL3NullRoute, reason: "NOT_SPECIFIED", function: "ip_error", ingress: "eth1", wantTTL: 9},
+		{name: "prohibit route", dst: "10.1.2.1:80", ttl: 9, class: PolicyL3ACL, reason: "NOT_SPECIFIED", function: "ip_error", ingress: "eth1", wantTTL: 9},
+		{name: "blackhole route", dst: "10.1.3.1:80", ttl: 9, class: PolicyL3NullRoute, reason: "NOT_SPECIFIED", function: "ip_error", ingress: "eth1", wantTTL: 9},
+		{name: "unreachable route v6", dst: "[fd01:1::1]:80", ttl: 9, class: PolicyL3NullRoute, ingress: "eth1", wantTTL: 9},
+		{name: "prohibit route v6", dst: "[fd01:2::1]:80", ttl: 9, class: PolicyL3ACL, ingress: "eth1", wantTTL: 9},
+		{name: "blackhole route v6", dst: "[fd01:3::1]:80", ttl: 9, class: PolicyL3NullRoute, ingress: "eth1", wantTTL: 9},
+		{name: "ttl", dst: "10.0.2.2:80", ttl: 1, class: ErrorsL3RxTTL, reason: "IP_INHDR", function: "ip_forward", ingress: "eth1", egress: "eth2", wantTTL: 1},
+		{name: "hop limit", dst: "[fd00:2::2]:80", ttl: 1, class: ErrorsL3RxTTL, reason: "IP_INHDR", function: "ip6_forward", ingress: "eth1", egress: "eth2", wantTTL: 1},
+		{name: "reverse path", dst: "10.0.2.2:80", src: "10.0.2.77", ttl: 9, class: PolicyL3RPF, reason: "IP_RPFILTER", ingress: "eth1", wantTTL: 9,
+			before: func() {
+				l.r.sysctl("net/ipv4/conf/eth1/rp_filter", "1")
+				l.r.sysctl("net/ipv4/conf/all/rp_filter", "1")
+			}},
+		{name: "mtu", dst: "10.0.2.2:80", ttl: 9, pad: 1350, class: ErrorsL3RxMTU, reason: "PKT_TOO_BIG", function: "ip_forward", ingress: "eth1", egress: "eth2", wantTTL: 9,
+			before: func() { l.r.must("mtu", l.r.nl.LinkSetMTU(l.r.link("eth2"), 1300)) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if tc.before != nil {
+				tc.before()
+			}
+			dst := addrPort(tc.dst)
+			src := addrPort(fmt.Sprintf("10.0.1.2:%d", 40000+i))
+			if dst.Addr().Is6() {
+				src = addrPort(fmt.Sprintf("[fd00:1::2]:%d", 40000+i))
+			}
+			if tc.src != "" {
+				src = addrPort(fmt.Sprintf("%s:%d", tc.src, 40000+i))
+			}
+			p := packet.Probe{Flow: packet.Flow{Src: src, Dst: dst, Proto: unix.IPPROTO_TCP}, TTL: tc.ttl, Seq: 0xdeadbeef, Ack: 77, ID: 4711}
+			b, err := p.Marshal(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.pad > 0 {
+				b = append(b, bytes.Repeat([]byte{0}, tc.pad)...)
+				b[2], b[3] = byte(len(b)>>8), byte(len(b))
+				b[6] |= 0x40 // do not fragment
+			}
+			l.h1.sendRaw(b)
+			ev := next(t, events, p.Flow)
+
+			t.Logf("%s %s in %q out %q, %s after the drop", ev.Reason, ev.Function, ev.Ingress, ev.Egress, ev.at.Sub(time.Unix(0, int64(ev.TimeNs))))
+			if ev.Class != tc.class {
+				t.Errorf("class %q, want %q", ev.Class, tc.class)
+			}
+			if tc.reason != "" && ev.Reason != tc.reason {
+				t.Errorf("reason %q, want %q", ev.Reason, tc.reason)
+			}
+			if tc.function != "" && ev.Function != tc.function {
+				t.Errorf("function %q, want %q", ev.Function, tc.function)
+			}
+			if ev.Ingress != tc.ingress || ev.Egress != tc.egress {
+				t.Errorf("ingress %q, egress %q; want %q and %q", ev.Ingress, ev.Egress, tc.ingress, tc.egress)
+			}
+			got := ev.Packet
+			if got.TcpSeq != 0xdeadbeef || got.TcpAck != 77 || got.Ttl != uint32(tc.wantTTL) || got.Length != uint32(len(b)) {
+				t.Errorf("seq %#x, ack %d, ttl %d, length %d; want 0xdeadbeef, 77, %d, %d", got.TcpSeq, got.TcpAck, got.Ttl, got.Length, tc.wantTTL, len(b))
+			}
+			if dst.Addr().Is4() && got.IpId != 4711 {
+				t.Errorf("ip id %d, want 4711", got.IpId)
+			}
+			if want := b[:min(len(b), maxHeader)]; len(got.Header) != len(want) {
+				t.Errorf("%d header bytes, want %d", len(got.Header), len(want))
+			}
+			if mac := net.HardwareAddr(got.SrcMac).String(); mac != l.h1.link("eth0").Attrs().HardwareAddr.String() {
+				t.Errorf("source mac %s is not that of h1", mac)
+			}
+			if ev.Source != "kernel" || ev.Origin.GetBootId() != a.ledger.bootID || ev.Origin.GetSeq() == 0 {
+				t.Errorf("source %q, origin %v", ev.Source, ev.Origin)
+			}
+			if d := ev.at.Sub(time.Unix(0, int64(ev.TimeNs))); d < -time.Millisecond || d > time.Second {
+				t.Errorf("event is %s old", d)
+			}
+		})
+	}
+	if s := a.State(); s.DropsUnclassified != 0 || s.EventsLost != 0 {
+		t.Errorf("%d unclassified, %d lost", s.DropsUnclassified, s.EventsLost)
+	}
+}
+
+// TestKernelQueue overflows a queue on the way out and holds the events and
+// counters against the kernel's own.
+func TestKernelQueue(t *testing.T) {
+	l := newLab(t)
+	l.withoutIPv6() // its housekeeping would be in the queue too
+	eth2 := l.r.link("eth2")
+	const rate = 12_500 // bytes/s: a packet stands in the queue for 43 ms
+	l.r.must("tbf", l.r.nl.QdiscAdd(&netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: eth2.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       rate, Limit: 3000, Buffer: netlink.Xmittime(rate, 3000),
+	}))
+	a := startAgent(t, l.r, testConfig())
+	events := watch(t, dial(t, l.r, a, nil))
+
+	flow := packet.Flow{Src: addrPort("10.0.1.2:41000"), Dst: addrPort("10.0.2.2:80"), Proto: unix.IPPROTO_TCP}
+	var burst [][]byte
+	for i := range 200 {
+		b, err := packet.Probe{Flow: flow, TTL: 64, Seq: uint32(i + 1), ID: 1}.Marshal(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = append(b, make([]byte, 500)...)
+		b[2], b[3] = byte(len(b)>>8), byte(len(b))
+		burst = append(burst, b)
+	}
+	l.h1.sendRaw(burst...)
+	ev := next(t, events, flow)
+	t.Logf("%s %s in %q out %q", ev.Reason, ev.Function, ev.Ingress, ev.Egress)
+	if ev.Class != NoBuffer || ev.Ingress != "eth1" || ev.Egress != "eth2" {
+		t.Errorf("class %q, ingress %q, egress %q; want %q, eth1, eth2", ev.Class, ev.Ingress, ev.Egress, NoBuffer)
+	}
+	var drops uint64
+	defer func() { t.Logf("queue counted %d, agent %+v", drops, a.ledger.totals()) }()
+	poll(t, "as many drops as the queue counted", func() bool {
+		qdiscs, err := l.r.nl.QdiscList(eth2)
+		l.r.must("qdisc", err)
+		for _, q := range qdiscs {
+			if q.Type() == "tbf" {
+				drops = uint64(q.Attrs().Statistics.Queue.Drops)
+			}
+		}
+		for _, c := range a.ledger.totals().classes {
+			if c.Name == NoBuffer && c.Packets == drops && drops > 0 {
+				return c.Events == drops && c.Bytes == drops*uint64(len(burst[0]))
+			}
+		}
+		return false
+	})
+	t.Logf("%d drops, all of them seen", drops)
+
+	// What still stands in the queue goes with it, and is lost at the same link.
+	l.h1.sendRaw(burst[:20]...)
+	for len(events) > 0 {
+		<-events
+	}
+	qdiscs, err := l.r.nl.QdiscList(eth2)
+	l.r.must("qdisc", err)
+	for _, q := range qdiscs {
+		if q.Type() == "tbf" {
+			l.r.must("remove tbf", l.r.nl.QdiscDel(q))
+		}
+	}
+	for {
+		ev := next(t, events, flow)
+		if ev.Class != NoBuffer || ev.Egress != "eth2" {
+			t.Fatalf("class %q, egress %q of what stood in a removed queue; want %q, eth2: %v", ev.Class, ev.Egress, NoBuffer, ev)
+		}
+		if ev.Reason != "QDISC_DROP" {
+			t.Logf("%s %s in %q out %q", ev.Reason, ev.Function, ev.Ingress, ev.Egress)
+			return
+		}
+	}
+}
+
+// TestKernelFlood: under a flood each drop is either an event or counted as lost,
+// and a client gets the events in order, with no hole that is not counted.
+func TestKernelFlood(t *testing.T) {
+	const flood = 20_000
+	l := newLab(t)
+	l.withoutIPv6() // its housekeeping would be lost too
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	cfg := testConfig()
+	cfg.Ring = 64
+	a := startAgent(t, l.r, cfg)
+	events := watch(t, dial(t, l.r, a, nil))
+	p := packet.Probe{Flow: packet.Flow{Src: addrPort("10.0.1.2:40000"), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}
+	b, err := p.Marshal(nil)
+	l.h1.must("probe", err)
+	packets := make([][]byte, flood)
+	for i := range packets {
+		packets[i] = b
+	}
+	begin := time.Now()
+	go l.h1.sendRaw(packets...)
+	var seen, holes, last uint64
+	poll(t, "every drop an event or lost", func() bool {
+		for {
+			select {
+			case ev := <-events:
+				if last != 0 && ev.Origin.Seq <= last {
+					t.Fatalf("event %d after %d", ev.Origin.Seq, last)
+				}
+				if last != 0 {
+					holes += ev.Origin.Seq - last - 1
+				}
+				last = ev.Origin.Seq
+				seen++
+				continue
+			default:
+			}
+			break
+		}
+		s := a.State()
+		var packets uint64
+		for _, c := range a.ledger.totals().classes {
+			packets += c.Packets // some meet a full backlog before the filter
+		}
+		return packets+s.EventsLost == flood && last == s.Events
+	})
+	s := a.State()
+	t.Logf("%d drops in %s: %d events, %d lost in the kernel, %d at the client", flood, time.Since(begin).Round(time.Millisecond), s.Events, s.EventsLost, s.EventsLostQueue)
+	if holes != s.EventsLostQueue {
+		t.Errorf("%d holes in what the client saw, %d counted", holes, s.EventsLostQueue)
+	}
+}
+
+// poll tries until it holds.
+func poll(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for !holds() {
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+// BenchmarkDropToClient measures from the moment the kernel drops a packet to
+// the moment a gNMI client, over mutual TLS, has the event. One drop at a time:
+// the reader sleeps in between, as it does most of its life.
+func BenchmarkDropToClient(b *testing.B) {
+	l := newLab(b)
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	ca, err := service.NewCA(b.TempDir())
+	l.r.must("authority", err)
+	server, err := ca.Issue("r", "127.0.0.1")
+	l.r.must("certificate", err)
+	client, err := ca.Issue("collector.test")
+	l.r.must("certificate", err)
+	cfg := testConfig()
+	cfg.TLS = server
+	conf, err := client.Client("127.0.0.1")
+	l.r.must("client", err)
+	a := startAgent(b, l.r, cfg)
+	events := watch(b, dial(b, l.r, a, conf))
+	p := packet.Probe{Flow: packet.Flow{Src: addrPort("10.0.1.2:40000"), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}
+	raw, err := p.Marshal(nil)
+	l.r.must("probe", err)
+	var took []time.Duration
+	for b.Loop() {
+		l.h1.sendRaw(raw)
+		ev := next(b, events, p.Flow)
+		took = append(took, ev.at.Sub(time.Unix(0, int64(ev.TimeNs))))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs-p50")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "µs-p99")
+}
