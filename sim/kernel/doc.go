@@ -1,0 +1,27 @@
+// Package kernel builds a fabric out of Linux network namespaces: real TCP, real
+// forwarding with equal-cost multipath, real drops.
+//
+// What lives here:
+//
+//   - the fabric (fabric_linux.go): one anonymous namespace per device and host
+//     (namespace_linux.go), a veth pair per cable (cable_linux.go), host routes
+//     over all shortest paths (routes.go, routes_linux.go), the sysctls that make
+//     a probe take the path of the flow it stands for (sysctl_linux.go), and an
+//     out-of-band management network (management_linux.go);
+//   - faults (fault.go), each with the truth about what it dropped taken from a
+//     counter that is not decaf's own: silentloss_linux.go, acl_linux.go,
+//     noroute_linux.go, queue_linux.go;
+//   - traffic: many short TCP connections (traffic.go says who talks to whom,
+//     generator.go talks).
+//
+// What does not: scenarios and when a fault starts and ends (package scenario and
+// package sim), agents, and anything that reads evidence.
+//
+// Nothing here touches the namespace of the caller: namespaces have no name and
+// no file, they end with the process that holds them, and so do their links,
+// routes, queues and tables. Child processes are killed with their parent.
+//
+// The way through it: [Build] a topology, [Fabric.Start] processes in its nodes,
+// [Fabric.Apply] faults, [Active.Stop] them and read [Active.Truth],
+// [Fabric.Close].
+package kernel

@@ -1,0 +1,497 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"decaf/sim/scenario"
+)
+
+func apply(t *testing.T, f *Fabric, fault scenario.Fault) *Active {
+	t.Helper()
+	a, err := f.Apply(fault)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func stop(t *testing.T, a *Active) Truth {
+	t.Helper()
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	truth := a.Truth()
+	if truth.Err != nil {
+		t.Fatalf("truth: %v", truth.Err)
+	}
+	if truth.To.IsZero() || truth.To.Before(truth.From) {
+		t.Errorf("active from %v to %v", truth.From, truth.To)
+	}
+	return truth
+}
+
+// datagrams sends n packets of UDP from a host to another and gives how many
+// arrived there, from the receiving kernel's own counters. A new port each time
+// a packet is sent spreads them over the paths.
+func datagrams(t *testing.T, f *Fabric, from, to string, port uint16, n int) (arrived uint64) {
+	t.Helper()
+	src, _ := f.Topology().Host(from)
+	dst, _ := f.Topology().Host(to)
+	var sink *net.UDPConn
+	err := f.Do(to, func() (err error) {
+		sink, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst.Addresses[0], port)))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	received := func() uint64 {
+		return counter(t, f, []string{to}, "Ip", "InDelivers")
+	}
+	before := received()
+	err = f.Do(from, func() error {
+		// On the processor that receives for the whole fabric a packet goes all the
+		// way before the next is sent; from another one they would overrun its
+		// backlog.
+		var all, one unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &all); err != nil {
+			return err
+		}
+		one.Set(0)
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			return err
+		}
+		defer unix.SchedSetaffinity(0, &all)
+		const sockets = 16
+		payload := make([]byte, 1200)
+		var conns [sockets]*net.UDPConn
+		for i := range conns {
+			c, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(src.Addresses[0], 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst.Addresses[0], port)))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			conns[i] = c
+		}
+		for i := range n {
+			// An ICMP error of an earlier packet may come up here, once per packet:
+			// send again then.
+			for {
+				_, err := conns[i%sockets].Write(payload)
+				if err == nil {
+					break
+				}
+				if !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A sent datagram is in flight for microseconds; on an idle fabric what has not
+	// come within many of them is lost.
+	last, since := received(), time.Now()
+	eventually(t, 10*time.Second, "no more datagrams arrive", func() bool {
+		if now := received(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 100*time.Millisecond
+	})
+	return last - before
+}
+
+func TestFaultsDropWhatTheySay(t *testing.T) {
+	f := build(t, standard)
+	const (
+		from, to = "p0-tor0-h0", "p1-tor1-h1"
+		sent     = 4000
+		port     = 7000
+	)
+	for _, c := range []struct {
+		name  string
+		fault scenario.Fault
+		share float64 // of the datagrams that must be lost; negative: some
+	}{
+		{"silent loss of all", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0"}, 1},
+		{"silent loss of a part", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Rate: 0.05}, 0.05},
+		{"silent loss at the last link", scenario.Fault{Kind: "silent-loss", On: "link p1-tor1>p1-tor1-h1", Rate: 0.5}, 0.5},
+		{"silent loss to this port", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Src: from, Dst: to, Port: port}}, 1},
+		{"silent loss to another port", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Port: port + 1}}, 0},
+		{"silent loss to another host", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
+		{"silent loss from a prefix", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Src: "10.0.0.0/16"}}, 1},
+		{"silent loss on the way back", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0>p0-tor0-h0"}, 0},
+		{"acl", scenario.Fault{Kind: "acl", On: "device p0-tor0"}, 1},
+		{"acl of a part", scenario.Fault{Kind: "acl", On: "device p0-tor0", Rate: 0.1}, 0.1},
+		{"acl of this conversation", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Src: from, Dst: "10.1.1.0/24", Port: port}}, 1},
+		{"acl of another port", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Port: port + 1}}, 0},
+		{"acl of another source", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Src: "p0-tor0-h1"}}, 0},
+		{"no route", scenario.Fault{Kind: "no-route", On: "device p0-tor0"}, 1},
+		{"no route to this host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: to}}, 1},
+		{"no route to another host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := state(t, f)
+			if n := datagrams(t, f, from, to, port, 200); n != 200 {
+				t.Fatalf("%d of 200 datagrams arrive before the fault", n)
+			}
+			a := apply(t, f, c.fault)
+			lost := sent - datagrams(t, f, from, to, port, sent)
+			live := a.Truth()
+			truth := stop(t, a)
+			if truth.Packets != lost || live.Packets != lost {
+				t.Errorf("the fault's counter says %d dropped (%d before the end), %d did not arrive", truth.Packets, live.Packets, lost)
+			}
+			// Six standard deviations: one run in 5e8 is wrong by chance.
+			slack := 6 * math.Sqrt(sent*c.share*(1-c.share))
+			if math.Abs(float64(lost)-c.share*sent) > slack {
+				t.Errorf("%d of %d lost, want a share of %v", lost, sent, c.share)
+			}
+			if c.fault.Kind == "silent-loss" && uint64(len(truth.Drops))+truth.LeftOut != lost {
+				t.Errorf("%d packets listed and %d left out, %d lost", len(truth.Drops), truth.LeftOut, lost)
+			}
+			if truth.Component != c.fault.On {
+				t.Errorf("blames %q", truth.Component)
+			}
+			if n := datagrams(t, f, from, to, port, 200); n != 200 {
+				t.Errorf("%d of 200 datagrams arrive after the fault", n)
+			}
+			if after := state(t, f); !slices.Equal(after, before) {
+				t.Errorf("left behind:\n%v\nwere\n%v", after, before)
+			}
+		})
+	}
+}
+
+// state lists routes, queues, packet filters and XDP programs of all nodes.
+func state(t *testing.T, f *Fabric) (lines []string) {
+	t.Helper()
+	for _, n := range f.nodes {
+		routes, err := n.space.rt.RouteList(nil, netlink.FAMILY_V4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var some []string
+		for _, r := range routes {
+			some = append(some, fmt.Sprintf("%s: %v", n.Name, r))
+		}
+		slices.Sort(some) // the order within a table is not kept
+		lines = append(lines, some...)
+		all, err := n.space.links()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range all {
+			x := l.Attrs().Xdp
+			queues, err := n.space.rt.QdiscList(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kinds := []string{}
+			for _, q := range queues {
+				kinds = append(kinds, q.Type())
+			}
+			lines = append(lines, fmt.Sprintf("%s: %s xdp %v queues %v", n.Name, l.Attrs().Name, x != nil && x.Attached, kinds))
+		}
+		filter, err := openFilter(n.space)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tables, err := filter.ListTables()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, fmt.Sprintf("%s: %d tables", n.Name, len(tables)))
+	}
+	return lines
+}
+
+func TestQueueOverflowsOnBursts(t *testing.T) {
+	f := build(t, standard)
+	const from, to, port, sent = "p0-tor0-h0", "p0-tor0-h1", 7000, 4000
+	before := state(t, f)
+	a := apply(t, f, scenario.Fault{Kind: "queue", On: "link p0-tor0>p0-tor0-h1"})
+	lost := sent - datagrams(t, f, from, to, port, sent)
+	truth := stop(t, a)
+	if lost == 0 || truth.Packets != lost {
+		t.Errorf("the queue says %d dropped, %d did not arrive", truth.Packets, lost)
+	}
+	if truth.Seen != sent {
+		t.Errorf("the queue saw %d packets, %d were sent", truth.Seen, sent)
+	}
+	if after := state(t, f); !slices.Equal(after, before) {
+		t.Errorf("left behind:\n%v\nwere\n%v", after, before)
+	}
+	if n := datagrams(t, f, from, to, port, 200); n != 200 {
+		t.Errorf("%d of 200 datagrams arrive after the fault", n)
+	}
+}
+
+func TestSilentLossNamesThePacket(t *testing.T) {
+	f := build(t, standard)
+	to := serve(t, f, "p1-tor1-h1")
+	a := apply(t, f, scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Port: int(to.Port())}})
+	began := time.Now()
+	if conn, err := dial(f, "p0-tor0-h0", to, 300*time.Millisecond); err == nil {
+		conn.Close()
+		t.Fatal("connected through a link that drops all")
+	}
+	truth := stop(t, a)
+	if len(truth.Drops) != 1 {
+		t.Fatalf("%d packets dropped within 300 ms, want the SYN", len(truth.Drops))
+	}
+	d := truth.Drops[0]
+	if d.Src.Addr().String() != "10.0.0.1" || d.Src.Port() == 0 || d.Dst != to || d.Protocol != 6 || d.Flags&0x3f != 0x02 || d.Payload != 0 || d.Seq == 0 || d.TTL != 64 {
+		t.Errorf("%+v is no SYN from 10.0.0.1 to %v", d, to)
+	}
+	if d.Time.Before(began.Add(-10*time.Millisecond)) || d.Time.After(time.Now().Add(10*time.Millisecond)) {
+		t.Errorf("dropped at %v, sent after %v", d.Time, began)
+	}
+}
+
+// Silent means that the drop tracepoint does not fire in the namespace that
+// loses the packets; the other faults' drops there show that the listener hears.
+func TestSilentLossRaisesNoDropEvent(t *testing.T) {
+	f := build(t, standard)
+	heard := listenDrops(t, f.Node("p0-tor0").Inode)
+	const from, to, port, sent = "p0-tor0-h0", "p1-tor1-h1", 7000, 500
+
+	a := apply(t, f, scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0"})
+	arrived := datagrams(t, f, from, to, port, sent)
+	if truth := stop(t, a); arrived != 0 || truth.Packets != sent {
+		t.Fatalf("%d arrived, %d dropped", arrived, truth.Packets)
+	}
+	if n := heard(); n != 0 {
+		t.Errorf("%d drop events of %d silent drops", n, sent)
+	}
+	// The other kinds are heard, packet by packet.
+	for _, fault := range []scenario.Fault{
+		{Kind: "acl", On: "device p0-tor0"},
+		{Kind: "no-route", On: "device p0-tor0"},
+		{Kind: "queue", On: "link p0-tor0>p0-tor0-h1"},
+	} {
+		before := heard()
+		dst := to
+		if fault.Kind == "queue" {
+			dst = "p0-tor0-h1"
+		}
+		a = apply(t, f, fault)
+		datagrams(t, f, from, dst, port, sent)
+		truth := stop(t, a)
+		if n := heard() - before; n == 0 || n != truth.Packets {
+			t.Errorf("%s: %d drop events of %d drops", fault.Kind, n, truth.Packets)
+		}
+	}
+}
+
+// listenDrops counts skb:kfree_skb in one namespace, by the packet's interface.
+func listenDrops(t *testing.T, inode uint64) func() uint64 {
+	t.Helper()
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Skipf("needs BTF of the kernel: %v", err)
+	}
+	offset := func(structure string, path ...string) int16 {
+		t.Helper()
+		var s *btf.Struct
+		if err := spec.TypeByName(structure, &s); err != nil {
+			t.Fatal(err)
+		}
+		var at uint32
+		for i, name := range path {
+			m, ok := member(s, name)
+			if !ok {
+				t.Fatalf("no %v in struct %s", path, structure)
+			}
+			at += m.Offset.Bytes()
+			if i+1 < len(path) {
+				s = btf.UnderlyingType(m.Type).(*btf.Struct)
+			}
+		}
+		return int16(at)
+	}
+	counts, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { counts.Close() })
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "count_drops", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "kfree_skb", License: "GPL",
+		Instructions: asm.Instructions{
+			asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord), // skb
+			// Making a receive queue, as a program needs one, frees an empty skb.
+			asm.LoadMem(asm.R2, asm.R1, offset("sk_buff", "protocol"), asm.Half),
+			asm.HostTo(asm.BE, asm.R2, asm.Half),
+			asm.JNE.Imm(asm.R2, unix.ETH_P_IP, "out"),
+			asm.LoadMem(asm.R1, asm.R1, offset("sk_buff", "dev"), asm.DWord),
+			asm.JEq.Imm(asm.R1, 0, "out"),
+			asm.LoadMem(asm.R1, asm.R1, offset("net_device", "nd_net", "net"), asm.DWord),
+			asm.JEq.Imm(asm.R1, 0, "out"),
+			asm.LoadMem(asm.R1, asm.R1, offset("net", "ns", "inum"), asm.Word),
+			asm.LoadImm(asm.R2, int64(inode), asm.DWord),
+			asm.JNE.Reg(asm.R1, asm.R2, "out"),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.StoreMem(asm.RFP, -8, asm.R0, asm.DWord),
+			asm.LoadMapPtr(asm.R1, counts.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, -8),
+			asm.FnMapLookupElem.Call(),
+			asm.JEq.Imm(asm.R0, 0, "out"),
+			asm.Mov.Imm(asm.R1, 1),
+			asm.StoreXAdd(asm.R0, asm.R1, asm.DWord),
+			asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	t.Cleanup(func() { prog.Close() })
+	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return func() uint64 {
+		var n uint64
+		if err := counts.Lookup(uint32(0), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+}
+
+// member finds a member, also of unnamed structs and unions inside, with its
+// offset in the whole.
+func member(c btf.Type, name string) (btf.Member, bool) {
+	var members []btf.Member
+	switch c := btf.UnderlyingType(c).(type) {
+	case *btf.Struct:
+		members = c.Members
+	case *btf.Union:
+		members = c.Members
+	}
+	for _, m := range members {
+		if m.Name == name {
+			return m, true
+		}
+		if m.Name == "" {
+			if in, ok := member(m.Type, name); ok {
+				in.Offset += m.Offset
+				return in, true
+			}
+		}
+	}
+	return btf.Member{}, false
+}
+
+// Coming and going, a silent loss harms no packet that it does not take.
+func TestSilentLossComesAndGoesUnnoticed(t *testing.T) {
+	f := build(t, standard)
+	tr := startTraffic(t, f, standardTraffic)
+	name := "p0-tor0-h0>p0-tor0"
+	eventually(t, 30*time.Second, "the link carries packets", func() bool { return links(t, f)[name].Packets > 200 })
+	l, _ := f.Topology().Link(name)
+	in := l.To
+	const rounds = 40
+	for range rounds {
+		a := apply(t, f, scenario.Fault{Kind: "silent-loss", On: "link " + name, Match: scenario.Match{Dst: "192.0.2.1"}})
+		if merges(t, f, in.Node, in.Name) {
+			t.Error("the receiving end merges segments")
+		}
+		before := links(t, f)[name].Packets
+		eventually(t, 10*time.Second, "packets pass the program", func() bool { return links(t, f)[name].Packets > before+20 })
+		if truth := stop(t, a); truth.Packets > 0 {
+			t.Fatalf("%d dropped that did not match", truth.Packets)
+		}
+	}
+	s := tr.stop(t)
+	retrans := counter(t, f, hostNames(f), "Tcp", "RetransSegs")
+	t.Logf("%d comings and goings, %d packets of traffic, %d retransmitted", rounds, s.SentPackets, retrans)
+	if retrans > rounds/4 {
+		t.Errorf("%d segments retransmitted", retrans)
+	}
+}
+
+// merges says whether generic receive offload is on, by ETHTOOL_GGRO.
+func merges(t *testing.T, f *Fabric, node, name string) bool {
+	t.Helper()
+	value := struct{ command, data uint32 }{command: 0x2b}
+	err := f.Do(node, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return offloadCommand(fd, name, unsafe.Pointer(&value))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value.data != 0
+}
+
+func TestQueueUnderTraffic(t *testing.T) {
+	f := build(t, standard)
+	tr := startTraffic(t, f, standardTraffic)
+	for _, name := range []string{"p0-t1-0>t2-1", "p0-tor0>p0-t1-1", "p0-tor0>p0-tor0-h0", "p0-tor0-h0>p0-tor0"} {
+		before := counter(t, f, hostNames(f), "Tcp", "RetransSegs")
+		began := time.Now()
+		a := apply(t, f, scenario.Fault{Kind: "queue", On: "link " + name})
+		const enough = 3000
+		eventually(t, 60*time.Second, "packets pass the queue", func() bool { return a.Truth().Seen > enough })
+		truth := stop(t, a)
+		share := float64(truth.Packets) / float64(truth.Seen)
+		t.Logf("%s: %d of %d packets lost (%.2f %%) in %v, %d segments retransmitted", name, truth.Packets, truth.Seen, 100*share,
+			time.Since(began).Round(time.Millisecond), counter(t, f, hostNames(f), "Tcp", "RetransSegs")-before)
+		if share < 0.005 || share > 0.2 {
+			t.Errorf("%s: a share of %.4f lost, want a few per cent", name, share)
+		}
+	}
+	if s := tr.stop(t); s.Failed > 0 {
+		t.Errorf("traffic %+v", s)
+	}
+}
+
+func TestTwoFaultsOfOneKind(t *testing.T) {
+	f := build(t, standard)
+	for _, c := range []struct {
+		kind, on string
+		fits     bool
+	}{
+		{"silent-loss", "link p0-t1-0>t2-1", false},
+		{"queue", "link p0-t1-0>t2-1", false},
+		{"no-route", "device t2-1", false},
+		{"acl", "device t2-1", true},
+	} {
+		fault := scenario.Fault{Kind: c.kind, On: c.on}
+		a := apply(t, f, fault)
+		b, err := f.Apply(fault)
+		if (err == nil) != c.fits {
+			t.Errorf("second %s: %v", c.kind, err)
+		}
+		if err == nil {
+			stop(t, b)
+		}
+		stop(t, a)
+		stop(t, apply(t, f, fault)) // and again, once it is over
+	}
+}
