@@ -7,7 +7,7 @@ PKGS      ?= ./...
 TESTFLAGS ?= -p 1 -timeout 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench lint generate fuzz clean
+.PHONY: help run build test soak bench lint generate fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,16 @@ build: ## build bin/decaf
 
 test: build ## all tests; as root also those on the kernel fabric; names what it skipped
 	@$(GO) tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile $(BIN).test.json -- $(TESTFLAGS) $(PKGS)
+
+soak: build ## every scenario ROUNDS times (default 10), then ten quiet minutes; as root, 50 minutes
+	@mkdir -p bin/soak; failed=0; \
+	for name in silent-loss-1 silent-loss-5 acl no-route queue; do \
+	  for seed in $$(seq 1 $${ROUNDS:-10}); do \
+	    $(BIN) sim run $$name --seed $$seed > bin/soak/$$name-$$seed.txt 2>&1 && result=passed || { result=FAILED; failed=1; }; \
+	    echo "$$result $$name seed $$seed: $$(grep -h 'detected at' bin/soak/$$name-$$seed.txt | sed 's/^ *//')"; \
+	  done; done; \
+	$(BIN) sim run quiet > bin/soak/quiet.txt 2>&1 && echo "passed quiet" || { echo "FAILED quiet"; failed=1; }; \
+	exit $$failed
 
 bench: ## every benchmark of the Go packages, with figures
 	@$(GO) test -p 1 -run '^$$' -bench . -benchmem $(PKGS)

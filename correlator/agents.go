@@ -1,0 +1,95 @@
+package correlator
+
+import (
+	"fmt"
+	"time"
+
+	"decaf/api/decafpb"
+)
+
+// freshFor is how long an agent's silence means nothing yet: four heartbeats.
+const freshFor = 8e9
+
+// maxSpans bounds what is remembered of one agent's times of presence.
+const maxSpans = 256
+
+// presence is what is known of one producer of evidence.
+type presence struct {
+	name, role, version, source string
+	boot                        uint64
+	last                        int64 // ns, of the latest heartbeat
+	counters                    map[string]uint64
+	err                         string // why it cannot be reached
+	// spans of time without a pause longer than freshFor, oldest first.
+	spans [][2]int64
+}
+
+// agents knows who has been heard of. Pure; the engine's owner guards it.
+type agents struct {
+	byName    map[string]*presence
+	strangers uint64 // heartbeats of producers that the topology does not have
+}
+
+func newAgents() *agents { return &agents{byName: make(map[string]*presence)} }
+
+func (a *agents) of(name, role string) *presence {
+	p := a.byName[name]
+	if p == nil {
+		p = &presence{name: name, role: role}
+		a.byName[name] = p
+	}
+	return p
+}
+
+// beat takes a heartbeat.
+func (a *agents) beat(h *decafpb.Heartbeat, now int64) {
+	name := h.GetOrigin().GetProducer()
+	if a.byName[name] == nil {
+		a.strangers++ // in no topology: nothing it says can be placed
+		return
+	}
+	p := a.byName[name]
+	at := min(int64(h.GetTimeNs()), now)
+	if n := len(p.spans); n > 0 && at-p.spans[n-1][1] <= freshFor {
+		p.spans[n-1][0] = min(p.spans[n-1][0], at)
+		p.spans[n-1][1] = max(p.spans[n-1][1], at)
+	} else {
+		p.spans = append(p.spans, [2]int64{at, at})
+		if len(p.spans) > maxSpans {
+			p.spans = p.spans[1:]
+		}
+	}
+	if at < p.last {
+		return
+	}
+	p.last, p.role, p.version, p.source = at, h.GetRole(), h.GetVersion(), h.GetSource()
+	p.counters = h.GetCounters()
+	p.boot = h.GetOrigin().GetBootId()
+	if b, ok := h.GetCounters()[counterBoot]; ok { // a device's, told by the collector
+		p.boot = b
+	}
+}
+
+// fresh says whether a producer was heard of lately.
+func (a *agents) fresh(name string, now int64) bool {
+	p := a.byName[name]
+	return p != nil && p.last > 0 && now-p.last <= freshFor
+}
+
+// freshAll says whether a producer was heard all through a window, and if not,
+// why, in words.
+func (a *agents) freshAll(name string, from, to int64) (bool, string) {
+	p := a.byName[name]
+	if p == nil || len(p.spans) == 0 {
+		return false, fmt.Sprintf("the agent of %s was never heard", name)
+	}
+	for _, s := range p.spans {
+		if s[0] <= from+freshFor && s[1] >= to-freshFor {
+			return true, ""
+		}
+	}
+	if first := p.spans[0][0]; first > from+freshFor {
+		return false, fmt.Sprintf("the agent of %s is heard only since %s", name, time.Unix(0, first).UTC().Format(time.RFC3339))
+	}
+	return false, fmt.Sprintf("the agent of %s was silent for a part of the window", name)
+}

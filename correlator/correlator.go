@@ -1,0 +1,339 @@
+package correlator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"decaf/api"
+	"decaf/api/bus"
+	"decaf/api/decafpb"
+	"decaf/topology"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+)
+
+// Config describes a correlator.
+type Config struct {
+	Topology *topology.Topology
+	Site     string        // the topology's, when empty
+	Step     time.Duration // between two tallies
+	Engine   EngineConfig
+	// MaxReports bounds the fault reports held in memory; older ones stay in
+	// the bucket.
+	MaxReports int
+}
+
+// DefaultConfig lacks only the topology.
+func DefaultConfig() Config {
+	return Config{Step: 250 * time.Millisecond, Engine: DefaultEngineConfig(), MaxReports: 10_000}
+}
+
+// Deps is what a correlator stands on.
+type Deps struct {
+	Conn *bus.Conn
+	Log  *slog.Logger
+	Now  func() time.Time // nil: the system's clock
+}
+
+// Correlator feeds the engine from the bus, keeps findings and reports in the
+// key-value buckets, and answers the API. Make one with New; Run does the work.
+type Correlator struct {
+	cfg  Config
+	conn *bus.Conn
+	log  *slog.Logger
+	now  func() time.Time
+
+	mu      sync.Mutex // guards all below; held for computing only, never over I/O
+	engine  *Engine
+	agents  *agents
+	reports map[string]*decafpb.FaultReport
+	order   []string // ids of reports, oldest first
+	unread  bool     // evidence of before the start is still coming
+	newest  int64    // latest time seen in evidence, ns
+	heard   time.Time
+	store   buckets
+
+	saves saver
+	steps atomic.Uint64
+}
+
+// buckets are open once Run has reached the bus.
+type buckets struct {
+	reports, findings jetstream.KeyValue
+}
+
+// New makes a correlator that does nothing until Run.
+func New(cfg Config, deps Deps) *Correlator {
+	if cfg.Site == "" && cfg.Topology != nil {
+		cfg.Site = cfg.Topology.Site
+	}
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Correlator{
+		cfg: cfg, conn: deps.Conn, log: deps.Log, now: deps.Now,
+		agents: newAgents(), reports: make(map[string]*decafpb.FaultReport), unread: true,
+	}
+	c.engine = NewEngine(cfg.Engine, cfg.Topology, nil, func() string { return newID("f") })
+	for _, d := range cfg.Topology.Devices {
+		c.agents.of(d.Name, "device")
+	}
+	for _, h := range cfg.Topology.Hosts {
+		c.agents.of(h.Name, "host")
+	}
+	c.saves.wake = make(chan struct{}, 1)
+	return c
+}
+
+// newID draws an id that no one can guess and no other run draws again.
+func newID(prefix string) string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // never fails, Go 1.24
+	return prefix + "-" + hex.EncodeToString(b[:])
+}
+
+// Run correlates until ctx is done. It fails only if the buckets hold what
+// cannot be read or the connection was closed under it; while NATS is away it
+// waits.
+func (c *Correlator) Run(ctx context.Context) error {
+	if err := c.conn.WaitReady(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("correlator: %w", err)
+	}
+	if err := c.restore(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	start := c.now()
+	wg.Go(func() {
+		since := start.Add(-time.Duration(c.cfg.Engine.Limits.Retention))
+		if err := c.conn.Consume(ctx, since, c.take); err != nil {
+			cancel(fmt.Errorf("correlator: read evidence: %w", err))
+		}
+	})
+	wg.Go(func() {
+		newCollector(c.cfg.Topology, c.conn, c.log, c.now, c.reached).run(ctx)
+	})
+	saving, stopSaving := context.WithCancel(context.WithoutCancel(ctx))
+	var saver sync.WaitGroup
+	saver.Go(func() { c.save(saving) })
+
+	tick := time.NewTicker(c.cfg.Step)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			c.step(start)
+		}
+	}
+	wg.Wait()
+	stopSaving() // it makes one last round
+	saver.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// restore opens the buckets and takes up findings and reports of earlier runs.
+func (c *Correlator) restore(ctx context.Context) error {
+	var b buckets
+	var err error
+	if b.findings, err = c.conn.KV(bus.BucketFindings); err != nil {
+		return fmt.Errorf("correlator: findings: %w", err)
+	}
+	if b.reports, err = c.conn.KV(bus.BucketReports); err != nil {
+		return fmt.Errorf("correlator: reports: %w", err)
+	}
+	var findings []*decafpb.Finding
+	if err := each(ctx, b.findings, c.log, func() proto.Message {
+		f := &decafpb.Finding{}
+		findings = append(findings, f)
+		return f
+	}); err != nil {
+		return fmt.Errorf("correlator: read findings: %w", err)
+	}
+	var reports []*decafpb.FaultReport
+	if err := each(ctx, b.reports, c.log, func() proto.Message {
+		r := &decafpb.FaultReport{}
+		reports = append(reports, r)
+		return r
+	}); err != nil {
+		return fmt.Errorf("correlator: read reports: %w", err)
+	}
+	sortBy(findings, (*decafpb.Finding).GetFromNs)
+	sortBy(reports, (*decafpb.FaultReport).GetFiledNs)
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range findings {
+		if f.GetId() != "" {
+			c.engine.Restore(f)
+		}
+	}
+	for _, r := range reports {
+		if r.GetId() != "" {
+			c.hold(r)
+		}
+	}
+	c.store = b
+	return nil
+}
+
+// each reads every value of a bucket; one that cannot be read is logged and
+// passed over: one broken record must not stop the rest.
+func each(ctx context.Context, kv jetstream.KeyValue, log *slog.Logger, next func() proto.Message) error {
+	w, err := kv.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e, ok := <-w.Updates():
+			if !ok {
+				return errors.New("the watch ended early")
+			}
+			if e == nil {
+				return nil // all that there was
+			}
+			if err := proto.Unmarshal(e.Value(), next()); err != nil {
+				log.Error("a stored record cannot be read and is passed over", "bucket", e.Bucket(), "key", e.Key(), "err", err)
+			}
+		}
+	}
+}
+
+// take is the bus's: one batch of evidence.
+func (c *Correlator) take(b *decafpb.Batch) {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = now
+	c.engine.Add(b, now.UnixNano())
+	for _, h := range b.GetHeartbeats() {
+		if c.engine.store.fresh(recordHeartbeat, h.GetOrigin()) {
+			c.agents.beat(h, now.UnixNano())
+		}
+		c.newest = max(c.newest, int64(h.GetTimeNs()))
+	}
+	for _, r := range b.GetRetransmits() {
+		c.newest = max(c.newest, int64(r.GetTimeNs()))
+	}
+	for _, d := range b.GetDrops() {
+		c.newest = max(c.newest, int64(d.GetReceivedNs()))
+	}
+}
+
+// reached is the collector's: a device's stream lives, or why it does not.
+func (c *Correlator) reached(device string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.agents.of(device, "device")
+	if p.err = ""; err != nil {
+		p.err = err.Error()
+	}
+}
+
+// catchUp bounds how long the engine waits for the evidence of before the
+// start; none for catchUpIdle means there is no more.
+const (
+	catchUp     = 20 * time.Second
+	catchUpIdle = time.Second
+)
+
+// step is the tick's.
+func (c *Correlator) step(start time.Time) {
+	now := c.now()
+	ns := now.UnixNano()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unread {
+		// Half of the past would name the wrong half of the network: wait
+		// until evidence is of the present.
+		idle := now.Sub(latest(c.heard, start)) > catchUpIdle
+		if !idle && c.newest < start.UnixNano() && now.Sub(start) < catchUp {
+			return
+		}
+		c.unread = false
+	}
+	for _, f := range c.engine.Step(ns) {
+		switch {
+		case f.GetResolvedNs() != 0:
+			c.log.Info("finding resolved", "finding", f.GetId(), "what", describe(f))
+		case f.GetDetectedNs() == uint64(ns):
+			c.log.Info("finding", "finding", f.GetId(), "what", describe(f))
+		}
+		c.saves.put(saveFinding, f.GetId(), f)
+	}
+	// Reports are answered again each second, until they are final.
+	every := max(1, uint64(time.Second/c.cfg.Step))
+	if c.steps.Add(1)%every == 0 {
+		c.revise(ns)
+	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// revise answers the reports again that are not final.
+func (c *Correlator) revise(now int64) {
+	for _, id := range c.order {
+		r := c.reports[id]
+		if r.GetVerdict().GetFinal() {
+			continue
+		}
+		v, err := c.engine.Answer(r, c.agents.freshAll, now)
+		if err != nil { // the topology lost a host since it was filed
+			v = &decafpb.Verdict{Verdict: verdictInsufficient, TimeNs: uint64(now), Final: true,
+				Evidence: &decafpb.Evidence{Reasons: []string{err.Error()}}}
+		}
+		if !better(r.GetVerdict(), v) {
+			continue
+		}
+		v.Revision = r.GetVerdict().GetRevision() + 1
+		next := proto.CloneOf(r)
+		next.Verdict = v
+		c.reports[id] = next
+		c.saves.put(saveReport, id, next)
+	}
+}
+
+// hold keeps a report in memory.
+func (c *Correlator) hold(r *decafpb.FaultReport) {
+	if _, ok := c.reports[r.GetId()]; !ok {
+		c.order = append(c.order, r.GetId())
+	}
+	c.reports[r.GetId()] = r
+	for len(c.order) > c.cfg.MaxReports {
+		delete(c.reports, c.order[0])
+		c.order = c.order[1:]
+	}
+}
+
+var _ api.Backend = (*Correlator)(nil)

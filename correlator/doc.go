@@ -1,0 +1,43 @@
+// Package correlator turns evidence into findings and verdicts: it says which
+// link or device lost the packets, from what hosts and devices report.
+//
+// # What lives here
+//
+// Pure engines, with no I/O and the clock a parameter:
+//
+//   - dedupe.go: what was seen before, and what never came (sequence gaps)
+//   - store.go, flow.go, drop.go: the bounded index of evidence
+//   - probe.go: our own probes' drops are never evidence
+//   - route.go: from a trace's addresses to directed links
+//   - pathset.go: the ECMP set between two hosts, and the share of a link in it
+//   - component.go: links, devices and hosts by name
+//   - lag.go: how long to wait for a device's word
+//   - join.go: a device's drop and a host's retransmit are one loss
+//   - window.go, method.go: the evidence of one window, and what a method of
+//     blame makes of it
+//   - vote.go: 007's votes and Algorithm 1
+//   - rule.go: what a voted link must show before it is named
+//   - device.go: components that devices themselves accuse
+//   - find.go: findings over time
+//   - report.go: the verdict on a fault report
+//   - epoch.go: the record of closed epochs
+//   - engine.go: all of these in order, one step at a time
+//
+// Adapters around them:
+//
+//   - collector.go: gNMI subscriptions to devices, published onto the bus
+//   - agents.go: who has been heard of, and whose silence means something
+//   - saver.go: findings and verdicts into their buckets
+//   - correlator.go: bus, key-value buckets and the tick
+//   - backend.go: what the API shows
+//
+// # What does not
+//
+// How evidence is gathered (packages device, hostagent, tracer), how it travels
+// (api/bus), how it is shown (api). Nothing concluded here is ever fed back in
+// as evidence.
+//
+// # The way through
+//
+// Begin with [Engine.Step], which names the rules in the order they are applied.
+package correlator

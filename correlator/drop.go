@@ -1,0 +1,52 @@
+package correlator
+
+import (
+	"strings"
+
+	"decaf/api/decafpb"
+	"decaf/api/packet"
+	"decaf/topology"
+)
+
+// Drop is one packet that a device dropped.
+type Drop struct {
+	Event     *decafpb.DropEvent
+	Device    string
+	Component Component
+	Tuple     packet.Flow // zero when the packet is not known
+	Time      int64       // when it was dropped, ns
+	Received  int64       // ns
+
+	Matched bool // a retransmit of the same five-tuple and TCP sequence is known
+
+	settled bool // waited long enough to be no probe's
+	gone    bool // found to be a probe's, or evicted
+
+	in *Window // the latest window that took it
+}
+
+// evidence says whether the drop may be used and shown.
+func (d *Drop) evidence() bool { return !d.gone && (d.settled || d.Matched) }
+
+// classNoBuffer is congestion: a queue overflowed.
+const classNoBuffer = "no-buffer"
+
+// classTTL is a packet whose TTL ran out: by default a trace's, of ours or of
+// someone else's, and only a loop's when a host lost that very packet.
+const classTTL = "errors/l3/rx/ttl-expired"
+
+// isClass says whether class is want or below it.
+func isClass(class, want string) bool {
+	return class == want || strings.HasPrefix(class, want+"/")
+}
+
+// dropComponent says what to blame for a device's drop: the egress link for an
+// overflowing queue, else the device, whose interfaces are in the evidence.
+func dropComponent(t *topology.Topology, device string, e *decafpb.DropEvent) Component {
+	if isClass(e.GetClass(), classNoBuffer) {
+		if l, ok := t.LinkFrom(device, e.GetEgress()); ok {
+			return Component{Link: l}
+		}
+	}
+	return Component{Node: device}
+}

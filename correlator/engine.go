@@ -1,0 +1,189 @@
+package correlator
+
+import (
+	"cmp"
+	"slices"
+
+	"decaf/api/decafpb"
+	"decaf/topology"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// EngineConfig tunes the engine. Times in ns.
+type EngineConfig struct {
+	Epoch  int64 // length of the live window and of the tumbling epochs
+	Recent int64 // length of its last part that is ranked once more
+	// SettleMin and SettleMax bound how long a retransmit waits before it votes,
+	// so that a device's drop or an undone notice comes first; in between it is
+	// twice the longest recent delay of drop events.
+	SettleMin, SettleMax int64
+	// ProbeHold is how long a drop waits to be claimed as one of our probes.
+	ProbeHold int64
+	Limits    StoreLimits
+	Rule      Rule
+	Device    DeviceRule
+	Find      FindRule
+	Report    ReportRule
+}
+
+// DefaultEngineConfig is that of the design.
+func DefaultEngineConfig() EngineConfig {
+	return EngineConfig{
+		Epoch: 30e9, Recent: 8e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9,
+		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Device: DefaultDeviceRule(),
+		Find: DefaultFindRule(), Report: DefaultReportRule(),
+	}
+}
+
+// Engine is all of the correlator that does no I/O: evidence in, findings out.
+// Not safe for concurrent use.
+type Engine struct {
+	cfg    EngineConfig
+	topo   *topology.Topology
+	method Method
+	store  *Store
+	finder *Finder
+	paths  *pathSets
+	epochs epochs
+
+	live     *Ranking
+	findings []*decafpb.Finding // by id's first appearance, bounded
+	byID     map[string]int
+}
+
+// maxFindings bounds the findings held in memory; older resolved ones stay in
+// the bucket.
+const maxFindings = 2000
+
+// NewEngine makes an engine that names components by the method given; nil for
+// votes. newID draws ids for findings.
+func NewEngine(cfg EngineConfig, t *topology.Topology, m Method, newID func() string) *Engine {
+	if m == nil {
+		m = Vote{Rule: cfg.Rule}
+	}
+	return &Engine{
+		cfg: cfg, topo: t, method: m,
+		store: NewStore(t, cfg.Limits), finder: NewFinder(cfg.Find, newID), paths: newPathSets(t),
+		epochs: epochs{length: cfg.Epoch}, live: &Ranking{Method: m.Name()}, byID: make(map[string]int),
+	}
+}
+
+// Restore takes a finding of an earlier run.
+func (e *Engine) Restore(pb *decafpb.Finding) {
+	e.finder.Restore(e.topo, pb)
+	e.keep(pb)
+}
+
+// Add takes evidence; now is when it was received, ns. The records become the
+// engine's own.
+func (e *Engine) Add(b *decafpb.Batch, now int64) {
+	for _, r := range b.GetRetransmits() {
+		e.store.AddRetransmit(r, now)
+	}
+	for _, d := range b.GetDrops() {
+		e.store.AddDrop(d, now)
+	}
+}
+
+// ripe is the time up to which retransmits received have waited long enough.
+func (e *Engine) ripe(now int64) int64 {
+	wait := 2 * e.store.lag.max(now)
+	return now - min(max(wait, e.cfg.SettleMin), e.cfg.SettleMax)
+}
+
+// Step moves the engine to this moment and returns the findings that changed.
+func (e *Engine) Step(now int64) []*decafpb.Finding {
+	// Our own probes' drops are never evidence.
+	e.store.Settle(now - e.cfg.ProbeHold)
+
+	// A loss that a device saw is the device's; the rest is put to the vote.
+	w := e.window(now-e.cfg.Epoch, now+clockSlack, now)
+	candidates := e.cfg.Device.accuse(w)
+	named, since := e.finder.OpenByDevices()
+	for _, c := range candidates {
+		if c.Opens && !slices.Contains(named, c.Component) {
+			named = append(named, c.Component)
+			since[c.Component] = c.First
+		}
+	}
+	believe(w, named, since)
+	e.live = e.method.Rank(w)
+	candidates = append(candidates, e.live.Candidates...)
+	// The last part of the window once more by itself, so that a fault that is
+	// over does not stand in the light of one that has just begun.
+	candidates = append(candidates, e.method.Rank(w.since(now-e.cfg.Recent)).Candidates...)
+
+	changed := e.finder.Step(now, candidates)
+	for _, f := range changed {
+		e.keep(f)
+	}
+	e.closeEpoch(now)
+	e.store.Prune(now)
+	return changed
+}
+
+// window gathers and sorts the evidence of [start, end) as known at now.
+func (e *Engine) window(start, end, now int64) *Window {
+	w := e.store.span(start, end, e.ripe(now), e.finder.Past(start), e.paths)
+	w.Open = e.finder.OpenLinks()
+	return w
+}
+
+// closeEpoch records the epoch that closed, if one did.
+func (e *Engine) closeEpoch(now int64) {
+	start, end, ok := e.epochs.due(e.ripe(now))
+	if !ok {
+		return
+	}
+	w := e.store.span(start, end, now, nil, e.paths)
+	x := Epoch{Ranking: e.method.Rank(w), Lossy: len(w.Flows), Joined: len(w.Joined), Drops: len(w.Drops)}
+	for _, f := range e.findings {
+		if int64(f.GetFromNs()) < end && (f.GetResolvedNs() == 0 || int64(f.GetResolvedNs()) >= start) {
+			x.Blamed = append(x.Blamed, f.GetComponent())
+		}
+	}
+	e.epochs.add(x)
+}
+
+// Rank ranks the links by the evidence of any span, without naming any.
+func (e *Engine) Rank(start, end, now int64) *Ranking {
+	return e.method.Rank(e.store.span(start, end, e.ripe(now), nil, e.paths))
+}
+
+// Live is the ranking of the latest step.
+func (e *Engine) Live() *Ranking { return e.live }
+
+// Epochs are the closed epochs that are remembered, oldest first.
+func (e *Engine) Epochs() []Epoch { return slices.Clone(e.epochs.closed) }
+
+// Findings are all that are held, in the order they were opened. Do not change them.
+func (e *Engine) Findings() []*decafpb.Finding { return e.findings }
+
+// keep remembers the latest state of a finding.
+func (e *Engine) keep(f *decafpb.Finding) {
+	if i, ok := e.byID[f.GetId()]; ok {
+		e.findings[i] = f
+		return
+	}
+	if len(e.findings) >= maxFindings {
+		// Resolved ones go first, oldest first.
+		slices.SortStableFunc(e.findings, func(a, b *decafpb.Finding) int {
+			return cmp.Compare(btoi(a.GetResolvedNs() == 0), btoi(b.GetResolvedNs() == 0))
+		})
+		e.findings = slices.Delete(e.findings, 0, maxFindings/10)
+		clear(e.byID)
+		for i, g := range e.findings {
+			e.byID[g.GetId()] = i
+		}
+	}
+	e.byID[f.GetId()] = len(e.findings)
+	e.findings = append(e.findings, proto.CloneOf(f))
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,68 @@
+package serve
+
+import (
+	"errors"
+	"time"
+
+	"decaf/api/service"
+)
+
+// Config of the service process.
+type Config struct {
+	// Topology is the file of the network to watch.
+	Topology string `yaml:"topology"`
+	// Data is the directory that evidence, reports and findings are kept in.
+	Data string `yaml:"data"`
+	NATS NATS   `yaml:"nats"`
+	API  API    `yaml:"api"`
+	Log  Log    `yaml:"log"`
+}
+
+// NATS says which server carries the evidence.
+type NATS struct {
+	// URL of a server or cluster. Empty: one is embedded.
+	URL string `yaml:"url"`
+	// Listen is where the embedded server takes agents: host:port. Empty: this
+	// process only. Off loopback it needs TLS.
+	Listen string            `yaml:"listen"`
+	TLS    *service.TLSFiles `yaml:"tls"`
+	// MaxBytes and MaxAge bound the evidence kept.
+	MaxBytes int64         `yaml:"max_bytes"`
+	MaxAge   time.Duration `yaml:"max_age"`
+}
+
+// API says where users reach the service.
+type API struct {
+	// Listen is host:port, or fd://N for a socket that the parent process has
+	// opened. Off loopback it needs TLS.
+	Listen string            `yaml:"listen"`
+	TLS    *service.TLSFiles `yaml:"tls"`
+}
+
+// Log says how much is logged to stderr, and how.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// DefaultConfig keeps a day or a GiB of evidence and listens on loopback.
+func DefaultConfig() Config {
+	return Config{
+		NATS: NATS{MaxBytes: 1 << 30, MaxAge: 24 * time.Hour},
+		API:  API{Listen: "127.0.0.1:8080"},
+		Log:  Log{Level: "info", Format: "text"},
+	}
+}
+
+// Validate says what is missing.
+func (c *Config) Validate() error {
+	switch {
+	case c.Topology == "":
+		return errors.New("topology: name the file that describes the network; `decaf topology clos` writes an example")
+	case c.Data == "":
+		return errors.New("data: name a directory to keep evidence, reports and findings in")
+	case c.NATS.URL != "" && c.NATS.Listen != "":
+		return errors.New("nats: url and listen exclude each other: either use a server or embed one")
+	}
+	return nil
+}

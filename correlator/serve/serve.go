@@ -1,0 +1,134 @@
+package serve
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"decaf/api"
+	"decaf/api/bus"
+	"decaf/api/service"
+	"decaf/correlator"
+	"decaf/topology"
+)
+
+// Service is the process behind `decaf serve`.
+type Service struct {
+	cfg  Config
+	log  *slog.Logger
+	topo *topology.Topology
+
+	server *bus.Server // nil with a URL
+	conn   *bus.Conn
+	corr   *correlator.Correlator
+	http   *api.Server
+	health *service.Health
+}
+
+// New checks the configuration and loads the topology; it starts nothing.
+func New(cfg Config, log *slog.Logger) (*Service, error) {
+	t, err := topology.Load(cfg.Topology)
+	if err != nil {
+		return nil, err
+	}
+	return &Service{cfg: cfg, log: log, topo: t, health: service.NewHealth()}, nil
+}
+
+// Run serves until ctx is done.
+func (s *Service) Run(ctx context.Context) error {
+	return service.RunAll(ctx, s.log,
+		service.Part{Name: "nats", Start: s.startServer, Stop: s.stopServer},
+		service.Part{Name: "bus", Start: s.connect, Stop: s.disconnect},
+		service.Part{Name: "correlator", Start: s.startCorrelator, Run: func(ctx context.Context) error { return s.corr.Run(ctx) }},
+		service.Part{Name: "api", Start: s.startAPI, Run: func(ctx context.Context) error { return s.http.Run(ctx) }},
+	)
+}
+
+func (s *Service) startServer(context.Context) (err error) {
+	if s.cfg.NATS.URL != "" {
+		return nil
+	}
+	s.server, err = bus.StartServer(bus.ServerConfig{
+		Listen: s.cfg.NATS.Listen, Dir: filepath.Join(s.cfg.Data, "nats"), TLS: s.cfg.NATS.TLS, Site: s.topo.Site,
+		MaxBytes: s.cfg.NATS.MaxBytes, MaxAge: s.cfg.NATS.MaxAge, MayConnect: s.mayConnect,
+	}, s.log)
+	return err
+}
+
+// mayConnect lets in the hosts of the topology, and whoever collects or
+// administers with a certificate of the site's authority.
+func (s *Service) mayConnect(role, name string) bool {
+	if role == "host" {
+		_, ok := s.topo.Host(name)
+		return ok
+	}
+	return true
+}
+
+func (s *Service) stopServer(context.Context) error {
+	if s.server != nil {
+		s.server.Stop()
+	}
+	return nil
+}
+
+func (s *Service) connect(ctx context.Context) (err error) {
+	s.conn, err = bus.Connect(ctx, bus.ConnConfig{
+		URL: s.cfg.NATS.URL, TLS: s.cfg.NATS.TLS, Name: "collector.decaf", Site: s.topo.Site, Server: s.server,
+		MaxBytes: s.cfg.NATS.MaxBytes, MaxAge: s.cfg.NATS.MaxAge,
+	}, s.log)
+	if err != nil {
+		return err
+	}
+	if err := s.conn.WaitReady(ctx); err != nil {
+		return err
+	}
+	return s.conn.EnsureStreams(ctx)
+}
+
+func (s *Service) disconnect(context.Context) error {
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	return nil
+}
+
+func (s *Service) startCorrelator(context.Context) (err error) {
+	cfg := correlator.DefaultConfig()
+	cfg.Topology, cfg.Site = s.topo, s.topo.Site
+	s.corr = correlator.New(cfg, correlator.Deps{Conn: s.conn, Log: s.log})
+	return nil
+}
+
+func (s *Service) startAPI(context.Context) (err error) {
+	cfg := api.Config{Listen: s.cfg.API.Listen, TLS: s.cfg.API.TLS}
+	if cfg.Listener, err = inherited(s.cfg.API.Listen); err != nil {
+		return err
+	}
+	s.http, err = api.NewServer(cfg, s.corr, s.health, s.log)
+	return err
+}
+
+// inherited gives the listener behind fd://N, nil for an ordinary address.
+func inherited(listen string) (net.Listener, error) {
+	text, ok := strings.CutPrefix(listen, "fd://")
+	if !ok {
+		return nil, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 3 {
+		return nil, fmt.Errorf("api.listen %s: the number of an open socket from 3 on is meant", listen)
+	}
+	f := os.NewFile(uintptr(n), listen)
+	defer f.Close() // the listener has its own copy
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("api.listen %s: %w; the parent process has to open the socket and hand it down", listen, err)
+	}
+	return ln, nil
+}

@@ -1,0 +1,333 @@
+package correlator
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"decaf/topology"
+)
+
+// voteCut is where Algorithm 1 of 007 stops: at links with less than this share
+// of all the votes cast in the window. Not of the votes that remain: that
+// reading false-alarms.
+const voteCut = 0.01
+
+// Vote is 007's method (Arzani et al., NSDI 2018): each lossy flow gives every
+// link of its path 1/h, and Algorithm 1 takes the top link together with the
+// flows it explains until what is left is small. What Algorithm 1 picks is
+// named only if it also meets the Rule.
+type Vote struct {
+	Rule Rule
+}
+
+// Name implements Method.
+func (Vote) Name() string { return "vote" }
+
+// Rank implements Method.
+func (v Vote) Rank(w *Window) *Ranking {
+	r := &Ranking{Method: v.Name(), Start: w.Start, End: w.End}
+	votes := tally(w.Flows)
+	for _, s := range votes {
+		r.Total += s.Votes
+	}
+	for _, s := range votes {
+		if r.Total > 0 {
+			s.Share = s.Votes / r.Total
+		}
+		r.Links = append(r.Links, *s)
+	}
+	slices.SortFunc(r.Links, byVotes)
+
+	r.Candidates, r.Unexplained = v.algorithm1(w, r.Total)
+	for i := range r.Candidates {
+		c := &r.Candidates[i]
+		for _, s := range r.Links {
+			if s.Link == c.Component.Link {
+				c.Votes, c.Share = s.Votes, s.Share
+			}
+		}
+	}
+	return r
+}
+
+// byVotes orders links by votes; among equals the one with more flows that
+// count, then by name, so that a ranking does not depend on map order.
+func byVotes(a, b LinkScore) int {
+	return cmp.Or(-cmp.Compare(a.Votes, b.Votes), -cmp.Compare(a.Flows, b.Flows), cmp.Compare(a.Link.Name, b.Link.Name))
+}
+
+// tally sums the votes per link.
+func tally(flows []*Flow) map[*topology.Link]*LinkScore {
+	type ends struct{ src, dst map[string]bool }
+	votes := make(map[*topology.Link]*LinkScore)
+	seen := make(map[*topology.Link]ends)
+	for _, f := range flows {
+		counts := f.counts()
+		for _, l := range f.Route.Links {
+			if l == nil {
+				continue
+			}
+			s := votes[l]
+			if s == nil {
+				s = &LinkScore{Link: l}
+				votes[l] = s
+				seen[l] = ends{map[string]bool{}, map[string]bool{}}
+			}
+			s.Votes += 1 / float64(f.Route.Hops)
+			if !counts {
+				s.Weak++
+				continue
+			}
+			s.Flows++
+			seen[l].src[f.Src] = true
+			seen[l].dst[f.Dst] = true
+		}
+	}
+	for l, s := range votes {
+		s.Sources, s.Destinations = len(seen[l].src), len(seen[l].dst)
+	}
+	return votes
+}
+
+// pick is a link that Algorithm 1 put into B, with the flows it explains there.
+type pick struct {
+	link  *topology.Link
+	flows []*Flow // that count, and that no earlier pick explains
+	// before are the links picked earlier, whose flows are gone.
+	before []*topology.Link
+}
+
+// algorithm1 picks links by votes, keeps those that may be named, and counts
+// the flows that none of these explains.
+func (v Vote) algorithm1(w *Window, total float64) ([]Candidate, int) {
+	var picks []pick
+	left := slices.Clone(w.Flows)
+	for len(left) > 0 {
+		top, ok := topLink(left, w.paths)
+		if !ok || top.Votes < voteCut*total {
+			break
+		}
+		p := explains(top.Link, left, picks)
+		named := w.Open[p.link] || v.Rule.check(w, p, v.Rule.noise(w, p, nil)).ok
+		if !named {
+			if q, ok := v.runnerUp(w, p, top.Votes, left, picks); ok {
+				p, named = q, true
+			}
+		}
+		rest := left[:0:0]
+		for _, f := range left {
+			if f.crosses(p.link) {
+				continue
+			}
+			// A link that may be named takes the echo of its losses along:
+			// timeouts of flows whose acknowledgements may have crossed it.
+			if named && !f.Proof() && w.paths.mayCross(f.Dst, f.Src, Component{Link: p.link}) {
+				continue
+			}
+			rest = append(rest, f)
+		}
+		picks = append(picks, p)
+		left = rest
+	}
+	return v.judge(w, picks)
+}
+
+// explains makes a pick of a link: what it explains of the flows left.
+func explains(l *topology.Link, left []*Flow, picks []pick) pick {
+	p := pick{link: l}
+	for _, f := range left {
+		if f.counts() && f.crosses(l) {
+			p.flows = append(p.flows, f)
+		}
+	}
+	for _, q := range picks {
+		p.before = append(p.before, q.link)
+	}
+	return p
+}
+
+// runnerUp looks for a link to take in place of a top link that may not be
+// named. One stray flow can put a neighbour of the faulty link on top; taking
+// it would take the evidence against the faulty one along. A runner-up has at
+// least half the top's votes and meets the whole rule, the top being one of
+// the rivals it must stand apart from.
+func (v Vote) runnerUp(w *Window, top pick, votes float64, left []*Flow, picks []pick) (pick, bool) {
+	var list []LinkScore
+	for _, s := range tally(left) {
+		if s.Link != top.link && s.Votes >= votes/2 && s.Flows >= v.Rule.Flows {
+			list = append(list, *s)
+		}
+	}
+	slices.SortFunc(list, byVotes)
+	for _, s := range list {
+		if p := explains(s.Link, left, picks); v.Rule.check(w, p, v.Rule.noise(w, p, nil)).ok {
+			return p, true
+		}
+	}
+	return pick{}, false
+}
+
+// topLink finds the link with the most votes. Of links with equal votes it
+// takes the one that fewer flows of these pairs would cross by chance.
+func topLink(flows []*Flow, paths *pathSets) (LinkScore, bool) {
+	const same = 1e-9 // votes are sums of fractions
+	scores := tally(flows)
+	most := 0.0
+	for _, s := range scores {
+		most = max(most, s.Votes)
+	}
+	var ties []LinkScore
+	for _, s := range scores {
+		if s.Votes > most-same {
+			ties = append(ties, *s)
+		}
+	}
+	if len(ties) == 0 {
+		return LinkScore{}, false
+	}
+	if len(ties) == 1 {
+		return ties[0], true
+	}
+	chance := make(map[*topology.Link]float64, len(ties))
+	for _, s := range ties {
+		for _, f := range flows {
+			if f.crosses(s.Link) {
+				chance[s.Link] += paths.share(f.Src, f.Dst, s.Link)
+			}
+		}
+	}
+	return slices.MinFunc(ties, func(a, b LinkScore) int {
+		x, y := chance[a.Link], chance[b.Link]
+		if math.Abs(x-y) < same {
+			return cmp.Compare(a.Link.Name, b.Link.Name)
+		}
+		return cmp.Compare(x, y)
+	}), true
+}
+
+// judge applies the rule to the picks. The noise it is measured against is what
+// no named link explains, so one that fails adds its flows to the noise, and
+// the others are measured again.
+func (v Vote) judge(w *Window, picks []pick) ([]Candidate, int) {
+	named := make(map[*topology.Link]bool, len(picks))
+	for _, p := range picks {
+		named[p.link] = true
+	}
+	open := func(l *topology.Link) bool { return w.Open[l] || named[l] }
+	verdicts := make([]verdict, len(picks))
+	var noise []*Flow
+	for {
+		noise = noise[:0]
+		for _, f := range w.Flows {
+			if f.counts() && !explained(f, open, w.paths) {
+				noise = append(noise, f)
+			}
+		}
+		worst := -1
+		for i, p := range picks {
+			if !named[p.link] {
+				continue
+			}
+			verdicts[i] = v.Rule.check(w, p, v.Rule.noise(w, p, noise))
+			if !verdicts[i].ok && (worst < 0 || len(p.flows) < len(picks[worst].flows)) {
+				worst = i
+			}
+		}
+		if worst < 0 {
+			break
+		}
+		named[picks[worst].link] = false
+	}
+
+	var out []Candidate
+	for i, p := range picks {
+		out = append(out, v.candidate(w, p.link, p.flows, named[p.link], verdicts[i].reasons, open))
+	}
+	// A link that is named already and was not picked still has its support.
+	for l := range w.Open {
+		if !slices.ContainsFunc(picks, func(p pick) bool { return p.link == l }) {
+			out = append(out, v.candidate(w, l, nil, false, nil, open))
+		}
+	}
+	return out, len(noise)
+}
+
+// explained says whether a named link lost the flow's packets, or, where there
+// is no proof of loss on the way there, perhaps its acknowledgements.
+func explained(f *Flow, named func(*topology.Link) bool, paths *pathSets) bool {
+	for _, l := range f.Route.Links {
+		if l != nil && named(l) {
+			return true
+		}
+	}
+	if f.Proof() || f.Src == "" || f.Dst == "" {
+		return false
+	}
+	for l := range paths.from(f.Dst, f.Src) {
+		if named(l) {
+			return true
+		}
+	}
+	return false
+}
+
+// candidate gathers a link's support: flows that count, and that no other named
+// link crosses, so that a fault that is over does not live on by its
+// neighbour's losses.
+func (v Vote) candidate(w *Window, l *topology.Link, flows []*Flow, opens bool, reasons []string, named func(*topology.Link) bool) Candidate {
+	c := Candidate{Component: Component{Link: l}, Method: v.Name(), Opens: opens, Reasons: reasons, Flows: flows}
+	var support []*Flow
+	for _, f := range w.Flows {
+		if !f.counts() || !f.crosses(l) {
+			continue
+		}
+		own := true
+		for _, m := range f.Route.Links {
+			if m != l && named(m) {
+				own = false
+			}
+		}
+		if own {
+			support = append(support, f)
+		}
+	}
+	if len(c.Flows) == 0 {
+		for _, f := range w.Flows {
+			if f.counts() && f.crosses(l) {
+				c.Flows = append(c.Flows, f)
+			}
+		}
+	}
+	c.First, c.Last = onset(support)
+	return c
+}
+
+// lull is the least pause between lossy flows that may part noise from the
+// fault that came after it.
+const lull = 5e9
+
+// onset gives the time from which the flows come without a pause much longer
+// than usual, and that of the latest; zeros for none. A stray flow long before
+// is noise and no beginning.
+func onset(flows []*Flow) (first, last int64) {
+	if len(flows) == 0 {
+		return 0, 0
+	}
+	at := make([]int64, len(flows))
+	for i, f := range flows {
+		at[i] = f.First
+		last = max(last, f.Last)
+	}
+	slices.Sort(at)
+	n := len(at)
+	usual := int64(0)
+	if n > 2 {
+		usual = (at[n-1] - at[n/2]) / int64(n-1-n/2) // of the newer half
+	}
+	i := n - 1
+	for i > 0 && at[i]-at[i-1] <= max(lull, 8*usual) {
+		i--
+	}
+	return at[i], last
+}

@@ -1,0 +1,130 @@
+package correlator
+
+import (
+	"slices"
+
+	"decaf/topology"
+)
+
+// Window is the evidence of a span of time, sorted by what may be done with it.
+type Window struct {
+	Topo       *topology.Topology
+	Start, End int64 // ns; the span is [Start, End)
+
+	Flows  []*Flow      // lossy flows whose loss no device told of: these vote
+	Joined []JoinedFlow // lossy flows with a device's drop of theirs: these do not
+	Drops  []*Drop      // device drops that are evidence
+	// Open are the links that are named already: they explain their flows
+	// without having to meet the rule again.
+	Open map[*topology.Link]bool
+
+	Waiting   int // flows too fresh to vote
+	Settled   int // flows that belong to a finding that is resolved
+	Explained int // flows explained by a device that told of most of its loss
+
+	paths *pathSets
+	spent []Settled // components whose flows of some time are not among Flows
+}
+
+// since gives the part of the window's vote that begins at start.
+func (w *Window) since(start int64) *Window {
+	part := *w
+	part.Start = max(start, w.Start)
+	part.Flows = slices.DeleteFunc(slices.Clone(w.Flows), func(f *Flow) bool { return !f.overlaps(part.Start, part.End) })
+	return &part
+}
+
+// avoids says which of the spent components a flow of this time would not be
+// here for, had it crossed them: a bit for each of the first 31.
+func (w *Window) avoids(f *Flow) int {
+	bits := 0
+	for i, p := range w.spent[:min(len(w.spent), 31)] {
+		if f.Last >= p.From && f.Last <= p.Last {
+			bits |= 1 << i
+		}
+	}
+	return bits
+}
+
+// avoided says whether a link belongs to one of these spent components.
+func (w *Window) avoided(bits int, l *topology.Link) bool {
+	for i := 0; bits != 0; i, bits = i+1, bits>>1 {
+		if bits&1 != 0 && w.spent[i].Component.touches(l) {
+			return true
+		}
+	}
+	return false
+}
+
+// JoinedFlow is a lossy flow and the device drops that explain it.
+type JoinedFlow struct {
+	Flow *Flow
+	Join Join
+}
+
+// Settled is a finding's past: evidence from its time is spent and names
+// nothing any more.
+type Settled struct {
+	Component  Component
+	From, Last int64 // ns
+}
+
+// settleSlack is how long before and after a finding lost acknowledgements may
+// show as timeouts elsewhere.
+const settleSlack = 5e9
+
+// spent says whether a flow's loss belongs to a resolved finding.
+func (p Settled) spent(f *Flow, paths *pathSets) bool {
+	if f.Last <= p.Last && f.Last >= p.From && p.Component.on(f) {
+		return true
+	}
+	return !f.Proof() && f.Last <= p.Last+settleSlack && f.Last >= p.From-settleSlack &&
+		paths.mayCross(f.Dst, f.Src, p.Component)
+}
+
+// span gathers the evidence of [start, end). Flows first received after ripe
+// are not taken yet: device drops and undone notices may still come.
+func (s *Store) span(start, end, ripe int64, past []Settled, paths *pathSets) *Window {
+	w := &Window{Topo: s.topo, Start: start, End: end, Open: map[*topology.Link]bool{}, paths: paths, spent: slices.Clone(past)}
+flows:
+	for _, f := range s.order {
+		if !f.overlaps(start, end) || !f.votes() && len(f.Retransmits) == 0 {
+			continue
+		}
+		if f.Undone() || f.Local {
+			continue
+		}
+		j := s.join(f)
+		if len(j.Drops) > 0 {
+			w.Joined = append(w.Joined, JoinedFlow{f, j})
+			continue
+		}
+		if f.Received > ripe || j.Waiting {
+			w.Waiting++
+			continue
+		}
+		for _, p := range past {
+			if p.spent(f, paths) {
+				w.Settled++
+				continue flows
+			}
+		}
+		if f.votes() {
+			w.Flows = append(w.Flows, f)
+		}
+	}
+drops:
+	for _, d := range s.drops {
+		if !d.evidence() || d.Time < start || d.Time >= end {
+			continue
+		}
+		for _, p := range past {
+			if d.Component == p.Component && d.Time <= p.Last {
+				continue drops
+			}
+		}
+		d.in = w
+		w.Drops = append(w.Drops, d)
+	}
+	return w
+}

@@ -1,0 +1,276 @@
+//go:build linux
+
+package sim_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"decaf/sim"
+	"decaf/sim/kernel"
+)
+
+// These tests are black boxes: they build the program and use it as a person
+// would, on the real kernel.
+
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+	os.Exit(code)
+}
+
+// decaf gives the path of the built program, or skips where no kernel fabric
+// can run.
+func decaf(t *testing.T) string {
+	t.Helper()
+	if err := kernel.Check(); err != nil {
+		t.Skipf("needs the kernel fabric: %v", err)
+	}
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "decaf-test-"); built.err != nil {
+			return
+		}
+		out, err := exec.Command("go", "build", "-o", filepath.Join(built.dir, "decaf"), "decaf").CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return filepath.Join(built.dir, "decaf")
+}
+
+// play runs a scenario and returns its result.
+func play(t *testing.T, args ...string) sim.Result {
+	t.Helper()
+	cmd := exec.Command(decaf(t), append([]string{"sim", "run", "--fabric", "kernel", "--json"}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var r sim.Result
+	if jsonErr := json.Unmarshal(stdout.Bytes(), &r); jsonErr != nil {
+		t.Fatalf("%v: %v\n%s", err, jsonErr, stderr.String())
+	}
+	if (err == nil) != r.Passed {
+		t.Errorf("exit status says %v, the result says passed %v", err, r.Passed)
+	}
+	for _, e := range r.Expectations {
+		if !e.Held {
+			t.Errorf("%s; saw %s", e.What, e.Saw)
+		}
+	}
+	if t.Failed() {
+		t.Log(stderr.String())
+	}
+	return r
+}
+
+// Each fault is named by component and nothing else is, in time, with the
+// evidence that the scenario asks for.
+func TestScenarios(t *testing.T) {
+	for _, c := range []struct {
+		scenario string
+		seed     uint64
+	}{
+		{"silent-loss-1", 1},
+		{"silent-loss-5", 2},
+		{"acl", 3},
+		{"no-route", 4},
+		{"queue", 5},
+	} {
+		t.Run(c.scenario, func(t *testing.T) {
+			r := play(t, c.scenario, "--seed", strconv.FormatUint(c.seed, 10))
+			if len(r.Faults) == 0 || r.Faults[0].Dropped == 0 {
+				t.Errorf("the fault dropped nothing: %+v", r.Faults)
+			}
+		})
+	}
+}
+
+// Without a fault there is no finding, and every link carries flows.
+func TestQuietNetworkGivesNoFinding(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "calm.yaml")
+	if err := os.WriteFile(file, []byte(`
+name: calm
+fabric: {kind: clos, pods: 2, tors: 2, t1: 2, t2: 2, hosts: 2}
+traffic: {connections_per_host: 10/s, packets: 1..100, pattern: uniform}
+duration: 30s
+reports: [{at: 20s, src: p0-tor0-h0, dst: p1-tor1-h1, says: slow}]
+expect: {verdicts: [{report: 0, verdict: not-network}], false_findings: 0}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := play(t, file)
+	if r.Truth.LinksTotal != 48 {
+		t.Errorf("%d directed links, want 48", r.Truth.LinksTotal)
+	}
+}
+
+// demo starts `decaf demo` and returns it with its page's address once that
+// answers.
+func demo(t *testing.T) (*exec.Cmd, string) {
+	t.Helper()
+	cmd := exec.Command(decaf(t), "demo", "--listen", "127.0.0.1:0", "--seed", "1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	log := &lockedBuffer{}
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	address := regexp.MustCompile(`open (http://\S+)`)
+	var url string
+	poll(t, 60*time.Second, "the demo prints its page's address", func() error {
+		m := address.FindStringSubmatch(log.String())
+		if m == nil {
+			return errors.New(log.String())
+		}
+		url = m[1]
+		return nil
+	})
+	resp, err := http.Get(url + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !bytes.Contains(body, []byte("<html")) {
+		t.Fatalf("page: %s, %v", resp.Status, err)
+	}
+	return cmd, url
+}
+
+// The demo leaves nothing behind, however it ends.
+func TestDemoLeavesNothingBehind(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		signal syscall.Signal
+	}{{"Ctrl-C", syscall.SIGINT}, {"kill -9", syscall.SIGKILL}} {
+		t.Run(c.name, func(t *testing.T) {
+			decaf(t)
+			before := footprint(t)
+			cmd, _ := demo(t)
+			if during := footprint(t); len(during.namespaces) < len(before.namespaces)+18 {
+				t.Errorf("%d namespaces during the demo, %d before: want 18 nodes more", len(during.namespaces), len(before.namespaces))
+			}
+			cmd.Process.Signal(c.signal)
+			if err := cmd.Wait(); c.signal == syscall.SIGINT && err != nil {
+				t.Errorf("after Ctrl-C: %v", err)
+			}
+			poll(t, 15*time.Second, "everything is gone", func() error { return footprint(t).more(before) })
+		})
+	}
+}
+
+// print is what a fabric could leave behind: network namespaces in use, links
+// of this namespace, and processes of the program under test.
+type print struct {
+	namespaces, links, processes []string
+}
+
+func footprint(t *testing.T) print {
+	t.Helper()
+	var p print
+	spaces, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	for _, f := range spaces {
+		if ns, err := os.Readlink(f); err == nil && !slices.Contains(p.namespaces, ns) {
+			p.namespaces = append(p.namespaces, ns)
+		}
+	}
+	named, _ := os.ReadDir("/run/netns")
+	for _, e := range named {
+		p.namespaces = append(p.namespaces, e.Name())
+	}
+	links, err := os.ReadDir("/sys/class/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		p.links = append(p.links, l.Name())
+	}
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, f := range exes {
+		if exe, err := os.Readlink(f); err == nil && strings.HasPrefix(exe, built.dir) {
+			p.processes = append(p.processes, f)
+		}
+	}
+	return p
+}
+
+// more says what p has that before had not.
+func (p print) more(before print) error {
+	extra := func(now, then []string) []string {
+		return slices.DeleteFunc(slices.Clone(now), func(s string) bool { return slices.Contains(then, s) })
+	}
+	ns, links, procs := extra(p.namespaces, before.namespaces), extra(p.links, before.links), extra(p.processes, before.processes)
+	if len(ns)+len(links)+len(procs) > 0 {
+		return fmt.Errorf("left behind: namespaces %v, links %v, processes %v", ns, links, procs)
+	}
+	return nil
+}
+
+func poll(t *testing.T, limit time.Duration, what string, ok func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %v: %v", what, limit, err)
+		case <-tick.C:
+		}
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
