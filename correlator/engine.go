@@ -18,8 +18,9 @@ type EngineConfig struct {
 	// so that a device's drop or an undone notice comes first; in between it is
 	// twice the longest recent delay of drop events.
 	SettleMin, SettleMax int64
-	// ProbeHold is how long a drop waits to be claimed as one of our probes.
-	ProbeHold int64
+	// ProbeHold and ProbeHoldMax bound how long a drop waits to be claimed as one
+	// of our probes; in between it is twice the longest recent delay of traces.
+	ProbeHold, ProbeHoldMax int64
 	Limits    StoreLimits
 	Rule      Rule
 	Device    DeviceRule
@@ -30,7 +31,7 @@ type EngineConfig struct {
 // DefaultEngineConfig is that of the design.
 func DefaultEngineConfig() EngineConfig {
 	return EngineConfig{
-		Epoch: 30e9, Recent: 8e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9,
+		Epoch: 30e9, Recent: 8e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9, ProbeHoldMax: 5e9,
 		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Device: DefaultDeviceRule(),
 		Find: DefaultFindRule(), Report: DefaultReportRule(),
 	}
@@ -95,7 +96,7 @@ func (e *Engine) ripe(now int64) int64 {
 // Step moves the engine to this moment and returns the findings that changed.
 func (e *Engine) Step(now int64) []*decafpb.Finding {
 	// Our own probes' drops are never evidence.
-	e.store.Settle(now - e.cfg.ProbeHold)
+	e.store.Settle(now - min(max(2*e.store.trace.max(now), e.cfg.ProbeHold), e.cfg.ProbeHoldMax))
 
 	// A loss that a device saw is the device's; the rest is put to the vote.
 	w := e.window(now-e.cfg.Epoch, now+clockSlack, now)

@@ -260,7 +260,7 @@ func evidenceOf(drops []*Drop, flows []*Flow, reasons []string, prefer func(*Flo
 		k := FlowKey{Flow: d.Tuple}
 		byTuple[k] = append(byTuple[k], d)
 	}
-	exact := make(map[*Drop]bool)
+	exact, matched := make(map[*Drop]bool), make(map[*Drop]bool)
 	var list []sent
 	for _, f := range flows {
 		ev.RetransmitCount += f.Count
@@ -271,8 +271,7 @@ func evidenceOf(drops []*Drop, flows []*Flow, reasons []string, prefer func(*Flo
 			s := sent{r: r, f: f}
 			for _, d := range byTuple[FlowKey{Flow: f.Key.Flow}] {
 				if matches(d.Event, r) {
-					s.matched = true
-					ev.MatchedCount++
+					s.matched, matched[d] = true, true
 					if d.Event.GetPacket().GetTcpSeq() == r.GetTcpSeq() {
 						exact[d] = true
 					}
@@ -281,6 +280,7 @@ func evidenceOf(drops []*Drop, flows []*Flow, reasons []string, prefer func(*Flo
 			list = append(list, s)
 		}
 	}
+	ev.MatchedCount = uint64(len(matched))
 	rank := func(own, matched bool) int {
 		n := 0
 		if own {

@@ -1,10 +1,11 @@
 package correlator
 
-// lagWindow is how long a late drop event is remembered.
+// lagWindow is how long a late record is remembered.
 const lagWindow = 60e9
 
-// lagTracker knows the longest recent delay from a drop to its receipt, so that
-// votes wait just long enough for a device's word to come first.
+// lagTracker knows the longest recent delay from an event to the receipt of its
+// record, so that what waits for such records waits just long enough: votes for
+// a device's word on the drop, drops for a trace's word that they were its own.
 type lagTracker struct {
 	turn           int64
 	current, prior int64

@@ -28,6 +28,16 @@ func markOf(p *decafpb.Path) (probeMark, bool) {
 	return probeMark{seq: p.GetProbeSeq(), id: p.GetProbeId() & probeIDMask}, true
 }
 
+// traceLag is how long after a trace's first probe its record was received; false
+// for a record that brings no trace of its own.
+func traceLag(r *decafpb.Retransmit) (int64, bool) {
+	p := r.GetPath()
+	if p.GetStartNs() == 0 || p.GetStatus() == decafpb.PathStatus_PATH_STATUS_CACHED {
+		return 0, false
+	}
+	return int64(r.GetReceivedNs()) - int64(p.GetStartNs()), true
+}
+
 // owns says whether a dropped packet of the same five-tuple was one of these
 // probes. IPv6 has no identification: there the sequence number is all.
 func (m probeMark) owns(p *decafpb.Packet, v6 bool) bool {

@@ -52,7 +52,8 @@ type Store struct {
 	undoneOrder []FlowKey
 
 	streams map[stream]*sequence
-	lag     lagTracker
+	lag     lagTracker // of drop events, from the drop to its receipt
+	trace   lagTracker // of traces, from the first probe to the receipt of their record
 	stats   StoreStats
 }
 
@@ -152,6 +153,9 @@ func (s *Store) AddRetransmit(r *decafpb.Retransmit, now int64) {
 		s.order = append(s.order, f)
 	}
 	f.add(r, s.topo)
+	if lag, ok := traceLag(r); ok {
+		s.trace.note(lag, now)
+	}
 	for _, d := range s.dropsOf[tuple] {
 		s.own(d, f)
 		if !d.gone && matches(d.Event, r) {

@@ -2022,7 +2022,7 @@ type Evidence struct {
 	DropCount       uint64                 `protobuf:"varint,3,opt,name=drop_count,json=dropCount,proto3" json:"drop_count,omitempty"`
 	RetransmitCount uint64                 `protobuf:"varint,4,opt,name=retransmit_count,json=retransmitCount,proto3" json:"retransmit_count,omitempty"`
 	PathCount       uint64                 `protobuf:"varint,5,opt,name=path_count,json=pathCount,proto3" json:"path_count,omitempty"`
-	MatchedCount    uint64                 `protobuf:"varint,6,opt,name=matched_count,json=matchedCount,proto3" json:"matched_count,omitempty"` // drops and retransmits of the same five-tuple and TCP sequence
+	MatchedCount    uint64                 `protobuf:"varint,6,opt,name=matched_count,json=matchedCount,proto3" json:"matched_count,omitempty"` // drops of a segment that a host sent again: same five-tuple and TCP sequence
 	LeftOut         uint64                 `protobuf:"varint,7,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`                // records not listed above
 	Reasons         []string               `protobuf:"bytes,8,rep,name=reasons,proto3" json:"reasons,omitempty"`                                // decision trace, in words
 	unknownFields   protoimpl.UnknownFields

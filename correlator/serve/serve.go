@@ -79,7 +79,7 @@ func (s *Service) stopServer(context.Context) error {
 
 func (s *Service) connect(ctx context.Context) (err error) {
 	s.conn, err = bus.Connect(ctx, bus.ConnConfig{
-		URL: s.cfg.NATS.URL, TLS: s.cfg.NATS.TLS, Name: "collector.decaf", Site: s.topo.Site, Server: s.server,
+		URL: s.cfg.NATS.URL, TLS: s.cfg.NATS.TLS, Name: bus.RoleAdmin + ".decaf", Site: s.topo.Site, Server: s.server,
 		MaxBytes: s.cfg.NATS.MaxBytes, MaxAge: s.cfg.NATS.MaxAge,
 	}, s.log)
 	if err != nil {
