@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -38,11 +39,11 @@ func (s *Scenario) Draw(t *topology.Topology, seed uint64) (*Scenario, error) {
 			free = all
 		}
 		// A stream of its own for each fault: adding one leaves the others as they were.
-		f.On = free[rand.New(rand.NewPCG(seed, uint64(i))).IntN(len(free))]
+		f.On = free[s.stream(seed, "fault", i).IntN(len(free))]
 		taken = append(taken, f.On)
 	}
 	for i := range c.Reports {
-		rng := rand.New(rand.NewPCG(seed, 1<<32+uint64(i)))
+		rng := s.stream(seed, "report", i)
 		if err := c.drawReport(t, &c.Reports[i], rng); err != nil {
 			return nil, fmt.Errorf("%s: report %d: %w", s.Name, i, err)
 		}
@@ -218,4 +219,10 @@ func shareThrough(t *topology.Topology, f Fault, src, dst string) float64 {
 		}
 	}
 	return share
+}
+
+// stream gives the random numbers of one thing to draw. All that names it goes
+// through a hash: neighbouring seeds of a bare generator draw alike.
+func (s *Scenario) stream(seed uint64, what string, n int) *rand.Rand {
+	return rand.New(rand.NewChaCha8(sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d", s.Name, seed, what, n))))
 }
