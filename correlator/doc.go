@@ -30,6 +30,7 @@
 //   - saver.go: findings and verdicts into their buckets
 //   - correlator.go: bus, key-value buckets and the tick
 //   - backend.go: what the API shows
+//   - metrics.go: what /metrics shows
 //
 // # What does not
 //

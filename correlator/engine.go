@@ -21,11 +21,11 @@ type EngineConfig struct {
 	// ProbeHold and ProbeHoldMax bound how long a drop waits to be claimed as one
 	// of our probes; in between it is twice the longest recent delay of traces.
 	ProbeHold, ProbeHoldMax int64
-	Limits    StoreLimits
-	Rule      Rule
-	Device    DeviceRule
-	Find      FindRule
-	Report    ReportRule
+	Limits                  StoreLimits
+	Rule                    Rule
+	Device                  DeviceRule
+	Find                    FindRule
+	Report                  ReportRule
 }
 
 // DefaultEngineConfig is that of the design.

@@ -28,6 +28,7 @@ type Service struct {
 	corr   *correlator.Correlator
 	http   *api.Server
 	health *service.Health
+	url    chan string // holds the API's address once it listens
 }
 
 // New checks the configuration and loads the topology; it starts nothing.
@@ -36,7 +37,7 @@ func New(cfg Config, log *slog.Logger) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, log: log, topo: t, health: service.NewHealth()}, nil
+	return &Service{cfg: cfg, log: log, topo: t, health: service.NewHealth(), url: make(chan string, 1)}, nil
 }
 
 // Run serves until ctx is done.
@@ -102,6 +103,8 @@ func (s *Service) startCorrelator(context.Context) (err error) {
 	cfg := correlator.DefaultConfig()
 	cfg.Topology, cfg.Site = s.topo, s.topo.Site
 	s.corr = correlator.New(cfg, correlator.Deps{Conn: s.conn, Log: s.log})
+	s.conn.RegisterMetrics(s.health.Metrics())
+	s.corr.RegisterMetrics(s.health.Metrics())
 	return nil
 }
 
@@ -110,8 +113,25 @@ func (s *Service) startAPI(context.Context) (err error) {
 	if cfg.Listener, err = inherited(s.cfg.API.Listen); err != nil {
 		return err
 	}
-	s.http, err = api.NewServer(cfg, s.corr, s.health, s.log)
-	return err
+	if s.http, err = api.NewServer(cfg, s.corr, s.health, s.log); err != nil {
+		return err
+	}
+	if err := s.http.Listen(); err != nil {
+		return err
+	}
+	s.url <- s.http.URL()
+	return nil
+}
+
+// URL waits until the API listens, and says where.
+func (s *Service) URL(ctx context.Context) (string, error) {
+	select {
+	case url := <-s.url:
+		s.url <- url
+		return url, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 // inherited gives the listener behind fd://N, nil for an ordinary address.

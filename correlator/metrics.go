@@ -1,0 +1,50 @@
+package correlator
+
+import (
+	"io"
+
+	"github.com/VictoriaMetrics/metrics"
+)
+
+// RegisterMetrics adds what came in, what was left out and what is open to set.
+// Once per correlator.
+func (c *Correlator) RegisterMetrics(set *metrics.Set) {
+	set.RegisterMetricsWriter(func(w io.Writer) {
+		s := c.Stats()
+		for _, m := range []struct {
+			name  string
+			value uint64
+		}{
+			{"decaf_retransmits_total", s.Retransmits},
+			{"decaf_drops_total", s.Drops},
+			{"decaf_undone_total", s.Undone},
+			{"decaf_duplicate_records_total", s.Duplicates},
+			{"decaf_invalid_records_total", s.Invalid},
+			{"decaf_probe_drops_total", s.ProbeDrops},
+			{"decaf_probe_drops_withdrawn_total", s.ProbesWithdrawn},
+			{"decaf_icmp_error_drops_total", s.ICMPErrors},
+			{`decaf_evicted_total{what="flows"}`, s.EvictedFlows},
+			{`decaf_evicted_total{what="drops"}`, s.EvictedDrops},
+			{`decaf_evicted_total{what="streams"}`, s.EvictedStreams},
+			{`decaf_evicted_total{what="undone"}`, s.EvictedUndone},
+			{"decaf_tallies_total", c.steps.Load()},
+		} {
+			metrics.WriteCounterUint64(w, m.name, m.value)
+		}
+		metrics.WriteGaugeUint64(w, "decaf_lossy_flows_held", uint64(s.Flows))
+		metrics.WriteGaugeUint64(w, "decaf_drops_held", uint64(s.DropsHeld))
+		metrics.WriteGaugeUint64(w, "decaf_findings_open", uint64(c.openFindings()))
+	})
+}
+
+func (c *Correlator) openFindings() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, f := range c.engine.Findings() {
+		if f.GetResolvedNs() == 0 {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,204 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"decaf/api"
+	"decaf/topology"
+)
+
+// config is that of a service watching a small network of which nothing runs.
+func config(t *testing.T) Config {
+	t.Helper()
+	dir := t.TempDir()
+	topo, err := topology.Clos(topology.ClosSpec{Site: "test", Pods: 1, ToRs: 2, T1s: 2, T2s: 1, Hosts: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A device that cannot be reached: nothing listens at a port just closed.
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	topo.Devices[0].GNMI = &topology.GNMI{Address: ln.Addr().String()}
+	data, err := topo.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "topology.yaml")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.Topology, cfg.Data = file, filepath.Join(dir, "data")
+	cfg.API.Listen = "127.0.0.1:0"
+	return cfg
+}
+
+// start runs the service; stop ends it in order and waits.
+func start(t *testing.T, cfg Config) (client *api.Client, url string, stop func()) {
+	t.Helper()
+	s, err := New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the service ended with %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	limit, giveUp := context.WithTimeout(t.Context(), 20*time.Second)
+	defer giveUp()
+	if url, err = s.URL(limit); err != nil {
+		t.Fatalf("the API does not listen: %v", err)
+	}
+	if client, err = api.NewClient(url, nil); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "ready", func() error {
+		resp, err := http.Get(url + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			body, _ := io.ReadAll(resp.Body)
+			return errors.New(string(body))
+		}
+		return nil
+	})
+	return client, url, stop
+}
+
+func poll(t *testing.T, what string, ok func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("not %s: %v", what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// A report that was acknowledged is there after a stop and a start.
+func TestReportsOutliveTheService(t *testing.T) {
+	cfg := config(t)
+	client, _, stop := start(t, cfg)
+	filed, _, err := client.FileReport(t.Context(), api.ReportRequest{Src: "p0-tor0-h0", Dst: "192.0.2.7", Says: "nothing loads"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if filed.Verdict == nil || filed.Verdict.Verdict != "outside" {
+		t.Errorf("verdict %+v, want outside: the topology has no 192.0.2.7", filed.Verdict)
+	}
+	stop()
+
+	client, _, _ = start(t, cfg)
+	again, _, err := client.Report(t.Context(), filed.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Says != "nothing loads" || again.FiledNS != filed.FiledNS {
+		t.Errorf("after the restart the report is %+v, want %+v", again, filed)
+	}
+}
+
+// A device that cannot be reached is shown with the reason, and stops nothing.
+func TestUnreachableDeviceIsShown(t *testing.T) {
+	client, url, _ := start(t, config(t))
+	poll(t, "told of the device", func() error {
+		var agents api.List[api.AgentView]
+		if _, err := client.Get(t.Context(), "agents", nil, &agents); err != nil {
+			return err
+		}
+		for _, a := range agents.Items {
+			if a.Role == "device" && strings.Contains(a.Error, "is the agent running there") {
+				return nil
+			}
+		}
+		return errors.New("no agent with that error")
+	})
+	resp, err := http.Get(url + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"decaf_nats_up 1", "decaf_tallies_total", "decaf_findings_open 0", "decaf_probe_drops_total 0"} {
+		if !strings.Contains(string(body), name) {
+			t.Errorf("/metrics has no %s", name)
+		}
+	}
+}
+
+func TestConfigurationIsChecked(t *testing.T) {
+	good := config(t)
+	for _, c := range []struct {
+		name, want string
+		change     func(*Config)
+	}{
+		{"no topology", "topology", func(c *Config) { c.Topology = "" }},
+		{"no data", "data", func(c *Config) { c.Data = "" }},
+		{"both servers", "exclude each other", func(c *Config) { c.NATS.URL, c.NATS.Listen = "nats://127.0.0.1:1", "127.0.0.1:0" }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := good
+			c.change(&cfg)
+			if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one about %s", err, c.want)
+			}
+		})
+	}
+	for _, c := range []struct {
+		name, listen, nats, want string
+	}{
+		{"no such descriptor", "fd://x", "", "fd://x"},
+		{"the page off loopback without TLS", "0.0.0.0:0", "", "TLS"},
+		{"agents off loopback without TLS", "127.0.0.1:0", "0.0.0.0:0", "tls"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := config(t)
+			cfg.API.Listen, cfg.NATS.Listen = c.listen, c.nats
+			s, err := New(cfg, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Run(t.Context()); err == nil || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(c.want)) {
+				t.Errorf("error %v, want one about %s", err, c.want)
+			}
+		})
+	}
+}
