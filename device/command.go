@@ -3,7 +3,6 @@ package device
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -15,11 +14,15 @@ import (
 
 // Command is `decaf device`.
 func Command() *cobra.Command {
-	var (
-		file        string
-		check, dump bool
-	)
-	cmd := &cobra.Command{
+	return service.Daemon[Config]{
+		Load: LoadConfig,
+		Log:  func(c Config) service.LogConfig { return c.Log },
+		Check: func(c Config, log *slog.Logger) error {
+			_, err := New(c, log) // reads the TLS files
+			return err
+		},
+		Serve: Serve,
+	}.Attach(&cobra.Command{
 		Use:   "device",
 		Short: "Run the agent on a switch, router or firewall: the packets it drops, and why",
 		Long: `Run the agent on a device that forwards packets. It watches the packets that the
@@ -36,45 +39,7 @@ tls.cert is DECAF_TLS_CERT. --dump shows all keys with the values in force.`,
 		Example: `  decaf device --config /etc/decaf/device.yaml
   decaf device --config device.yaml --check
   DECAF_NAME=p0-t1-0 DECAF_LISTEN=127.0.0.1:9339 decaf device`,
-		Args:         cobra.NoArgs,
-		SilenceUsage: true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := LoadConfig(file)
-			if dump {
-				// What is in force is worth seeing even when it does not do.
-				text, derr := service.DumpConfig(cfg)
-				if derr != nil {
-					return derr
-				}
-				if _, werr := cmd.OutOrStdout().Write(text); werr != nil {
-					return werr
-				}
-			}
-			if err != nil {
-				return err
-			}
-			log, err := service.Logger(cfg.Log.Level, cfg.Log.Format)
-			if err != nil {
-				return fmt.Errorf("configuration: log: %w", err)
-			}
-			if check {
-				if _, err := New(cfg, log); err != nil { // reads the TLS files
-					return err
-				}
-				fmt.Fprintln(cmd.OutOrStdout(), "configuration is valid")
-			}
-			if check || dump {
-				return nil
-			}
-			ctx, stop := service.Signals(cmd.Context())
-			defer stop()
-			return Serve(ctx, cfg, log)
-		},
-	}
-	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `file` (YAML)")
-	cmd.Flags().BoolVar(&check, "check", false, "check configuration and TLS files, then exit")
-	cmd.Flags().BoolVar(&dump, "dump", false, "print the configuration in force, then exit")
-	return cmd
+	})
 }
 
 // LoadConfig reads a configuration file over the defaults, then the

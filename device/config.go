@@ -26,14 +26,8 @@ type Config struct {
 	IgnoreInterfaces []string `yaml:"ignore_interfaces"`
 	// Health is a loopback address for /healthz, /readyz and /metrics; empty
 	// is none.
-	Health string `yaml:"health"`
-	Log    Log    `yaml:"log"`
-}
-
-// Log is how the agent's log, on stderr, looks.
-type Log struct {
-	Level  string `yaml:"level"`  // debug, info, warn, error
-	Format string `yaml:"format"` // text, json
+	Health string            `yaml:"health"`
+	Log    service.LogConfig `yaml:"log"`
 }
 
 // DefaultConfig listens on gNMI's own port on loopback and keeps 1024 events.

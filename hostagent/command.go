@@ -1,7 +1,7 @@
 package hostagent
 
 import (
-	"fmt"
+	"log/slog"
 	"os"
 
 	"decaf/api/service"
@@ -11,11 +11,15 @@ import (
 
 // Command is `decaf host`.
 func Command() *cobra.Command {
-	var (
-		file        string
-		check, dump bool
-	)
-	cmd := &cobra.Command{
+	return service.Daemon[Config]{
+		Load: LoadConfig,
+		Log:  func(c Config) service.LogConfig { return c.Log },
+		Check: func(c Config, log *slog.Logger) error {
+			_, err := loadTopology(c, log)
+			return err
+		},
+		Serve: Serve,
+	}.Attach(&cobra.Command{
 		Use:   "host",
 		Short: "Run the agent on a server: retransmits and the paths they took",
 		Long: `Run the agent on a server. It watches what this host's TCP has to send a second
@@ -32,46 +36,7 @@ nats.url is DECAF_NATS_URL. --dump shows all keys with the values in force.`,
 		Example: `  decaf host --config /etc/decaf/host.yaml
   decaf host --config host.yaml --check
   DECAF_NAME=web1 DECAF_SITE=east DECAF_TOPOLOGY=east.yaml DECAF_NATS_URL=nats://127.0.0.1:4222 decaf host`,
-		Args:          cobra.NoArgs,
-		SilenceUsage:  true,
-		SilenceErrors: false,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := LoadConfig(file)
-			if dump {
-				// What is in force is worth seeing even when it does not do.
-				text, derr := service.DumpConfig(cfg)
-				if derr != nil {
-					return derr
-				}
-				if _, werr := cmd.OutOrStdout().Write(text); werr != nil {
-					return werr
-				}
-			}
-			if err != nil {
-				return err
-			}
-			log, err := service.Logger(cfg.Log.Level, cfg.Log.Format)
-			if err != nil {
-				return fmt.Errorf("configuration: log: %w", err)
-			}
-			if check {
-				if _, err := loadTopology(cfg, log); err != nil {
-					return err
-				}
-				fmt.Fprintln(cmd.OutOrStdout(), "configuration is valid")
-			}
-			if check || dump {
-				return nil
-			}
-			ctx, stop := service.Signals(cmd.Context())
-			defer stop()
-			return Serve(ctx, cfg, log)
-		},
-	}
-	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `file` (YAML)")
-	cmd.Flags().BoolVar(&check, "check", false, "check configuration and topology, then exit")
-	cmd.Flags().BoolVar(&dump, "dump", false, "print the configuration in force, then exit")
-	return cmd
+	})
 }
 
 // LoadConfig reads a configuration file over the defaults, then the

@@ -34,8 +34,8 @@ type Config struct {
 	IgnoreInterfaces []string       `yaml:"ignore_interfaces"`
 	IgnoreNetworks   []netip.Prefix `yaml:"ignore_networks"`
 	// Listen is where /healthz, /readyz and /metrics answer. Empty: nowhere.
-	Listen string    `yaml:"listen"`
-	Log    LogConfig `yaml:"log"`
+	Listen string            `yaml:"listen"`
+	Log    service.LogConfig `yaml:"log"`
 }
 
 // NATSConfig says where evidence goes.
@@ -60,12 +60,6 @@ type TraceConfig struct {
 	Queue   int `yaml:"queue"`
 }
 
-// LogConfig chooses what is logged, and how.
-type LogConfig struct {
-	Level  string `yaml:"level"`  // debug, info, warn, error
-	Format string `yaml:"format"` // text, json
-}
-
 // DefaultConfig returns the configuration in force where a file says nothing.
 // Name, Site and NATS.URL have no default that works everywhere.
 func DefaultConfig() Config {
@@ -86,7 +80,7 @@ func DefaultConfig() Config {
 		Epoch:     30 * time.Second,
 		Heartbeat: 2 * time.Second,
 		RingBytes: 512 << 10,
-		Log:       LogConfig{Level: "info", Format: "text"},
+		Log:       service.LogConfig{Level: "info", Format: "text"},
 	}
 }
 

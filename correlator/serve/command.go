@@ -1,7 +1,8 @@
 package serve
 
 import (
-	"fmt"
+	"context"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -10,9 +11,21 @@ import (
 
 // Command gives `decaf serve`.
 func Command() *cobra.Command {
-	var file string
-	var check, dump bool
-	cmd := &cobra.Command{
+	return service.Daemon[Config]{
+		Load: LoadConfig,
+		Log:  func(c Config) service.LogConfig { return c.Log },
+		Check: func(c Config, log *slog.Logger) error {
+			_, err := New(c, log) // loads the topology
+			return err
+		},
+		Serve: func(ctx context.Context, c Config, log *slog.Logger) error {
+			s, err := New(c, log)
+			if err != nil {
+				return err
+			}
+			return s.Run(ctx)
+		},
+	}.Attach(&cobra.Command{
 		Use:   "serve",
 		Short: "Run the service: collect evidence, find what is at fault, answer reports",
 		Long: `Run the service: NATS (embedded unless nats.url is given), the correlator, the
@@ -27,39 +40,13 @@ the file, then from DECAF_… variables (DECAF_API_LISTEN for api.listen).`,
   data: /var/lib/decaf
   END
   decaf serve --config serve.yaml`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg := DefaultConfig()
-			if err := service.LoadConfig(file, &cfg, "DECAF"); err != nil {
-				return err
-			}
-			if dump {
-				text, err := service.DumpConfig(cfg)
-				if err == nil {
-					_, err = cmd.OutOrStdout().Write(text)
-				}
-				return err
-			}
-			log, err := service.Logger(cfg.Log.Level, cfg.Log.Format)
-			if err != nil {
-				return err
-			}
-			s, err := New(cfg, log)
-			if err != nil {
-				return err
-			}
-			if check {
-				fmt.Fprintln(cmd.OutOrStdout(), "the configuration is good")
-				return nil
-			}
-			ctx, stop := service.Signals(cmd.Context())
-			defer stop()
-			return s.Run(ctx)
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&file, "config", "", "configuration file (YAML)")
-	f.BoolVar(&check, "check", false, "check the configuration and the topology, then end")
-	f.BoolVar(&dump, "dump", false, "print the settings in force, then end")
-	return cmd
+	})
+}
+
+// LoadConfig reads a configuration file over the defaults, then the
+// environment (DECAF_…), and validates.
+func LoadConfig(file string) (Config, error) {
+	cfg := DefaultConfig()
+	err := service.LoadConfig(file, &cfg, "DECAF")
+	return cfg, err
 }

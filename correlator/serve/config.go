@@ -12,10 +12,10 @@ type Config struct {
 	// Topology is the file of the network to watch.
 	Topology string `yaml:"topology"`
 	// Data is the directory that evidence, reports and findings are kept in.
-	Data string `yaml:"data"`
-	NATS NATS   `yaml:"nats"`
-	API  API    `yaml:"api"`
-	Log  Log    `yaml:"log"`
+	Data string            `yaml:"data"`
+	NATS NATS              `yaml:"nats"`
+	API  API               `yaml:"api"`
+	Log  service.LogConfig `yaml:"log"`
 }
 
 // NATS says which server carries the evidence.
@@ -39,18 +39,12 @@ type API struct {
 	TLS    *service.TLSFiles `yaml:"tls"`
 }
 
-// Log says how much is logged to stderr, and how.
-type Log struct {
-	Level  string `yaml:"level"`
-	Format string `yaml:"format"`
-}
-
 // DefaultConfig keeps a day or a GiB of evidence and listens on loopback.
 func DefaultConfig() Config {
 	return Config{
 		NATS: NATS{MaxBytes: 1 << 30, MaxAge: 24 * time.Hour},
 		API:  API{Listen: "127.0.0.1:8080"},
-		Log:  Log{Level: "info", Format: "text"},
+		Log:  service.LogConfig{Level: "info", Format: "text"},
 	}
 }
 
