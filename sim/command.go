@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,6 +79,9 @@ The exit status is 0 only if every expectation held.`,
 			ctx, stop := service.Signals(cmd.Context())
 			defer stop()
 			r, err := Run(ctx, o)
+			if ctx.Err() != nil {
+				return errors.New("interrupted before the scenario's end: no result")
+			}
 			if err != nil {
 				return err
 			}
@@ -166,6 +171,9 @@ round. Ctrl-C takes everything down; nothing outlives this process.`,
 			if o.Seed == 0 {
 				o.Seed = uint64(time.Now().UnixNano())
 			}
+			if !cmd.Flags().Changed("listen") && busy(o.Listen) {
+				o.Listen = "127.0.0.1:0"
+			}
 			o.Log = logger(verbose)
 			ctx, stop := service.Signals(cmd.Context())
 			defer stop()
@@ -173,9 +181,19 @@ round. Ctrl-C takes everything down; nothing outlives this process.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Listen, "listen", "127.0.0.1:8080", "address of the page")
+	f.StringVar(&o.Listen, "listen", "127.0.0.1:8080", "address of the page; if not given and in use, any free port")
 	f.Uint64Var(&o.Seed, "seed", 0, "draws faults and flows; 0 takes the time")
 	f.BoolVar(&o.Keep, "keep", false, "leave the run's directory behind")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log what goes on")
 	return cmd
+}
+
+// busy says whether something listens at an address already.
+func busy(address string) bool {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return errors.Is(err, syscall.EADDRINUSE)
+	}
+	ln.Close()
+	return false
 }
