@@ -128,30 +128,11 @@ func listCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range scenarios.Names() {
 				data, _ := scenarios.Get(name)
-				s, err := scenario.Parse(name, data)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%-16s %s\n", name, summary(s))
+				fmt.Fprintf(cmd.OutOrStdout(), "%-16s %s\n", name, scenarios.Description(data))
 			}
 			return nil
 		},
 	}
-}
-
-// summary tells a scenario in a line.
-func summary(s *scenario.Scenario) string {
-	line := fmt.Sprintf("%v", s.Duration)
-	if len(s.Faults) == 0 {
-		return line + ", no fault"
-	}
-	for _, f := range s.Faults {
-		line += fmt.Sprintf(", %s on %s", f.Kind, f.On)
-		if f.Rate < 1 {
-			line += fmt.Sprintf(" at %g %%", f.Rate*100)
-		}
-	}
-	return line
 }
 
 func demoCommand() *cobra.Command {
