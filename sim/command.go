@@ -32,7 +32,7 @@ report, and what decaf is expected to conclude.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	group.AddCommand(runCommand(), listCommand(), kernel.TrafficCommand())
+	group.AddCommand(runCommand(), replayCommand(), listCommand(), kernel.TrafficCommand())
 	return []*cobra.Command{group, demoCommand()}
 }
 

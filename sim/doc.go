@@ -8,6 +8,9 @@
 // against the expectations (expect.go) and against the fabric's own truth
 // (truth.go). The demo (demo.go) is a lab whose faults go round for ever.
 //
+// Replay (replaying.go) puts recorded evidence to the methods of inference instead;
+// packages flow and replay make and read such recordings without a kernel.
+//
 // What does not live here: the agents, the correlator, the API. Nothing in sim
 // hands them anything that a real network would not.
 package sim

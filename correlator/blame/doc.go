@@ -1,0 +1,45 @@
+// Package blame infers which link, device or host lost the packets of one
+// epoch, how surely, or that nobody can say.
+//
+// # What lives here
+//
+// The fused method: a pure engine without clock or I/O. Everything is an
+// integer id; names are for the result alone.
+//
+//   - network.go: links, devices and hosts by id
+//   - ecmp.go: the shares of shortest paths, and traffic spread over them
+//   - epoch.go, tally.go: what was seen; loss-free traffic counted on the way in
+//   - prepare.go: flows as rows of links and weights, packets per link
+//   - poisson.go: the likelihood, and the gain of one more fault
+//   - search.go: the greedy search, with refits and pruning
+//   - group.go: is it the device, or some of its links?
+//   - fit.go: rates, noise and the share of stale paths, by expectation
+//     maximisation
+//   - drops.go: what devices say, and how far to believe it
+//   - noise.go: is there a class of noisy links?
+//   - posterior.go: probabilities, rivals, equivalence classes
+//   - cause.go: the cause named for each lossy flow
+//   - result.go: names, decision trace, abstention
+//   - vote.go: 007 as published, to compare with
+//
+// # What does not
+//
+// Epochs, decay and findings over time are the caller's. Old evidence enters
+// with its packets and losses scaled down; the likelihood takes fractions.
+//
+// # The model
+//
+// A flow of t packets on path P loses a Poisson number of them with mean
+// t·(|P|·g + Σ x_c) over the faulty components c on P; g is the common noise
+// and N_c the packets through c, loss-free ones included and spread over their
+// ECMP set where the path is unknown:
+//
+//	LL = Σ_lossy r_f·ln(|P_f|·g + Σ_c x_c) − g·Σ_l N_l − Σ_c N_c·x_c
+//
+// A path reported for a flow is wrong with a small probability ε, estimated
+// with the rest: then the flow took any path of its ECMP set.
+//
+// # The way through
+//
+// Begin with [Infer].
+package blame

@@ -1,0 +1,235 @@
+package blame
+
+import "math"
+
+// param is one loss rate: of a link, or of a whole component.
+type param struct {
+	links   []int32 // it stands for
+	packets float64
+	x       float64
+	hits    []hit
+	fabric  bool // a wrong path changes who crosses it
+}
+
+// fault is a component under suspicion: one rate for all of it, or one for each
+// of its links.
+type fault struct {
+	at      Component
+	params  []param
+	perLink bool
+	told    bool    // in the set because a device said so
+	weak    bool    // too weak to explain anything: its losses stay noise
+	odds    float64 // log of the odds that its form was weighed with, for groups
+
+	peak        peak
+	instead     float64 // what noise would explain in its place, nats
+	evidence    float64 // log Bayes factor from the hosts
+	device      float64 // and what devices add
+	probability float64
+	rivals      []rival
+	trace       []string
+}
+
+// typical is the rate of a fault; of one with many, the mean over its traffic.
+func (f *fault) typical() float64 {
+	lost, packets := 0.0, 0.0
+	for k := range f.params {
+		p := &f.params[k]
+		lost += p.x * p.packets
+		packets += p.packets
+	}
+	if packets == 0 {
+		return 0
+	}
+	return lost / packets
+}
+
+// weight of a hit while a share of the paths is wrong.
+func (e *engine) weight(h hit) float64 {
+	return float64(h.own) + e.stale*float64(h.share-h.own)
+}
+
+// rates sets e.rate from noise and faults.
+func (e *engine) rates() {
+	for i := range e.rows {
+		e.rate[i] = e.rows[i].hops * e.noise
+	}
+	for _, f := range e.faults {
+		e.addRates(f, 1)
+	}
+}
+
+// addRates adds a fault's rates sign times.
+func (e *engine) addRates(f *fault, sign float64) {
+	if f.weak {
+		return
+	}
+	for k := range f.params {
+		p := &f.params[k]
+		if p.x == 0 {
+			continue
+		}
+		for _, h := range p.hits {
+			e.rate[h.flow] += sign * p.x * e.weight(h)
+		}
+	}
+	if sign < 0 {
+		e.clip()
+	}
+}
+
+// clip mends what rounding leaves after a subtraction.
+func (e *engine) clip() {
+	for i := range e.rows {
+		e.rate[i] = math.Max(e.rate[i], e.rows[i].hops*e.noise)
+	}
+}
+
+// Before an epoch has shown otherwise, two reported paths in a thousand are
+// wrong, with the weight of 50 losses.
+const (
+	stalePrior  = 0.1
+	staleWeight = 50
+)
+
+// fit re-estimates all rates, the noise and the share of wrong paths, by
+// expectation maximisation: each loss is shared out over what may have caused
+// it, and each rate is its losses over its packets.
+func (e *engine) fit(rounds int) {
+	if e.carried <= 0 {
+		return
+	}
+	for range rounds {
+		e.rates()
+		noise := 0.0
+		for i := range e.rows {
+			noise += e.rows[i].lost * e.rows[i].hops * e.noise / e.rate[i]
+		}
+		wrong, right := 0.0, 0.0
+		for _, f := range e.faults {
+			if f.weak {
+				continue
+			}
+			for k := range f.params {
+				p := &f.params[k]
+				mass := 0.0
+				for _, h := range p.hits {
+					r := e.rows[h.flow].lost
+					q := p.x / e.rate[h.flow]
+					mass += r * q * e.weight(h)
+					if p.fabric && e.rows[h.flow].known {
+						q *= r
+						wrong += q * e.stale * float64(h.share)
+						right += q * (1 - e.stale) * float64(h.own)
+					}
+				}
+				if p.packets > 0 {
+					p.x = math.Min(rateCeiling, mass/p.packets)
+				}
+			}
+		}
+		e.noise = (noise + 0.5) / e.carried
+		e.stale = math.Min(0.9, (wrong+stalePrior)/(wrong+right+staleWeight))
+	}
+	e.rates()
+}
+
+// newLinkFault makes a fault of a link.
+func (e *engine) newLinkFault(l int32, x float64) *fault {
+	return &fault{at: Component{Link, l}, params: []param{e.linkParam(l, x)}}
+}
+
+func (e *engine) linkParam(l int32, x float64) param {
+	return param{links: []int32{l}, packets: e.packets[l], x: x, hits: e.withShares(l), fabric: l < e.n.fabric()}
+}
+
+// newWholeFault makes a fault that is one rate for all that passes.
+func (e *engine) newWholeFault(c Component, x float64) *fault {
+	return &fault{at: c, params: []param{{links: e.n.entries(c), packets: e.packetsThrough(c), x: x, hits: e.throughWithShares(c), fabric: c.Kind == Device}}}
+}
+
+// throughWithShares is [engine.withShares] for any component.
+func (e *engine) throughWithShares(c Component) []hit {
+	if c.Kind == Link {
+		return e.withShares(c.ID)
+	}
+	own := e.through(c)
+	if c.Kind != Device {
+		return own
+	}
+	type sum struct{ own, share float32 }
+	sums := make(map[int32]sum, len(own))
+	for _, l := range e.n.entries(c) {
+		for _, h := range e.withShares(l) {
+			s := sums[h.flow]
+			sums[h.flow] = sum{min(1, s.own+h.own), min(1, s.share+h.share)}
+		}
+	}
+	out := make([]hit, 0, len(sums))
+	for i := range e.rows { // in order, that sums repeat exactly
+		if s, ok := sums[int32(i)]; ok {
+			out = append(out, hit{int32(i), s.own, s.share})
+		}
+	}
+	return out
+}
+
+// add puts a fault into the set.
+func (e *engine) add(f *fault) {
+	e.faults = append(e.faults, f)
+	e.take(f, true)
+}
+
+// take marks the links that a fault's rates stand for.
+func (e *engine) take(f *fault, taken bool) {
+	if f.at.Kind == Link || f.perLink {
+		for k := range f.params {
+			for _, l := range f.params[k].links {
+				e.links[l] = taken
+			}
+		}
+	}
+}
+
+// drop takes the faults out of the set that keep does not want.
+func (e *engine) drop(keep func(*fault) bool) (dropped []*fault) {
+	kept := e.faults[:0]
+	for _, f := range e.faults {
+		if keep(f) {
+			kept = append(kept, f)
+		} else {
+			dropped = append(dropped, f)
+			e.take(f, false)
+		}
+	}
+	e.faults = kept
+	return dropped
+}
+
+// loss is what the log-likelihood loses without a fault, all else as it is.
+func (e *engine) loss(f *fault) float64 {
+	out := 0.0
+	if len(f.params) == 1 {
+		p := &f.params[0]
+		out = -p.x * p.packets
+		for _, h := range p.hits {
+			part := math.Min(p.x*e.weight(h)/e.rate[h.flow], 1-1e-12)
+			out -= e.rows[h.flow].lost * math.Log1p(-part)
+		}
+		return out
+	}
+	touched := make(map[int32]float64)
+	for k := range f.params {
+		p := &f.params[k]
+		out -= p.x * p.packets
+		for _, h := range p.hits {
+			touched[h.flow] += p.x * e.weight(h)
+		}
+	}
+	for i := range e.rows {
+		if extra, ok := touched[int32(i)]; ok {
+			out -= e.rows[i].lost * math.Log1p(-math.Min(extra/e.rate[i], 1-1e-12))
+		}
+	}
+	return out
+}

@@ -1,0 +1,239 @@
+package blame
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// A device or host at fault loses packets on nine in ten of its links.
+var (
+	memberHealthy = math.Log(0.1)
+	memberFaulty  = math.Log(0.9)
+)
+
+// crowd is the number of faulty links on one device that raises the question
+// whether it is the device.
+const crowd = 3
+
+// crowded lists devices and hosts with several faulty links.
+func (e *engine) crowded() []Component {
+	devices, hosts := make(map[int32]int), make(map[int32]int)
+	for _, f := range e.faults {
+		if f.at.Kind != Link || f.weak {
+			continue
+		}
+		from, to := e.n.ends(f.at.ID)
+		if from >= 0 {
+			devices[from]++
+		}
+		if to >= 0 {
+			devices[to]++
+		}
+		if f.at.ID >= e.n.fabric() {
+			hosts[(f.at.ID-e.n.fabric())/2]++
+		}
+	}
+	var list []Component
+	for d, count := range devices {
+		if count >= crowd {
+			list = append(list, Component{Device, d})
+		}
+	}
+	for h, count := range hosts {
+		if count >= 2 {
+			list = append(list, Component{Host, h})
+		}
+	}
+	slices.SortFunc(list, func(a, b Component) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID)) })
+	return list
+}
+
+// resolve weighs three readings of the losses around a device or host: a rate
+// for each of its links, one rate for all that passes, or a few links of it on
+// their own. The likeliest goes into the set; it says whether that is the
+// component itself.
+//
+// Each link of the first reading pays for its own rate, and for being healthy
+// where the others are not, so that two faults on one device stay two links
+// while sixty become the device.
+//
+// While other faults are still to be found, their losses crowd around every
+// device they pass. Early, a component is therefore named only if half of its
+// links lose packets; at the end of the search all are weighed once more.
+func (e *engine) resolve(c Component, early bool) bool {
+	members := e.n.linksOf(c)
+	inside := make(map[int32]bool, len(members))
+	for _, l := range members {
+		inside[l] = true
+	}
+	was := e.drop(func(f *fault) bool {
+		return f.told || f.at != c && !(f.at.Kind == Link && inside[f.at.ID])
+	})
+	e.rates()
+
+	whole := e.peak(e.through(c), e.packetsThrough(c))
+	others := e.learn(certain)
+	wholeScore := whole.evidence() + e.prior(c, math.Max(whole.x, rateFloor), others, nil)
+
+	var each []param
+	for _, l := range members {
+		if hits := e.onLink(l); len(hits) > 0 && !e.links[l] && e.packets[l] > 0 {
+			each = append(each, param{links: []int32{l}, packets: e.packets[l], x: math.Max(whole.x/2, 1e-7), hits: hits})
+		}
+	}
+	eachScore := e.local(each, 25) + e.prior(c, math.Max(whole.x, rateFloor), others, nil) + e.memberCost(members, each)
+
+	few, fewScore := e.few(members)
+	if early && !half(members, each) {
+		eachScore = math.Inf(-1)
+		if c.Kind == Device && len(few) > 0 {
+			wholeScore = math.Inf(-1)
+		}
+	}
+
+	switch {
+	case fewScore >= eachScore && fewScore >= wholeScore || math.Max(eachScore, wholeScore) <= faultOdds:
+		for k := range few {
+			e.add(e.newLinkFault(few[k].links[0], few[k].x))
+		}
+		if len(few) == 0 {
+			for _, f := range was {
+				e.add(f)
+			}
+		}
+		e.rates()
+		return false
+	case eachScore >= wholeScore:
+		f := &fault{at: c, perLink: true, odds: eachScore - math.Max(0, fewScore)}
+		for k := range each {
+			if each[k].x > 0 {
+				f.params = append(f.params, e.linkParam(each[k].links[0], each[k].x))
+			}
+		}
+		e.add(f)
+	default:
+		f := e.newWholeFault(c, whole.x)
+		f.odds = wholeScore - math.Max(0, fewScore)
+		e.add(f)
+	}
+	e.rates()
+	return true
+}
+
+// half says whether at least half of the links lose packets.
+func half(members []int32, each []param) bool {
+	losing := 0
+	for k := range each {
+		if each[k].x*each[k].packets >= 2 {
+			losing++
+		}
+	}
+	return 2*losing >= len(members)
+}
+
+// memberCost is what the links of a faulty component pay: those that lose, for
+// a rate of their own; those that do not, for being healthy there, as far as
+// their traffic would have shown otherwise.
+func (e *engine) memberCost(members []int32, each []param) float64 {
+	cost, losing := 0.0, make(map[int32]bool, len(each))
+	lost, packets := 0.0, 0.0
+	for k := range each {
+		p := &each[k]
+		if mass := p.x * p.packets; mass >= 1 {
+			losing[p.links[0]] = true
+			lost, packets = lost+mass, packets+p.packets
+			cost += memberFaulty - 1 - 0.5*math.Log1p(mass)
+		}
+	}
+	if lost == 0 {
+		return math.Inf(-1)
+	}
+	for _, l := range members {
+		if !losing[l] {
+			cost += math.Max(memberHealthy, -e.packets[l]*lost/packets)
+		}
+	}
+	return cost
+}
+
+// few greedily explains the losses by some of the links, each on its own.
+func (e *engine) few(members []int32) ([]param, float64) {
+	saved := slices.Clone(e.rate)
+	defer func() { copy(e.rate, saved) }()
+	var chosen []param
+	score, best := 0.0, 0.0
+	others := e.learn(certain)
+	taken := make(map[int32]bool)
+	for len(chosen) < len(members) {
+		top, odds := -1, 0.0
+		var at peak
+		for i, l := range members {
+			if taken[l] || e.links[l] {
+				continue
+			}
+			p := e.peak(e.onLink(l), e.packets[l])
+			if o := p.evidence() + e.prior(Component{Link, l}, p.x, others, nil); o > odds {
+				top, odds, at = i, o, p
+			}
+		}
+		if top < 0 {
+			break
+		}
+		l := members[top]
+		taken[l] = true
+		chosen = append(chosen, param{links: []int32{l}, packets: e.packets[l], x: at.x, hits: e.onLink(l)})
+		score += odds
+		best = score
+		for _, h := range e.onLink(l) {
+			e.rate[h.flow] += at.x * float64(h.own)
+		}
+	}
+	if len(chosen) > 1 {
+		copy(e.rate, saved)
+		gain := e.local(chosen, 8)
+		price := 0.0
+		for k := range chosen {
+			mass := chosen[k].x * chosen[k].packets
+			price += e.prior(Component{Link, chosen[k].links[0]}, math.Max(chosen[k].x, 1e-9), others, nil) + 0.5*math.Log(2*math.Pi/math.Max(mass, 0.5))
+		}
+		best = math.Max(best, gain+price)
+	}
+	return chosen, best
+}
+
+// local fits rates on top of e.rate, which stays, and gives the gain in
+// log-likelihood.
+func (e *engine) local(params []param, rounds int) float64 {
+	extra := make([]float64, len(e.rows))
+	sum := func() {
+		clear(extra)
+		for k := range params {
+			for _, h := range params[k].hits {
+				extra[h.flow] += params[k].x * float64(h.own)
+			}
+		}
+	}
+	for range rounds {
+		sum()
+		for k := range params {
+			p := &params[k]
+			mass := 0.0
+			for _, h := range p.hits {
+				mass += e.rows[h.flow].lost * p.x * float64(h.own) / (e.rate[h.flow] + extra[h.flow])
+			}
+			p.x = math.Min(rateCeiling, mass/p.packets)
+		}
+	}
+	sum()
+	gain := 0.0
+	for k := range params {
+		gain -= params[k].x * params[k].packets
+	}
+	for i := range e.rows {
+		if extra[i] > 0 {
+			gain += e.rows[i].lost * math.Log1p(extra[i]/e.rate[i])
+		}
+	}
+	return gain
+}

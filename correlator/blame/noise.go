@@ -1,0 +1,128 @@
+package blame
+
+import (
+	"math"
+)
+
+// class is a share of all links that are noisier than the rest by nature: not
+// faults, but no good links either. Their rates are half-normal: most are
+// small, and none is many times their scale, as a fault's may be.
+type class struct {
+	share, scale float64
+	weight       float64 // posterior probability of this reading; share 0: no class
+}
+
+// A class is as likely there as not, its share anywhere in classShares, its
+// scale in classScales times the common noise: links 30 times noisier than their
+// peers are met, but what loses hundreds of times as much is a fault. So is what
+// loses one packet in 2000, 007's least failure, however noisy its peers.
+var (
+	classShares = []float64{.005, .01, .02, .04, .08}
+	classScales = []float64{7, 12, 20, 35, 60}
+)
+
+const (
+	classCeiling = 2e-4
+	classExists  = 0.9
+)
+
+// evidence is the log Bayes factor of a link being one of the class. Round its
+// peak the likelihood is that of so many losses, sharp, and Laplace's method is
+// applied at the peak of the product with the class's density.
+func (c class) evidence(p peak) float64 {
+	if p.x <= 0 || p.sharp <= 0 {
+		return math.Inf(-1)
+	}
+	k, z := p.sharp, p.x/c.scale
+	z2 := z * z
+	// With v = x/peak: maximise k·(ln v − v + 1) + ln v − z²v²/2.
+	v := (math.Sqrt(k*k+4*z2*(k+1)) - k) / (2 * z2)
+	if z2 < 1e-6*k {
+		v = (k + 1) / k
+	}
+	return p.gain + k*(math.Log(v)-v+1) + math.Log(z*v*math.Sqrt(2/math.Pi)) - z2*v*v/2 +
+		0.5*math.Log(2*math.Pi/(k*v+2*z2*v*v))
+}
+
+// noisyLinks weighs the readings: no class, or one of each share and scale, by
+// how well they explain all links, those that lost and those that did not. It
+// gives no class and the best one, weighted as all of them. A fault counts as
+// one on its own here: were each expected more for the others, a class would
+// pass for a crowd of weak faults.
+func (e *engine) noisyLinks() []class {
+	none := []class{{weight: 1}}
+	var peaks []peak
+	var priors []float64 // log odds of being a fault
+	for _, f := range e.faults {
+		if f.at.Kind == Link && f.peak.x > 0 {
+			peaks = append(peaks, f.peak)
+			priors = append(priors, e.prior(f.at, f.peak.x, learned{}, f))
+		}
+	}
+	for _, s := range e.faint {
+		peaks = append(peaks, s.peak)
+		priors = append(priors, e.prior(s.at, s.x, learned{}, nil))
+	}
+	if len(peaks) == 0 {
+		return none
+	}
+	base := 0.0
+	for i, p := range peaks {
+		base += addLogs(0, p.evidence()+priors[i])
+	}
+	readings := none
+	logs := []float64{math.Log(float64(len(classShares)*len(classScales)) * (1 - classExists) / classExists)}
+	for _, times := range classScales {
+		scale := times * e.noise
+		if scale > classCeiling {
+			break
+		}
+		mean := scale * math.Sqrt(2/math.Pi)
+		show := 0.0 // of all links, what part would have shown
+		for _, p := range e.packets {
+			show += p * mean / (1 + p*mean)
+		}
+		own := make([]float64, len(peaks))
+		for i, p := range peaks {
+			own[i] = class{scale: scale}.evidence(p)
+		}
+		for _, share := range classShares {
+			gain := -share*show - base
+			for i, p := range peaks {
+				gain += addLogs(0, p.evidence()+priors[i], math.Log(share)+own[i])
+			}
+			readings = append(readings, class{share: share, scale: scale})
+			logs = append(logs, gain)
+		}
+	}
+	sum := addLogs(logs...)
+	best := 0
+	for i := range readings {
+		if i > 0 && (best == 0 || logs[i] > logs[best]) {
+			best = i
+		}
+	}
+	if best == 0 {
+		return none
+	}
+	nothing := math.Exp(logs[0] - sum)
+	c := readings[best]
+	c.weight = 1 - nothing
+	return []class{{weight: nothing}, c}
+}
+
+// addLogs is the log of the sum of exponentials.
+func addLogs(terms ...float64) float64 {
+	top := math.Inf(-1)
+	for _, t := range terms {
+		top = math.Max(top, t)
+	}
+	if math.IsInf(top, 0) {
+		return top
+	}
+	sum := 0.0
+	for _, t := range terms {
+		sum += math.Exp(t - top)
+	}
+	return top + math.Log(sum)
+}

@@ -1,0 +1,210 @@
+package blame
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+// rival is another link that would explain a fault's losses.
+type rival struct {
+	link     int32
+	evidence float64
+}
+
+const (
+	alike       = 0.05 // nats within which two components are interchangeable
+	rivalMass   = 0.5  // share of the losses that a rival must be able to explain
+	unevenShare = 0.5  // of good links, those that lose up to about twice the mean
+	dominant    = 0.2  // share of all losses from which a fault vies with the noise itself
+	singleFlow  = 1.5  // flows below which hosts do not suffice to name anything
+)
+
+// without calls f with e.rate as it were if the fault were not, and restores it.
+func (e *engine) without(f *fault, do func()) {
+	e.addRates(f, -1)
+	do()
+	e.addRates(f, 1)
+}
+
+// effective gives hits their weight under the share of wrong paths.
+func (e *engine) effective(hits []hit) []hit {
+	out := make([]hit, len(hits))
+	for i, h := range hits {
+		w := float32(e.weight(h))
+		out[i] = hit{h.flow, w, w}
+	}
+	return out
+}
+
+// weigh measures each fault against the others, and its rivals.
+func (e *engine) weigh() {
+	e.rates()
+	for _, f := range e.faults {
+		if len(f.params) == 1 {
+			p := &f.params[0]
+			e.without(f, func() {
+				f.peak = e.peak(e.effective(p.hits), p.packets)
+				f.instead = 0
+				if f.peak.mass > dominant*e.lossSum {
+					f.instead = e.noiseInstead()
+					f.peak.gain -= f.instead
+				}
+				if f.at.Kind == Link {
+					f.rivals = e.findRivals(f)
+				}
+			})
+			f.evidence = f.peak.evidence()
+			continue
+		}
+		f.peak = peak{gain: e.loss(f)}
+		for k := range f.params {
+			p := &f.params[k]
+			f.peak.mass += p.x * p.packets
+			f.peak.x = math.Max(f.peak.x, p.x)
+			for _, h := range p.hits {
+				f.peak.flows += math.Min(1, e.rows[h.flow].lost) * p.x * e.weight(h) / e.rate[h.flow]
+			}
+		}
+		f.evidence = f.odds - e.prior(f.at, math.Max(f.typical(), rateFloor), learned{}, nil)
+	}
+}
+
+// findRivals lists links that explain most of the losses a fault explains.
+// e.rate is without the fault.
+func (e *engine) findRivals(f *fault) []rival {
+	if f.peak.x <= 0 || f.peak.mass <= 0 {
+		return nil
+	}
+	mass := make(map[int32]float64)
+	for _, h := range f.params[0].hits {
+		part := f.peak.x * e.weight(h)
+		part *= e.rows[h.flow].lost / (e.rate[h.flow] + part)
+		for j := e.entStart[h.flow]; j < e.entStart[h.flow+1]; j++ {
+			mass[e.entLink[j]] += part * float64(e.entWeight[j])
+		}
+	}
+	var out []rival
+	for l, m := range mass {
+		if l == f.at.ID || e.links[l] || m < rivalMass*mass[f.at.ID] {
+			continue
+		}
+		// Both by their reported paths, or the wrong-path share of the one
+		// would count against the other.
+		if ev := e.peak(e.onLink(l), e.packets[l]).evidence() - f.instead; ev > f.peak.evidence()-12 {
+			out = append(out, rival{l, ev})
+		}
+	}
+	slices.SortFunc(out, func(a, b rival) int {
+		return cmp.Or(-cmp.Compare(a.evidence, b.evidence), cmp.Compare(a.link, b.link))
+	})
+	return out
+}
+
+// swap replaces links by rivals that explain more; it says whether it did.
+func (e *engine) swap() bool {
+	swapped := false
+	for i, f := range e.faults {
+		if f.at.Kind != Link || f.told || len(f.rivals) == 0 || f.rivals[0].evidence <= f.evidence+alike {
+			continue
+		}
+		to := f.rivals[0].link
+		if e.links[to] {
+			continue
+		}
+		e.take(f, false)
+		e.faults[i] = e.newLinkFault(to, f.params[0].x)
+		e.take(e.faults[i], true)
+		swapped = true
+	}
+	return swapped
+}
+
+// posterior turns evidence into probabilities. How many faults to expect is
+// learned from the other faults of the epoch.
+func (e *engine) posterior() {
+	noisy := e.noisyLinks()
+	average := make([]float64, len(e.faults))
+	for _, c := range noisy {
+		for _, f := range e.faults {
+			f.probability = 0
+		}
+		for range 6 {
+			others := e.learn(func(f *fault) float64 { return f.probability })
+			for _, f := range e.faults {
+				f.probability = e.probability(f, others, c)
+			}
+		}
+		for i, f := range e.faults {
+			average[i] += c.weight * f.probability
+		}
+	}
+	for i, f := range e.faults {
+		f.probability = average[i]
+	}
+	for _, f := range e.faults {
+		if f.at.Kind != Link || f.probability >= e.o.Name {
+			continue
+		}
+		natural := 0.0
+		for _, c := range noisy {
+			if c.share > 0 && math.Log(c.share)+c.evidence(f.peak) > 0 {
+				natural += c.weight
+			}
+		}
+		if natural > 0.5 {
+			f.trace = append(f.trace, "against: links like it are too many to be faults; noisy by nature")
+		}
+	}
+}
+
+func (e *engine) probability(f *fault, others learned, c class) float64 {
+	x := math.Max(f.peak.x, rateFloor)
+	if f.told {
+		x = math.Max(x, e.rateTold(f.at))
+	}
+	prior := e.prior(f.at, x, others, f)
+	word, _ := e.word(f.at, f.evidence, f.peak.mass)
+	f.device = word
+	host := f.evidence
+	if word > 0 {
+		host = math.Max(host, 0)
+	}
+	mine := prior + host + word
+	against := []float64{0}
+	same := mine
+	for _, r := range f.rivals {
+		w, _ := e.word(Component{Link, r.link}, r.evidence, f.peak.mass)
+		odds := e.prior(Component{Link, r.link}, x, others, f) + math.Max(r.evidence, -50) + w
+		if math.Abs(r.evidence-f.evidence) <= alike && math.Abs(w-word) <= alike {
+			same = addLogs(same, odds)
+		} else {
+			against = append(against, odds)
+		}
+	}
+	if f.at.Kind == Link && word <= 0 {
+		even := class{scale: e.noise}
+		against = append(against, math.Log(unevenShare)+even.evidence(f.peak))
+	}
+	if c.share > 0 && f.at.Kind == Link && word <= 0 {
+		against = append(against, math.Log(c.share)+c.evidence(f.peak))
+	}
+	p := 1 / (1 + math.Exp(addLogs(against...)-same))
+	if math.IsNaN(p) {
+		return 0
+	}
+	if f.peak.flows < singleFlow && word <= 0 {
+		p = math.Min(p, 0.9*e.o.Name)
+	}
+	return p
+}
+
+// equivalent lists the links that cannot be told from the fault's.
+func (f *fault) equivalent() (out []Component) {
+	for _, r := range f.rivals {
+		if math.Abs(r.evidence-f.evidence) <= alike {
+			out = append(out, Component{Link, r.link})
+		}
+	}
+	return out
+}
