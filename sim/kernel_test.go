@@ -108,6 +108,9 @@ func TestScenarios(t *testing.T) {
 			if len(r.Faults) == 0 || r.Faults[0].Dropped == 0 {
 				t.Errorf("the fault dropped nothing: %+v", r.Faults)
 			}
+			if silent := strings.HasPrefix(c.scenario, "silent"); silent != (r.Truth.LossyFlows > 0) {
+				t.Errorf("%d flows known to have lost data on the link", r.Truth.LossyFlows)
+			}
 		})
 	}
 }

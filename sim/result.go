@@ -51,13 +51,11 @@ type ReportVerdict struct {
 
 // Truth is what the fabric itself counted, in ways that owe decaf nothing.
 type Truth struct {
-	LinksUsed    int `json:"links_used"`     // directed links that carried a flow
-	LinksTotal   int `json:"links_total"`    //
-	LossyFlows   int `json:"lossy_flows"`    // flows that lost data on a silently lossy link
-	TracedFlows  int `json:"traced_flows"`   // of those, with a traced path through that link
-	ProbeDrops   int `json:"probe_drops"`    // of decaf's own probes, found among its evidence
-	Connections  int `json:"connections"`    // opened by the traffic
-	FailedToOpen int `json:"failed_to_open"` // of those, that never opened or broke
+	LinksUsed   int `json:"links_used"`   // directed links that carried a flow
+	LinksTotal  int `json:"links_total"`  //
+	LossyFlows  int `json:"lossy_flows"`  // flows that lost data on a silently lossy link
+	TracedFlows int `json:"traced_flows"` // of those, with a traced path through that link
+	ProbeDrops  int `json:"probe_drops"`  // of decaf's own probes, found among its evidence
 }
 
 // JSON writes the result as one indented object.

@@ -213,6 +213,13 @@ func (r *run) stopFault(n int) error {
 	if err != nil {
 		return fmt.Errorf("end fault %s on %s: %w", f.Kind, f.On, err)
 	}
+	// Without the whole truth there is nothing to hold decaf against.
+	if truth.Err != nil {
+		return fmt.Errorf("count what %s on %s lost: %w", f.Kind, f.On, truth.Err)
+	}
+	if truth.LeftOut > 0 {
+		return fmt.Errorf("%s on %s lost %d packets more than are listed: make the fault shorter or rarer", f.Kind, f.On, truth.LeftOut)
+	}
 	return nil
 }
 
