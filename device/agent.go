@@ -21,9 +21,6 @@ import (
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 )
 
-// eventSource names how drops are seen.
-const eventSource = "tp_btf"
-
 // Agent sees the drops of one network namespace and serves them over gNMI.
 type Agent struct {
 	cfg        Config
@@ -35,8 +32,8 @@ type Agent struct {
 	target     *gnmi.Target
 
 	mu     sync.Mutex
-	kernel *kernel // while it runs
-	// what the kernel program counted, as last read
+	source source // while it runs
+	// what the source counted, as last read
 	lost, passed uint64
 }
 
@@ -104,22 +101,21 @@ func (a *Agent) Addr(ctx context.Context) net.Addr { return a.target.Addr(ctx) }
 // than its process has to lock its goroutine to its thread. It ends in order:
 // first it sees no more, then it hands on what it saw, then its sessions end.
 func (a *Agent) Run(ctx context.Context) error {
-	names, err := openInterfaces(a.log)
+	src, err := openSource(a.classifier.never(), a.log)
 	if err != nil {
 		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
 	}
-	k, err := openKernel(a.classifier.never(), a.log)
-	if err != nil {
-		names.close(names.updates)
-		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
-	}
+	return a.run(ctx, src)
+}
+
+// run is Run with the source that it opened; it closes it.
+func (a *Agent) run(ctx context.Context, src source) error {
 	if _, err := a.target.Listen(ctx); err != nil {
-		k.close()
-		names.close(names.updates)
+		src.close()
 		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
 	}
 	a.mu.Lock()
-	a.kernel = k
+	a.source = src
 	a.mu.Unlock()
 	a.log.Info("device agent sees drops", "source", eventSource, "ignored_interfaces", a.cfg.IgnoreInterfaces)
 
@@ -129,38 +125,32 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopSeeing()
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
-	naming, stopNaming := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopNaming()
 
-	var named sync.WaitGroup
-	named.Go(func() { names.run(naming) })
 	served := make(chan error, 1)
 	go func() {
 		served <- a.target.Run(serving)
 		stopSeeing() // nobody to tell
 	}()
-	readErr := k.read(seeing, func(r *record, at time.Time) { a.drop(k, names, r, at) })
+	readErr := src.read(seeing, func(r *record, at time.Time) { a.drop(src, r, at) })
 	a.counts() // for the last time
 	a.mu.Lock()
-	a.kernel = nil
+	a.source = nil
 	a.mu.Unlock()
-	k.close()
+	src.close()
 	stopServing()
 	serveErr := <-served
-	stopNaming()
-	named.Wait()
 	if err := errors.Join(readErr, serveErr); err != nil {
 		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
 	}
 	return nil
 }
 
-// drop takes one freed packet from the kernel to the subscribers.
-func (a *Agent) drop(k *kernel, names *interfaces, r *record, at time.Time) {
-	reason, function := k.reason(r.reason), k.function(r.location)
+// drop takes one freed packet from the source to the subscribers.
+func (a *Agent) drop(src source, r *record, at time.Time) {
+	reason, function := src.reason(r.reason), src.function(r.location)
 	v := a.classifier.classify(reason, function, r.dstErrno)
 	in, out := direction(r, function)
-	ingress, egress := names.name(in), names.name(out)
+	ingress, egress := src.ifname(in), src.ifname(out)
 	if !v.loss || a.ignore[ingress] || a.ignore[egress] {
 		a.ledger.ignore()
 		return
@@ -175,23 +165,21 @@ func (a *Agent) drop(k *kernel, names *interfaces, r *record, at time.Time) {
 	a.target.Publish(yang.EventUpdates(ev, seq%uint64(a.cfg.Ring), ev.Origin.BootId))
 }
 
-// counts returns what the kernel program counted: drops it had no room for, and
-// what it passed over.
+// counts returns what the source counted: drops it had no room for, and what it
+// passed over.
 func (a *Agent) counts() (lost, passed uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.kernel == nil {
+	if a.source == nil {
 		return a.lost, a.passed
 	}
-	for key, v := range map[uint32]*uint64{countLost: &a.lost, countIgnored: &a.passed} {
-		n, err := a.kernel.count(key)
-		if err != nil {
-			a.log.Warn("counters are as of before", "error", err)
-			continue
-		}
-		*v = n
+	lost, passed, err := a.source.counts()
+	if err != nil {
+		a.log.Warn("counters are as of before", "error", err)
+		return a.lost, a.passed
 	}
-	return a.lost, a.passed
+	a.lost, a.passed = lost, passed
+	return lost, passed
 }
 
 // State returns who the agent is and what it had to leave out.

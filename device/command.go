@@ -32,7 +32,8 @@ and it sends nothing unless a client subscribes.
 
 It watches the network namespace it runs in, and needs root, or the
 capabilities CAP_BPF and CAP_PERFMON, on Linux 5.17 or later with BTF type
-information.
+information. On other systems --check and --dump work, to prepare a
+configuration; the agent itself ends at once and says why.
 
 Every key of the configuration file can be given as an environment variable:
 tls.cert is DECAF_TLS_CERT. --dump shows all keys with the values in force.`,

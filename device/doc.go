@@ -8,11 +8,16 @@
 // sessions (api/gnmi), the model (api/yang), packet headers (api/packet), and
 // any conclusion from drops (correlator).
 //
-// The way through it, along a drop: program.go is the eBPF program, with the
-// running kernel's field offsets from offsets.go; kernel.go loads it and reads
-// its ring buffer; record.go takes a record apart; symbol.go names the function
-// that dropped; reason.go classifies, by the classes of class.go; direction.go
-// finds ingress and egress, named by interfaces.go; event.go makes the drop
-// event; ledger.go counts and numbers; agent.go runs it all, config.go and
-// command.go are its outside.
+// The way through it, along a drop: program_linux.go is the eBPF program, with
+// the running kernel's field offsets from offsets_linux.go; kernel_linux.go loads
+// it and reads its ring buffer; record.go takes a record apart, its error numbers
+// being those of errno.go; symbol_linux.go names the function that dropped, as
+// function.go trims it; reason.go classifies, by the classes of class.go;
+// direction.go finds ingress and egress, named by interfaces_linux.go; event.go
+// makes the drop event; ledger.go counts and numbers; agent.go runs it all,
+// config.go and command.go are its outside.
+//
+// source.go is the line between the two: the files named _linux are where drops
+// are seen, all others build and are tested anywhere. Where there is no such
+// source (source_other.go) the command is there all the same and says so.
 package device

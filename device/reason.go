@@ -2,7 +2,6 @@ package device
 
 import (
 	"net/netip"
-	"syscall"
 )
 
 // rule maps what the kernel says of a dropped packet to a class. Reason names
@@ -10,10 +9,10 @@ import (
 // expired TTL is IP_INHDR at ip_forward. Numbers change between kernels, so the
 // names count.
 type rule struct {
-	reason   string        // of enum skb_drop_reason, without its prefix
-	function string        // that dropped it; "" is any
-	errno    syscall.Errno // of the packet's route; 0 is any
-	class    string        // "" is no loss
+	reason   string // of enum skb_drop_reason, without its prefix
+	function string // that dropped it; "" is any
+	errno    errno  // of the packet's route; 0 is any
+	class    string // "" is no loss
 }
 
 // rules are read from the top: the first that fits counts, so the particular
@@ -22,22 +21,22 @@ var rules = []rule{
 	// Routing. The route's own error tells kinds of routes apart that have one
 	// reason: fib_props in net/ipv4/fib_semantics.c, ip6_rt_type_to_error in
 	// net/ipv6/route.c.
-	{"NOT_SPECIFIED", "ip_error", syscall.ENETUNREACH, ErrorsL3RxNoRoute},
-	{"NOT_SPECIFIED", "ip_error", syscall.EHOSTUNREACH, PolicyL3NullRoute}, // route of type unreachable
-	{"NOT_SPECIFIED", "ip_error", syscall.EACCES, PolicyL3ACL},             // prohibit
-	{"NOT_SPECIFIED", "ip_error", syscall.EINVAL, PolicyL3NullRoute},       // blackhole
+	{"NOT_SPECIFIED", "ip_error", errNetUnreach, ErrorsL3RxNoRoute},
+	{"NOT_SPECIFIED", "ip_error", errHostUnreach, PolicyL3NullRoute}, // route of type unreachable
+	{"NOT_SPECIFIED", "ip_error", errAccess, PolicyL3ACL},            // prohibit
+	{"NOT_SPECIFIED", "ip_error", errInvalid, PolicyL3NullRoute},     // blackhole
 	{"NOT_SPECIFIED", "ip_error", 0, ErrorsL3RxNoRoute},
 	{"NOT_SPECIFIED", "dst_discard", 0, PolicyL3NullRoute}, // IPv6 blackhole
 	{"NOT_SPECIFIED", "dst_discard_out", 0, PolicyL3NullRoute},
 	{"NOT_SPECIFIED", "dst_blackhole_output", 0, PolicyL3NullRoute},
 	{"NOT_SPECIFIED", "ip6_pkt_prohibit", 0, PolicyL3ACL},
-	{"NOT_SPECIFIED", "ip6_pkt_discard", syscall.EHOSTUNREACH, PolicyL3NullRoute},
+	{"NOT_SPECIFIED", "ip6_pkt_discard", errHostUnreach, PolicyL3NullRoute},
 	{"NOT_SPECIFIED", "ip6_pkt_discard", 0, ErrorsL3RxNoRoute},
-	{"NOT_SPECIFIED", "ip6_pkt_drop", syscall.EACCES, PolicyL3ACL}, // where the two above are not inlined
-	{"NOT_SPECIFIED", "ip6_pkt_drop", syscall.EHOSTUNREACH, PolicyL3NullRoute},
+	{"NOT_SPECIFIED", "ip6_pkt_drop", errAccess, PolicyL3ACL}, // where the two above are not inlined
+	{"NOT_SPECIFIED", "ip6_pkt_drop", errHostUnreach, PolicyL3NullRoute},
 	{"NOT_SPECIFIED", "ip6_pkt_drop", 0, ErrorsL3RxNoRoute},
-	{"IP_INNOROUTES", "", syscall.EACCES, PolicyL3ACL},
-	{"IP_INNOROUTES", "", syscall.EHOSTUNREACH, PolicyL3NullRoute},
+	{"IP_INNOROUTES", "", errAccess, PolicyL3ACL},
+	{"IP_INNOROUTES", "", errHostUnreach, PolicyL3NullRoute},
 	{"IP_INNOROUTES", "", 0, ErrorsL3RxNoRoute},
 	{"IP_OUTNOROUTES", "", 0, ErrorsL3RxNoRoute},
 
@@ -210,7 +209,7 @@ type verdict struct {
 
 // classify applies the first rule that fits. errno is the error of the
 // packet's route, 0 when it had none.
-func (c *classifier) classify(reason, function string, errno syscall.Errno) verdict {
+func (c *classifier) classify(reason, function string, errno errno) verdict {
 	for _, r := range c.byReason[reason] {
 		if (r.function == "" || r.function == function) && (r.errno == 0 || r.errno == errno) {
 			return verdict{class: r.class, loss: r.class != "", known: true}

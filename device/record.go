@@ -3,7 +3,6 @@ package device
 import (
 	"encoding/binary"
 	"fmt"
-	"syscall"
 )
 
 // The layout of what the kernel program sends up, in the machine's byte order.
@@ -42,7 +41,7 @@ type record struct {
 	devIf     uint32
 	dstIf     uint32
 	dstFlags  uint32
-	dstErrno  syscall.Errno
+	dstErrno  errno
 	length    uint32 // from the network header on
 	queue     uint16
 	vlan      uint16
@@ -78,7 +77,7 @@ func parseRecord(b []byte) (record, error) {
 	// An errno, positive in IPv4's routes (ip_route_input_slow), negative in
 	// IPv6's (ip6_rt_type_to_error).
 	if e := int(int16(ne.Uint16(b[recDstError:]))); e > -4096 && e < 4096 {
-		r.dstErrno = syscall.Errno(max(e, -e))
+		r.dstErrno = errno(max(e, -e))
 	}
 	network, data := uint32(ne.Uint16(b[recNetwork:])), ne.Uint32(b[recData:])
 	// skb->len counts from skb->data, which may stand at the MAC header, the

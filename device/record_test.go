@@ -3,7 +3,6 @@ package device
 import (
 	"bytes"
 	"encoding/binary"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -49,8 +48,8 @@ func TestParseRecord(t *testing.T) {
 		{"no MAC header", func(b []byte) { ne.PutUint16(b[recMAC:], 0xffff) }, func(r record) bool { return r.linkLayer == nil }},
 		{"old MAC header", func(b []byte) { ne.PutUint16(b[recMAC:], 10) }, func(r record) bool { return r.linkLayer == nil }},
 		{"five segments", func(b []byte) { ne.PutUint16(b[recSegments:], 5) }, func(r record) bool { return r.packets == 5 }},
-		{"IPv4 route error", func(b []byte) { ne.PutUint16(b[recDstError:], 101) }, func(r record) bool { return r.dstErrno == syscall.ENETUNREACH }},
-		{"IPv6 route error", func(b []byte) { ne.PutUint16(b[recDstError:], ^uint16(101)+1) }, func(r record) bool { return r.dstErrno == syscall.ENETUNREACH }},
+		{"IPv4 route error", func(b []byte) { ne.PutUint16(b[recDstError:], 101) }, func(r record) bool { return r.dstErrno == errNetUnreach }},
+		{"IPv6 route error", func(b []byte) { ne.PutUint16(b[recDstError:], ^uint16(101)+1) }, func(r record) bool { return r.dstErrno == errNetUnreach }},
 		{"priority bits of the VLAN tag", func(b []byte) { ne.PutUint16(b[recVLAN:], 0xe00a) }, func(r record) bool { return r.vlan == 10 }},
 	} {
 		r, err := parseRecord(rawRecord(tc.set))

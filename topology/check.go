@@ -1,10 +1,10 @@
 package topology
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,13 +15,27 @@ import (
 )
 
 // Names become tokens of bus subjects and parts of link names, hence the narrow
-// alphabets. Interface names take what vendors use (Ethernet1/1, ge-0/0/0.0,
-// et-0/0/0:1); a ":" in them is harmless since node names have none.
-var (
-	nodeName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
-	ifaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_./:-]*$`)
-	tagName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_./-]*$`)
+// alphabets: a letter or digit, then those and the marks given. Interface names
+// take what vendors use (Ethernet1/1, ge-0/0/0.0, et-0/0/0:1); a ":" in them is
+// harmless since node names have none.
+const (
+	nodeMarks  = "_-"
+	ifaceMarks = "_./:-"
+	tagMarks   = "_./-"
 )
+
+// named says whether a name is of letters, digits and these marks.
+func named[T string | []byte](name T, marks string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case i > 0 && strings.IndexByte(marks, c) >= 0:
+		default:
+			return false
+		}
+	}
+	return len(name) > 0
+}
 
 // Bounds that keep every line [Topology.Marshal] writes within what is read.
 const (
@@ -79,9 +93,7 @@ func (p *plan) build(doc *strictyaml.Doc) (*Topology, error) {
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
-	t := &Topology{Site: p.site, Devices: p.devices, Hosts: p.hosts, Links: linkCables(p.cables)}
-	t.index()
-	return t, nil
+	return &Topology{Site: p.site, Devices: p.devices, Hosts: p.hosts, Links: linkCables(p.cables)}, nil
 }
 
 // seen is where a name or address was first used.
@@ -142,7 +154,7 @@ func checkName(doc *strictyaml.Doc, line int, what, name string) bool {
 		doc.Errorf(line, "%s has no name", what)
 	case len(name) > maxName:
 		doc.Errorf(line, "%s name of %d characters: at most %d", what, len(name), maxName)
-	case !nodeName.MatchString(name):
+	case !named(name, nodeMarks):
 		doc.Errorf(line, "%s %q: use letters, digits, - and _ only, beginning with a letter or digit", what, name)
 	default:
 		return true
@@ -156,7 +168,7 @@ func checkTags(doc *strictyaml.Doc, line int, node string, tags map[string]strin
 	}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		value := tags[key]
-		if len(key) > maxName || !tagName.MatchString(key) {
+		if len(key) > maxName || !named(key, tagMarks) {
 			doc.Errorf(line, "tag %q of %s: use letters, digits and -_./ only", key, node)
 		}
 		if len(value) > 2*maxName || !utf8.ValidString(value) || strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }) {
@@ -184,24 +196,22 @@ func checkGNMI(doc *strictyaml.Doc, line int, node string, g *GNMI) {
 }
 
 func (p *plan) checkCables(doc *strictyaml.Doc) {
-	nodes := make(map[string]bool, len(p.devices)+len(p.hosts))
+	nodes := make(map[string]int32, len(p.devices)+len(p.hosts))
 	for _, d := range p.devices {
-		nodes[d.Name] = true
+		nodes[d.Name] = int32(len(nodes))
 	}
 	for _, h := range p.hosts {
-		nodes[h.Name] = true
+		nodes[h.Name] = int32(len(nodes))
 	}
-	var known []string // sorted node names, made when first needed
-	used := make(map[[2]string]seen, 2*len(p.cables))
+	var names []string                            // sorted, made when first needed
+	used := make(map[port]int32, 2*len(p.cables)) // → the line
 	end := func(line int, i *Interface) {
-		if !nodes[i.Node] {
-			if known == nil {
-				for name := range nodes {
-					known = append(known, name)
-				}
-				slices.Sort(known)
+		node, known := nodes[i.Node]
+		if !known {
+			if names == nil {
+				names = slices.Sorted(maps.Keys(nodes))
 			}
-			near := strictyaml.Nearest(i.Node, known)
+			near := strictyaml.Nearest(i.Node, names)
 			if near != "" {
 				doc.Errorf(line, "link end %s: no device or host is named %q; did you mean %q?", i, i.Node, near)
 			} else {
@@ -209,16 +219,16 @@ func (p *plan) checkCables(doc *strictyaml.Doc) {
 			}
 			return
 		}
-		if len(i.Name) > maxName || !ifaceName.MatchString(i.Name) {
+		if len(i.Name) > maxName || !named(i.Name, ifaceMarks) {
 			doc.Errorf(line, "link end %s: interface name %q: use letters, digits and -_./: only", i, i.Name)
 			return
 		}
-		key := [2]string{i.Node, i.Name}
+		key := port{node, i.Name}
 		if was, twice := used[key]; twice {
-			doc.Errorf(line, "interface %s already ends another link%s", i, was.first())
+			doc.Errorf(line, "interface %s already ends another link%s", i, seen{line: int(was)}.first())
 			return
 		}
-		used[key] = seen{line: line}
+		used[key] = int32(line)
 	}
 	for i := range p.cables {
 		c, at := &p.cables[i], p.cableLines(i)
@@ -235,11 +245,11 @@ func (p *plan) checkCables(doc *strictyaml.Doc) {
 // inside another link's subnet.
 func (p *plan) checkAddresses(doc *strictyaml.Doc) {
 	owners := make(map[netip.Addr]owner, 2*len(p.cables)+len(p.hosts))
-	var subnets []subnet
+	subnets := make([]subnet, 0, len(p.cables))
 	for i := range p.cables {
 		c, at := &p.cables[i], p.cableLines(i)
-		okA := p.checkEnd(doc, at.aAddr, &c.A, owners)
-		okB := p.checkEnd(doc, at.bAddr, &c.B, owners)
+		okA := p.checkEnd(doc, at.aAddr, owner(2*i), owners)
+		okB := p.checkEnd(doc, at.bAddr, owner(2*i+1), owners)
 		switch a, b := c.A.Addr, c.B.Addr; {
 		case !okA || !okB:
 		case !a.IsValid() && !b.IsValid(): // unnumbered: traces cannot name it, but it may be drawn
@@ -250,86 +260,111 @@ func (p *plan) checkAddresses(doc *strictyaml.Doc) {
 		case a.Masked() != b.Masked():
 			doc.Errorf(at.bAddr, "link %s>%s: %s and %s are not of one subnet", &c.A, &c.B, a, b)
 		default:
-			subnets = append(subnets, subnet{prefix: a.Masked(), cable: i, line: at.aAddr})
+			subnets = append(subnets, subnet{prefix: a.Masked(), cable: int32(i), line: int32(at.aAddr)})
 		}
 	}
 	subnets = p.checkSubnets(doc, subnets)
 	for i, h := range p.hosts {
 		for j, a := range h.Addresses {
 			at := p.addressLine(i, j)
-			if !checkAddr(doc, at, "address of host "+h.Name, a) {
+			if wrong := wrongAddr(a); wrong != "" {
+				doc.Errorf(at, "address of host %s%s", h.Name, wrong)
 				continue
 			}
 			was, taken := owners[a]
 			switch {
-			case taken && was.node == h.Name && was.iface == "":
+			case taken && was == hostOwner(i):
 				doc.Errorf(at, "host %s lists %s twice", h.Name, a)
 				continue
-			case taken && was.node != h.Name:
-				doc.Errorf(at, "overlapping addresses: %s of host %s belongs to %s%s", a, h.Name, was.name(), seen{line: was.line}.first())
+			case taken && (was.isHost() || p.end(was).Node != h.Name):
+				doc.Errorf(at, "overlapping addresses: %s of host %s belongs to %s%s", a, h.Name, p.ownerName(was), p.ownerLine(was, a).first())
 				continue
 			case !taken:
-				owners[a] = owner{node: h.Name, line: at}
+				owners[a] = hostOwner(i)
 			}
 			if s, ok := inside(subnets, a); ok {
 				if c := &p.cables[s.cable]; c.A.Node != h.Name && c.B.Node != h.Name {
-					doc.Errorf(at, "overlapping addresses: %s of host %s lies in %s of the link %s>%s%s", a, h.Name, s.prefix, &c.A, &c.B, seen{line: s.line}.first())
+					doc.Errorf(at, "overlapping addresses: %s of host %s lies in %s of the link %s>%s%s", a, h.Name, s.prefix, &c.A, &c.B, seen{line: int(s.line)}.first())
 				}
 			}
 		}
 	}
 }
 
-// owner is what has an address.
-type owner struct {
-	node, iface string
-	line        int
-}
+// owner is what has an address: an end of a cable, two to each cable, or with
+// all bits turned a host. A number, because there may be a million.
+type owner int32
 
-func (o owner) name() string {
-	if o.iface == "" {
-		return "host " + o.node
+func hostOwner(host int) owner { return ^owner(host) }
+
+func (o owner) isHost() bool { return o < 0 }
+
+// end is the interface that an owner is, not being a host.
+func (p *plan) end(o owner) *Interface {
+	if c := &p.cables[o/2]; o%2 == 0 {
+		return &c.A
+	} else {
+		return &c.B
 	}
-	return o.node + ":" + o.iface
 }
 
-func (p *plan) checkEnd(doc *strictyaml.Doc, line int, i *Interface, owners map[netip.Addr]owner) bool {
+func (p *plan) ownerName(o owner) string {
+	if o.isHost() {
+		return "host " + p.hosts[^o].Name
+	}
+	return p.end(o).String()
+}
+
+// ownerLine is where the owner was given the address.
+func (p *plan) ownerLine(o owner, a netip.Addr) seen {
+	if o.isHost() {
+		return seen{line: p.addressLine(int(^o), slices.Index(p.hosts[^o].Addresses, a))}
+	}
+	if at := p.cableLines(int(o / 2)); o%2 == 0 {
+		return seen{line: at.aAddr}
+	} else {
+		return seen{line: at.bAddr}
+	}
+}
+
+func (p *plan) checkEnd(doc *strictyaml.Doc, line int, self owner, owners map[netip.Addr]owner) bool {
+	i := p.end(self)
 	if !i.Addr.IsValid() {
 		return true
 	}
 	a := i.Addr.Addr()
-	if !checkAddr(doc, line, "address of "+i.String(), a) {
+	if wrong := wrongAddr(a); wrong != "" {
+		doc.Errorf(line, "address of %s%s", i, wrong)
 		return false
 	}
 	if was, taken := owners[a]; taken {
-		doc.Errorf(line, "overlapping addresses: %s of %s already belongs to %s%s", a, i, was.name(), seen{line: was.line}.first())
+		doc.Errorf(line, "overlapping addresses: %s of %s already belongs to %s%s", a, i, p.ownerName(was), p.ownerLine(was, a).first())
 		return false
 	}
-	owners[a] = owner{node: i.Node, iface: i.Name, line: line}
+	owners[a] = self
 	return true
 }
 
-func checkAddr(doc *strictyaml.Doc, line int, what string, a netip.Addr) bool {
+// wrongAddr says why an address cannot be one node's own; "" when it can.
+func wrongAddr(a netip.Addr) string {
 	switch {
 	case !a.IsValid():
-		doc.Errorf(line, "%s is missing", what)
+		return " is missing"
 	case a.Is4In6():
-		doc.Errorf(line, "%s: write %s as the IPv4 address %s", what, a, a.Unmap())
+		return fmt.Sprintf(": write %s as the IPv4 address %s", a, a.Unmap())
 	case a.Zone() != "":
-		doc.Errorf(line, "%s: %s has a zone; give a routable address", what, a)
+		return fmt.Sprintf(": %s has a zone; give a routable address", a)
 	case a.IsUnspecified() || a.IsMulticast():
-		doc.Errorf(line, "%s: %s cannot be one node's own address", what, a)
-	default:
-		return true
+		return fmt.Sprintf(": %s cannot be one node's own address", a)
 	}
-	return false
+	return ""
 }
 
 // subnet is a cable's.
 type subnet struct {
 	prefix netip.Prefix
-	cable  int
-	line   int
+	cable  int32
+	line   int32
 }
 
 // checkSubnets notes subnets that overlap and gives those that do not, sorted.
@@ -337,11 +372,14 @@ func (p *plan) checkSubnets(doc *strictyaml.Doc, all []subnet) []subnet {
 	// Prefixes overlap only by one holding the other. Sorted by address and then
 	// the wider first, a prefix follows the one that holds it, with only others
 	// held by the same between them: so it is enough to look at the last one kept.
-	slices.SortStableFunc(all, func(a, b subnet) int {
+	slices.SortFunc(all, func(a, b subnet) int {
 		if c := a.prefix.Addr().Compare(b.prefix.Addr()); c != 0 {
 			return c
 		}
-		return a.prefix.Bits() - b.prefix.Bits()
+		if c := a.prefix.Bits() - b.prefix.Bits(); c != 0 {
+			return c
+		}
+		return int(a.cable - b.cable)
 	})
 	kept := all[:0]
 	for _, s := range all {
@@ -351,8 +389,8 @@ func (p *plan) checkSubnets(doc *strictyaml.Doc, all []subnet) []subnet {
 				was, s = s, was
 			}
 			c, o := &p.cables[s.cable], &p.cables[was.cable]
-			doc.Errorf(s.line, "overlapping addresses: %s of link %s>%s overlaps %s of link %s>%s%s",
-				s.prefix, &c.A, &c.B, was.prefix, &o.A, &o.B, seen{line: was.line}.first())
+			doc.Errorf(int(s.line), "overlapping addresses: %s of link %s>%s overlaps %s of link %s>%s%s",
+				s.prefix, &c.A, &c.B, was.prefix, &o.A, &o.B, seen{line: int(was.line)}.first())
 			continue
 		}
 		kept = append(kept, s)

@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 )
 
 // ClosSpec is the size of a three-tier Clos fabric: in each pod every ToR is
@@ -22,9 +23,11 @@ const (
 	maxPods        = 128
 	maxToRs        = 256
 	maxHostsPerToR = 128
-	maxFabricLinks = 1 << 17 // far under the 1<<22 /31s of the /9; bounds memory
-	maxHostLinks   = 1 << 17
 )
+
+// MaxClosLinks is how many directed links a Clos has at most. It bounds memory,
+// not addresses: the /9 has 1<<22 /31s, for two directed links each.
+const MaxClosLinks = 1 << 20
 
 // Clos builds a Clos fabric. Devices are named p0-tor0, p0-t1-0 and t2-0, hosts
 // p0-tor0-h0. A switch's uplinks come first (eth1…), then its downlinks; a host
@@ -37,56 +40,70 @@ func Clos(s ClosSpec) (*Topology, error) {
 	if s.Site == "" {
 		s.Site = "sim"
 	}
-	var devices []*Device
-	var hosts []*Host
-	var cables []Cable
+	fabric, perToR := s.Pods*s.T1s*(s.ToRs+s.T2s), s.Pods*s.ToRs
+	devices := make([]*Device, 0, s.Pods*(s.ToRs+s.T1s)+s.T2s)
+	hosts := make([]*Host, 0, perToR*s.Hosts)
+	cables := make([]Cable, 0, fabric+perToR*s.Hosts)
+
+	// Each name is made once and shared by all that bear it.
+	ports := make([]string, 2+max(s.T1s+s.Hosts, s.T2s+s.ToRs, s.Pods*s.T1s))
+	for i := range ports {
+		ports[i] = "eth" + strconv.Itoa(i)
+	}
+	numbered := func(prefix string, n int) []string {
+		names := make([]string, n)
+		for i := range names {
+			names[i] = prefix + strconv.Itoa(i)
+		}
+		return names
+	}
+	tors, t1s, t2s := make([][]string, s.Pods), make([][]string, s.Pods), numbered("t2-", s.T2s)
 	for p := range s.Pods {
 		pod := fmt.Sprintf("p%d", p)
-		for i := range s.ToRs {
-			devices = append(devices, &Device{Name: fmt.Sprintf("%s-tor%d", pod, i), Tier: "tor", Pod: pod})
+		tors[p], t1s[p] = numbered(pod+"-tor", s.ToRs), numbered(pod+"-t1-", s.T1s)
+		for _, name := range tors[p] {
+			devices = append(devices, &Device{Name: name, Tier: "tor", Pod: pod})
 		}
-		for i := range s.T1s {
-			devices = append(devices, &Device{Name: fmt.Sprintf("%s-t1-%d", pod, i), Tier: "t1", Pod: pod})
+		for _, name := range t1s[p] {
+			devices = append(devices, &Device{Name: name, Tier: "t1", Pod: pod})
 		}
 	}
-	for i := range s.T2s {
-		devices = append(devices, &Device{Name: fmt.Sprintf("t2-%d", i), Tier: "t2"})
+	for _, name := range t2s {
+		devices = append(devices, &Device{Name: name, Tier: "t2"})
 	}
 
-	fabric := netip.AddrFrom4([4]byte{10, 128, 0, 0})
+	next := netip.AddrFrom4([4]byte{10, 128, 0, 0})
 	// join lays the next fabric link: lower tier's end first.
 	join := func(low string, lowPort int, high string, highPort int) {
-		even := fabric
+		even := next
 		odd := even.Next()
-		fabric = odd.Next()
+		next = odd.Next()
 		cables = append(cables, Cable{
-			A: Interface{Node: low, Name: fmt.Sprintf("eth%d", lowPort), Addr: netip.PrefixFrom(even, 31)},
-			B: Interface{Node: high, Name: fmt.Sprintf("eth%d", highPort), Addr: netip.PrefixFrom(odd, 31)},
+			A: Interface{Node: low, Name: ports[lowPort], Addr: netip.PrefixFrom(even, 31)},
+			B: Interface{Node: high, Name: ports[highPort], Addr: netip.PrefixFrom(odd, 31)},
 		})
 	}
 	for p := range s.Pods {
-		for tor := range s.ToRs {
-			for t1 := range s.T1s {
-				join(fmt.Sprintf("p%d-tor%d", p, tor), 1+t1, fmt.Sprintf("p%d-t1-%d", p, t1), 1+s.T2s+tor)
+		for i, tor := range tors[p] {
+			for j, t1 := range t1s[p] {
+				join(tor, 1+j, t1, 1+s.T2s+i)
 			}
 		}
-		for t1 := range s.T1s {
-			for t2 := range s.T2s {
-				join(fmt.Sprintf("p%d-t1-%d", p, t1), 1+t2, fmt.Sprintf("t2-%d", t2), 1+p*s.T1s+t1)
+		for j, t1 := range t1s[p] {
+			for k, t2 := range t2s {
+				join(t1, 1+k, t2, 1+p*s.T1s+j)
 			}
 		}
 	}
 	for p := range s.Pods {
-		for tor := range s.ToRs {
-			name := fmt.Sprintf("p%d-tor%d", p, tor)
-			for h := range s.Hosts {
-				host := fmt.Sprintf("%s-h%d", name, h)
-				even := netip.AddrFrom4([4]byte{10, byte(p), byte(tor), byte(2 * h)})
+		for i, tor := range tors[p] {
+			for h, name := range numbered(tor+"-h", s.Hosts) {
+				even := netip.AddrFrom4([4]byte{10, byte(p), byte(i), byte(2 * h)})
 				odd := even.Next()
-				hosts = append(hosts, &Host{Name: host, Addresses: []netip.Addr{odd}})
+				hosts = append(hosts, &Host{Name: name, Addresses: []netip.Addr{odd}})
 				cables = append(cables, Cable{
-					A: Interface{Node: name, Name: fmt.Sprintf("eth%d", 1+s.T1s+h), Addr: netip.PrefixFrom(even, 31)},
-					B: Interface{Node: host, Name: "eth0", Addr: netip.PrefixFrom(odd, 31)},
+					A: Interface{Node: tor, Name: ports[1+s.T1s+h], Addr: netip.PrefixFrom(even, 31)},
+					B: Interface{Node: name, Name: "eth0", Addr: netip.PrefixFrom(odd, 31)},
 				})
 			}
 		}
@@ -106,10 +123,10 @@ func (s ClosSpec) check() error {
 		return fmt.Errorf("tors (per pod) is %d: give 1 to %d", s.ToRs, maxToRs)
 	case s.Hosts < 0 || s.Hosts > maxHostsPerToR:
 		return fmt.Errorf("hosts (per tor) is %d: give 0 to %d", s.Hosts, maxHostsPerToR)
-	case s.T1s < 0 || s.T1s > maxFabricLinks:
-		return fmt.Errorf("t1 (per pod) is %d: give 0 to %d", s.T1s, maxFabricLinks)
-	case s.T2s < 0 || s.T2s > maxFabricLinks:
-		return fmt.Errorf("t2 is %d: give 0 to %d", s.T2s, maxFabricLinks)
+	case s.T1s < 0 || s.T1s > MaxClosLinks:
+		return fmt.Errorf("t1 (per pod) is %d: give 0 to %d", s.T1s, MaxClosLinks)
+	case s.T2s < 0 || s.T2s > MaxClosLinks:
+		return fmt.Errorf("t2 is %d: give 0 to %d", s.T2s, MaxClosLinks)
 	case s.T1s == 0 && s.ToRs > 1:
 		return fmt.Errorf("%d tors in a pod but no t1 to join them: give t1 at least 1", s.ToRs)
 	case s.T2s == 0 && s.Pods > 1:
@@ -117,12 +134,12 @@ func (s ClosSpec) check() error {
 	case s.T1s == 0 && s.T2s > 0:
 		return fmt.Errorf("%d t2 but no t1 to join them to: give t1 at least 1", s.T2s)
 	}
-	// In 64 bits: no factor exceeds 2^17.
-	if n := int64(s.Pods) * int64(s.T1s) * (int64(s.ToRs) + int64(s.T2s)); n > maxFabricLinks {
-		return fmt.Errorf("%d fabric links: at most %d are built", n, maxFabricLinks)
-	}
-	if n := s.Pods * s.ToRs * s.Hosts; n > maxHostLinks {
-		return fmt.Errorf("%d hosts: at most %d are built", n, maxHostLinks)
+	// In 64 bits, where no product of these bounded factors overflows.
+	pods, tors, t1s, t2s := int64(s.Pods), int64(s.ToRs), int64(s.T1s), int64(s.T2s)
+	fabric, host := 2*pods*t1s*(tors+t2s), 2*pods*tors*int64(s.Hosts)
+	if fabric+host > MaxClosLinks {
+		return fmt.Errorf("%d directed links, %d between switches (2 · %d pods · %d t1 · (%d tors + %d t2)) and %d to or from hosts (2 · %d pods · %d tors · %d hosts): at most %d are built, so give fewer",
+			fabric+host, fabric, pods, t1s, tors, t2s, host, pods, tors, s.Hosts, MaxClosLinks)
 	}
 	return nil
 }

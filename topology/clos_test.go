@@ -84,18 +84,19 @@ func TestSmallClosByName(t *testing.T) {
 
 func TestClosRefusesWhatCannotBeBuilt(t *testing.T) {
 	for want, s := range map[string]ClosSpec{
-		"pods is 0: give 1 to 128":                   {ToRs: 1},
-		"pods is 129":                                {Pods: 129, ToRs: 1},
-		"tors (per pod) is 257":                      {Pods: 1, ToRs: 257, T1s: 1},
-		"hosts (per tor) is 129":                     {Pods: 1, ToRs: 1, Hosts: 129},
-		"hosts (per tor) is -1":                      {Pods: 1, ToRs: 1, Hosts: -1},
-		"t1 (per pod) is -1":                         {Pods: 1, ToRs: 1, T1s: -1},
-		"t2 is -3":                                   {Pods: 1, ToRs: 1, T1s: 1, T2s: -3},
-		"2 tors in a pod but no t1":                  {Pods: 1, ToRs: 2},
-		"2 pods but no t2":                           {Pods: 2, ToRs: 1, T1s: 1},
-		"1 t2 but no t1":                             {Pods: 1, ToRs: 1, T2s: 1},
-		"fabric links: at most 131072":               {Pods: 128, ToRs: 1, T1s: 131072, T2s: 131072},
-		"524288 hosts: at most 131072":               {Pods: 128, ToRs: 64, T1s: 1, T2s: 1, Hosts: 64},
+		"pods is 0: give 1 to 128":                 {ToRs: 1},
+		"pods is 129":                              {Pods: 129, ToRs: 1},
+		"tors (per pod) is 257":                    {Pods: 1, ToRs: 257, T1s: 1},
+		"hosts (per tor) is 129":                   {Pods: 1, ToRs: 1, Hosts: 129},
+		"hosts (per tor) is -1":                    {Pods: 1, ToRs: 1, Hosts: -1},
+		"t1 (per pod) is -1":                       {Pods: 1, ToRs: 1, T1s: -1},
+		"t2 is -3":                                 {Pods: 1, ToRs: 1, T1s: 1, T2s: -3},
+		"2 tors in a pod but no t1":                {Pods: 1, ToRs: 2},
+		"2 pods but no t2":                         {Pods: 2, ToRs: 1, T1s: 1},
+		"1 t2 but no t1":                           {Pods: 1, ToRs: 1, T2s: 1},
+		"t2 is 1048577: give 0 to 1048576":         {Pods: 1, ToRs: 1, T1s: 1, T2s: 1<<20 + 1},
+		"at most 1048576 are built, so give fewer": {Pods: 128, ToRs: 1, T1s: 1 << 20, T2s: 1 << 20},
+		"1097728 directed links, 32768 between switches (2 · 128 pods · 1 t1 · (64 tors + 64 t2)) and 1064960 to or from hosts (2 · 128 pods · 64 tors · 65 hosts)": {Pods: 128, ToRs: 64, T1s: 1, T2s: 64, Hosts: 65},
 		`site "a b": use letters, digits, - and _ o`: {Site: "a b", Pods: 1, ToRs: 1},
 	} {
 		if _, err := Clos(s); err == nil || !strings.Contains(err.Error(), want) {

@@ -2,6 +2,8 @@ package topology
 
 import (
 	"bytes"
+	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +36,15 @@ with gNMI  0
 hosts      8
 links      48  (directed; 16 of them to or from hosts)
 addresses  48
+
+What votes alone (007, Theorem 2) are sure to find between switches, given enough flows:
+  up to 2 bad links at once, 1..100 packets a connection; all bad links rank first
+  while no good link loses more than
+    bad links  if they lose 1%  if they lose 0.1%  if they lose 0.05%  alpha
+            1          2.9e-05            2.9e-06             1.4e-06    3.5
+            2          1.7e-05            1.7e-06             8.3e-07      6
+  a guide only, the proof does not cover this fabric: it has as many tors in a pod as t2 in all (2): more tors are needed
+Traces: at most 50 per second from each host, so that no switch answers more than 100 per second.
 `
 	if err != nil || out != want {
 		t.Errorf("got %v\n%s\nwant\n%s", err, out, want)
@@ -72,10 +83,52 @@ links:
 	}
 }
 
+func TestCheckCommandSaysWhyNothingIsKnown(t *testing.T) {
+	for want, stdin := range map[string]string{
+		"  does not apply: not a regular Clos: no switch has hosts":                                                                  "devices: [{name: a}]\n",
+		"  does not apply: the theorem compares links within and between pods, and there is one pod\nTraces: at most 100 per second": "devices: [{name: a}, {name: b}]\nhosts: [{name: h}]\nlinks: [{a: a:1, b: h:1}, {a: a:2, b: b:1}]\n",
+	} {
+		if out, err := run(t, stdin, "check", "-"); err != nil || !strings.Contains(out, want) {
+			t.Errorf("got %v, want %q in:\n%s", err, want, out)
+		}
+	}
+}
+
+func TestCheckCommandAsJSON(t *testing.T) {
+	text, err := run(t, "", "clos", "--pods", "4", "--tors", "20", "--t1", "8", "--t2", "10", "--hosts", "40")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, text, "check", "-", "--json", "--packets", "50..200", "--icmp", "50")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s summary
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d := s.Detection
+	// 10·79/(20·3) = 13.2 bad links; 50/800 · 8 traces.
+	if s.Links != 8320 || s.HostLinks != 6400 || s.Addresses != 8320 || len(s.Tiers) != 3 || len(s.Warnings) != 0 ||
+		!d.Applies || d.MaxBad != 13 || len(d.Outside) != 0 || d.PacketsMin != 50 || d.PacketsMax != 200 || d.Traces.PerHost != .5 {
+		t.Errorf("%+v", s)
+	}
+	// 1 − .99⁵⁰ over α(1)·200, α(1) = 20·79·3/(790 − 60).
+	want := (1 - math.Pow(.99, 50)) / (20 * 79 * 3. / 730 * 200)
+	if got := d.Bounds[0]; got.BadLinks != 1 || got.Good[0].BadRate != .01 || !near(got.Good[0].GoodRate, want) {
+		t.Errorf("first bound %+v, want %g", got, want)
+	}
+	if !strings.Contains(out, `"warnings": []`) {
+		t.Errorf("no list of warnings:\n%s", out)
+	}
+}
+
 func TestCommandsFailClearly(t *testing.T) {
 	for want, args := range map[string][]string{
 		"standard input:1: unknown key \"sites\"; did you mean \"site\"?": {"check", "-"},
 		"gone.yaml: no such file or directory":                            {"check", "gone.yaml"},
+		`--packets is "9..3": give fewest..most, such as 1..100`:          {"check", "-", "--packets", "9..3"},
+		"--icmp is 0: give the ICMP replies":                              {"check", "-", "--icmp", "0"},
 		"accepts 1 arg(s), received 0":                                    {"check"},
 		"clos: 3 pods but no t2 to join them: give t2 at least 1":         {"clos", "--pods", "3", "--t2", "0"},
 		"write topology: open ":                                           {"clos", "--file", filepath.Join(t.TempDir(), "no", "dir")},

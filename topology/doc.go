@@ -8,10 +8,14 @@
 //   - topology.go: the types, and [New], which checks and indexes them
 //   - check.go: what makes a topology valid
 //   - file.go, marshal.go: the YAML form, read by [Load] and [Parse], written by [Topology.Marshal]
+//   - lines.go: the fast way in for what Marshal writes, of up to a million links
 //   - clos.go: [Clos], which builds a Clos fabric of any size
 //   - index.go: look-ups by name, interface and address
 //   - path.go: shortest paths, their number, and the share of each link in them
-//   - command.go: `decaf topology check` and `decaf topology clos`
+//   - shape.go: [Topology.ClosShape], which recognises a Clos by its links
+//   - detection.go: [Detection], what votes can find on a Clos (007's Theorem 2),
+//     and its trace budget
+//   - command.go, summary.go: `decaf topology check` and `decaf topology clos`
 //   - strictyaml: the strict YAML reader that this package and scenario files share
 //
 // # What does not

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/netip"
@@ -37,17 +38,40 @@ func Load(path string) (*Topology, error) {
 	return t, nil
 }
 
+// maxFile bounds what is read of one file; a Clos of [MaxClosLinks] is some 75 MB.
+const maxFile = 256 << 20
+
 func read(name string, r io.Reader) (*Topology, error) {
-	data, err := io.ReadAll(io.LimitReader(r, strictyaml.MaxBytes+1))
-	if err != nil {
+	var b bytes.Buffer
+	if f, ok := r.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			b.Grow(int(min(info.Size(), maxFile)) + bytes.MinRead)
+		}
+	}
+	if _, err := b.ReadFrom(io.LimitReader(r, maxFile+1)); err != nil {
 		return nil, fmt.Errorf("topology: read %s: %w", name, err)
 	}
-	return Parse(name, data)
+	return Parse(name, b.Bytes())
 }
 
 // Parse reads a topology; file serves messages only. The error joins one
 // "file:line: what" for each thing wrong, up to a limit.
 func Parse(file string, data []byte) (*Topology, error) {
+	if len(data) > maxFile {
+		return nil, &strictyaml.Error{File: file, What: fmt.Sprintf("more than %d bytes: larger topologies are not read", maxFile)}
+	}
+	p, odd := parseLines(data)
+	if odd == 0 {
+		return p.build(strictyaml.NewDoc(file))
+	}
+	if len(data) > strictyaml.MaxBytes {
+		return nil, &strictyaml.Error{File: file, Line: odd, What: fmt.Sprintf("this line is not in the form that `decaf topology clos` writes, one device, host or link a line, which a file of more than %d bytes must be in", strictyaml.MaxBytes)}
+	}
+	return parseYAML(file, data)
+}
+
+// parseYAML reads a topology in any form of YAML.
+func parseYAML(file string, data []byte) (*Topology, error) {
 	doc, root, err := strictyaml.Parse(file, data)
 	if err != nil {
 		return nil, err

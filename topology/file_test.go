@@ -2,11 +2,15 @@ package topology
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"decaf/topology/strictyaml"
 )
 
 // The form of the design document, with the one switch declared that its
@@ -157,10 +161,124 @@ func TestLoadTakesTLSFilesFromTheTopologysFolder(t *testing.T) {
 	}
 }
 
-// A large fabric's file must be read in a time that a service's start can bear.
+// What one reader of the two takes both take, alike.
+func alike(t *testing.T, data []byte) {
+	t.Helper()
+	p, odd := parseLines(data)
+	if odd > 0 {
+		return
+	}
+	lines, errLines := p.build(strictyaml.NewDoc("f"))
+	whole, errWhole := parseYAML("f", data)
+	if fmt.Sprint(errLines) != fmt.Sprint(errWhole) {
+		t.Fatalf("line by line: %v\nas YAML: %v\n%s", errLines, errWhole, data)
+	}
+	if errLines == nil && !lines.Equal(whole) {
+		t.Fatalf("read line by line it is another topology:\n%s", data)
+	}
+}
+
+// What Marshal writes is read line by line; what is written otherwise is not.
+func TestLinesAreReadAsYAMLIs(t *testing.T) {
+	for _, s := range sizes {
+		text, err := build(t, s).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, odd := parseLines(text); odd != 0 {
+			t.Errorf("%v: line %d is not in its own form:\n%s", s, odd, text)
+		}
+		alike(t, text)
+	}
+	for want, text := range map[int][]string{
+		0: {
+			"site: lab\ndevices:\n  - {tier: t1, name: \"a\"}\n",
+			"hosts:\n  - {name: h, addresses: [10.0.0.1, \"::1\"], tags: {\"a.b/c\": \"x, {y}\", d: \"é \\\\ \\\" 丶\"}}\n",
+			"devices:\n  - {name: a, gnmi: {address: \"1.2.3.4:5\", tls: {ca: c, cert: d, key: \"e/f\"}}}\n",
+			"devices:\n  - {name: a}\n  - {name: b}\nlinks:\n  - {a: \"a:1\", a_addr: 10.0.0.0/31, b: \"b:1\", b_addr: \"10.0.0.1/31\"}\n",
+			"devices:\n  - {name: a}\n  - {name: a}\n",                 // wrong, and both say so
+			"hosts:\n  - {name: a, addresses: [10.0.0.1, 10.0.0.1]}\n", // the same
+		},
+		1: {"", "- a\n", "site: \"a\" # b\n", "hosts: []\n", "{}\n", "hosts:", "site: 1.2.3\n", "site: null\n"},
+		2: {
+			"hosts:\n  - {name: h }\n", "hosts:\n  - {name: h, name: g}\n", "hosts:\n  - {name: ~}\n", "hosts:\n  - name: h\n",
+			"hosts:\n  - {name: h}", "hosts:\n- {name: h}\n", "hosts:\n  - {name: h, nme: g}\n", "hosts:\n  - {name: h, addresses: [10.0.0]}\n",
+			"hosts:\n  - {name: \"\\u0041\"}\n", "hosts:\n  - {name: h, tags: {\"<<\": a}}\n", "hosts:\n  - {name: h, tags: {a: b, a: c}}\n",
+			"hosts:\n  - {name: h}\r\n", "hosts:\n  - {name: yes}\n", "links:\n  - {a: \"a:1\"}\n", "links:\n  - {a: \"a\", b: \"b:1\"}\n",
+			"devices:\n  - {name: a, gnmi: {tls: {ca: b}}}\n", "hosts:\nlinks:\n",
+		},
+		3: {"hosts:\n  - {name: h}\n\n", "links:\n  - {a: \"a:1\", b: \"b:1\"}\nhosts:\n", "hosts:\n  - {name: h}\nhosts:\n", "hosts:\n  - {name: h}\nsite: x\n"},
+	} {
+		for _, text := range text {
+			if _, odd := parseLines([]byte(text)); odd != want {
+				t.Errorf("gave up at line %d, want %d:\n%s", odd, want, text)
+			}
+			alike(t, []byte(text))
+		}
+	}
+}
+
+// A file beyond what the YAML reader takes is read line by line, and only so.
 func TestLargeFile(t *testing.T) {
-	topo := build(t, ClosSpec{Pods: 2, ToRs: 40, T1s: 16, T2s: 32, Hosts: 10})
-	roundTrip(t, topo)
+	topo := build(t, ClosSpec{Pods: 15, ToRs: 64, T1s: 16, T2s: 16, Hosts: 128})
+	text, err := topo.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(text) <= strictyaml.MaxBytes {
+		t.Fatalf("%d bytes are not large", len(text))
+	}
+	again, err := Parse("large.yaml", text)
+	if err != nil || !again.Equal(topo) {
+		t.Errorf("reads back as another topology: %v", err)
+	}
+	lines := bytes.Count(text, []byte("\n"))
+	if _, err := Parse("large.yaml", append(text, "  - {a: \"x:1\", b: \"p0-tor0:e\"}\n"...)); err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("large.yaml:%d: link end x:1: no device or host is named \"x\"", lines+1)) {
+		t.Errorf("a dangling link at the end: %v", err)
+	}
+	if _, err := Parse("large.yaml", append(text, "  - {a: x}\n"...)); err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("large.yaml:%d: this line is not in the form that `decaf topology clos` writes", lines+1)) {
+		t.Errorf("another form at the end: %v", err)
+	}
+}
+
+// million is a Clos close to the limit: 983,040 directed links.
+var million = ClosSpec{Pods: 40, ToRs: 64, T1s: 32, T2s: 64, Hosts: 128}
+
+func BenchmarkMillionLinks(b *testing.B) {
+	topo := build(b, million)
+	text, err := topo.Marshal()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("clos", func(b *testing.B) {
+		for b.Loop() {
+			build(b, million)
+		}
+	})
+	b.Run("write", func(b *testing.B) {
+		b.SetBytes(int64(len(text)))
+		for b.Loop() {
+			if err := topo.write(io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("parse", func(b *testing.B) {
+		b.SetBytes(int64(len(text)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := Parse("b", text); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("summary", func(b *testing.B) { // with the graph
+		for b.Loop() {
+			again := &Topology{Devices: topo.Devices, Hosts: topo.Hosts, Links: topo.Links}
+			again.summarize()
+			again.detect(1, 100, 100)
+		}
+	})
 }
 
 func BenchmarkParse(b *testing.B) {
@@ -187,7 +305,10 @@ func FuzzParse(f *testing.F) {
 	f.Add(small)
 	f.Add([]byte("devices: [{name: a, tags: {x: \"\\u00e9\"}}, {name: b}]\nlinks: [{a: a:1, b: b:1}, {a: a:2, b: b:2}]"))
 	f.Add([]byte("hosts: [{name: h, addresses: [\"::1\", 10.0.0.1]}]\nlinks: []"))
+	f.Add([]byte("hosts:\n  - {name: h, addresses: [10.0.0.1], tags: {a: \"b\"}}\n"))
+	f.Add([]byte("site: s\ndevices:\n  - {name: d, gnmi: {address: \"a:1\", tls: {ca: x}}}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		alike(t, data)
 		topo, err := Parse("f", data)
 		if err != nil {
 			return

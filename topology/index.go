@@ -9,89 +9,187 @@ import (
 	"decaf/topology/strictyaml"
 )
 
-// index makes every look-up a map access. Nodes are numbered, devices first.
-type index struct {
+// graph is the nodes by number, devices first, and how they are joined. Keys are
+// numbers where they can be, for a network may have a million links.
+type graph struct {
 	devices map[string]*Device
 	hosts   map[string]*Host
 	node    map[string]int // name → number
 	names   []string       // number → name
 	out     [][]*Link      // number → links leaving it, in file order
-	to      [][]int        // number → where each of these leads
+	to      [][]int32      // number → where each of these leads
 	host    []bool         // number → whether it is a host
 
+	ends    []nodePair           // by place in Topology.Links
+	several map[nodePair][]*Link // → all links, where there is more than one
+}
+
+// index makes every look-up of a link or address a map access.
+type index struct {
+	*graph
 	link    map[string]*Link
 	reverse map[*Link]*Link
-	between map[[2]string][]*Link
-	from    map[[2]string]*Link // node, interface → the link leaving it
-	into    map[[2]string]*Link // node, interface → the link entering it
+	from    map[port]*Link // → the link leaving it
+	into    map[port]*Link // → the link entering it, unless it is the reverse of from
 
 	ifaceAt map[netip.Addr]*Interface
 	hostAt  map[netip.Addr]*Host
 }
 
+// nodePair is two nodes by number, in the direction of a link.
+type nodePair struct{ from, to int32 }
+
+// port is an interface by its node's number.
+type port struct {
+	node int32
+	name string
+}
+
+func (t *Topology) graph() *graph {
+	t.onceGraph.Do(func() { t.g = newGraph(t) })
+	return t.g
+}
+
 func (t *Topology) index() *index {
-	t.once.Do(func() { t.ix = newIndex(t) })
+	t.onceIndex.Do(func() { t.ix = newIndex(t) })
 	return t.ix
+}
+
+func newGraph(t *Topology) *graph {
+	nodes := len(t.Devices) + len(t.Hosts)
+	g := &graph{
+		devices: make(map[string]*Device, len(t.Devices)),
+		hosts:   make(map[string]*Host, len(t.Hosts)),
+		node:    make(map[string]int, nodes),
+		names:   make([]string, 0, nodes),
+		host:    make([]bool, 0, nodes),
+		ends:    make([]nodePair, len(t.Links)),
+		several: make(map[nodePair][]*Link),
+	}
+	number := func(name string) int32 {
+		n, ok := g.node[name]
+		if !ok {
+			n = len(g.names)
+			g.node[name] = n
+			g.names = append(g.names, name)
+			g.host = append(g.host, false)
+		}
+		return int32(n)
+	}
+	for _, d := range t.Devices {
+		number(d.Name)
+		g.devices[d.Name] = d
+	}
+	for _, h := range t.Hosts {
+		g.host[number(h.Name)] = true
+		g.hosts[h.Name] = h
+	}
+	for i, l := range t.Links {
+		if comesBack(t.Links, i-1) {
+			g.ends[i] = nodePair{g.ends[i-1].to, g.ends[i-1].from}
+		} else {
+			g.ends[i] = nodePair{number(l.From.Node), number(l.To.Node)}
+		}
+	}
+	g.join(t.Links)
+	return g
 }
 
 func newIndex(t *Topology) *index {
 	ix := &index{
-		devices: make(map[string]*Device, len(t.Devices)),
-		hosts:   make(map[string]*Host, len(t.Hosts)),
-		node:    make(map[string]int, len(t.Devices)+len(t.Hosts)),
+		graph:   t.graph(),
 		link:    make(map[string]*Link, len(t.Links)),
 		reverse: make(map[*Link]*Link, len(t.Links)),
-		between: make(map[[2]string][]*Link, len(t.Links)),
-		from:    make(map[[2]string]*Link, len(t.Links)),
-		into:    make(map[[2]string]*Link, len(t.Links)),
+		from:    make(map[port]*Link, len(t.Links)),
+		into:    make(map[port]*Link),
 		ifaceAt: make(map[netip.Addr]*Interface, len(t.Links)),
 		hostAt:  make(map[netip.Addr]*Host, len(t.Hosts)),
 	}
-	number := func(name string) int {
-		n, ok := ix.node[name]
-		if !ok {
-			n = len(ix.names)
-			ix.node[name] = n
-			ix.names = append(ix.names, name)
-			ix.out = append(ix.out, nil)
-			ix.to = append(ix.to, nil)
-			ix.host = append(ix.host, false)
-		}
-		return n
-	}
-	for _, d := range t.Devices {
-		number(d.Name)
-		ix.devices[d.Name] = d
-	}
 	for _, h := range t.Hosts {
-		ix.host[number(h.Name)] = true
-		ix.hosts[h.Name] = h
 		for _, a := range h.Addresses {
 			ix.hostAt[a.Unmap()] = h
 		}
 	}
-	for _, l := range t.Links {
-		n, m := number(l.From.Node), number(l.To.Node)
-		ix.out[n] = append(ix.out[n], l)
-		ix.to[n] = append(ix.to[n], m)
+	for i, l := range t.Links {
+		n := ix.ends[i].from
 		ix.link[l.Name] = l
-		pair := [2]string{l.From.Node, l.To.Node}
-		ix.between[pair] = append(ix.between[pair], l)
-		ix.from[[2]string{l.From.Node, l.From.Name}] = l
-		ix.into[[2]string{l.To.Node, l.To.Name}] = l
+		ix.from[port{n, l.From.Name}] = l
 		if a := l.From.Addr; a.IsValid() {
 			ix.ifaceAt[a.Addr().Unmap()] = l.From
-			if h, ok := ix.hosts[l.From.Node]; ok {
-				ix.hostAt[a.Addr().Unmap()] = h
+			if ix.host[n] {
+				ix.hostAt[a.Addr().Unmap()] = ix.hosts[l.From.Node]
 			}
 		}
 	}
-	for _, l := range t.Links {
-		if back := ix.from[[2]string{l.To.Node, l.To.Name}]; back != nil {
+	for i, l := range t.Links {
+		switch {
+		case comesBack(t.Links, i):
+			ix.reverse[l] = t.Links[i+1]
+			continue
+		case comesBack(t.Links, i-1):
+			ix.reverse[l] = t.Links[i-1]
+			continue
+		}
+		at := port{ix.ends[i].to, l.To.Name}
+		back := ix.from[at]
+		if back != nil {
 			ix.reverse[l] = back
+		}
+		if back == nil || back.To.Node != l.From.Node || back.To.Name != l.From.Name {
+			ix.into[at] = l
 		}
 	}
 	return ix
+}
+
+// comesBack says whether the link after link i is its way back, as [New] lays
+// them: that spares looking it up.
+func comesBack(links []*Link, i int) bool {
+	return i >= 0 && i+1 < len(links) && links[i+1].From == links[i].To && links[i+1].To == links[i].From
+}
+
+// join lays the links of each node side by side, in two arrays for all.
+func (g *graph) join(links []*Link) {
+	degree := make([]int, len(g.names))
+	for _, e := range g.ends {
+		degree[e.from]++
+	}
+	out, to := make([]*Link, len(links)), make([]int32, len(links))
+	g.out, g.to = make([][]*Link, len(degree)), make([][]int32, len(degree))
+	at := 0
+	for n, d := range degree {
+		if d > 0 {
+			g.out[n], g.to[n] = out[at:at:at+d], to[at:at:at+d]
+			at += d
+		}
+	}
+	for i, e := range g.ends {
+		g.out[e.from] = append(g.out[e.from], links[i])
+		g.to[e.from] = append(g.to[e.from], e.to)
+	}
+	last := make([]int32, len(degree)) // the node that led here last, and 1
+	for n := range g.to {
+		for _, m := range g.to[n] {
+			if last[m] == int32(n)+1 {
+				g.several[nodePair{int32(n), m}] = nil
+			}
+			last[m] = int32(n) + 1
+		}
+	}
+	if len(g.several) == 0 {
+		return
+	}
+	for i, e := range g.ends {
+		if all, ok := g.several[e]; ok {
+			g.several[e] = append(all, links[i])
+		}
+	}
+}
+
+// port gives the key of an interface; false when there is no such node.
+func (ix *index) port(node, name string) (port, bool) {
+	n, ok := ix.node[node]
+	return port{int32(n), name}, ok
 }
 
 // Link finds a directed link by its name.
@@ -107,28 +205,40 @@ func (t *Topology) Reverse(l *Link) *Link { return t.index().reverse[l] }
 // LinkBetween gives all links from one node to another, in file order; nil when
 // there is none. The slice is the topology's own: do not change it.
 func (t *Topology) LinkBetween(from, to string) []*Link {
-	return t.index().between[[2]string{from, to}]
+	g := t.graph()
+	n, okN := g.node[from]
+	m, okM := g.node[to]
+	if !okN || !okM {
+		return nil
+	}
+	if all := g.several[nodePair{int32(n), int32(m)}]; all != nil {
+		return all
+	}
+	if i := slices.Index(g.to[n], int32(m)); i >= 0 {
+		return g.out[n][i : i+1 : i+1]
+	}
+	return nil
 }
 
 // LinksFrom gives all links leaving a node, in file order; nil for an unknown
 // node. The slice is the topology's own: do not change it.
 func (t *Topology) LinksFrom(node string) []*Link {
-	ix := t.index()
-	if n, ok := ix.node[node]; ok {
-		return ix.out[n]
+	g := t.graph()
+	if n, ok := g.node[node]; ok {
+		return g.out[n]
 	}
 	return nil
 }
 
 // Device finds a device by name.
 func (t *Topology) Device(name string) (*Device, bool) {
-	d, ok := t.index().devices[name]
+	d, ok := t.graph().devices[name]
 	return d, ok
 }
 
 // Host finds a host by name.
 func (t *Topology) Host(name string) (*Host, bool) {
-	h, ok := t.index().hosts[name]
+	h, ok := t.graph().hosts[name]
 	return h, ok
 }
 
@@ -155,23 +265,34 @@ func (t *Topology) InterfaceOf(node, ifname string) (*Interface, bool) {
 
 // LinkFrom gives the link whose packets leave by this interface (egress).
 func (t *Topology) LinkFrom(node, ifname string) (*Link, bool) {
-	l, ok := t.index().from[[2]string{node, ifname}]
+	at, ok := t.index().port(node, ifname)
+	if !ok {
+		return nil, false
+	}
+	l, ok := t.ix.from[at]
 	return l, ok
 }
 
 // LinkInto gives the link whose packets arrive on this interface (ingress).
 func (t *Topology) LinkInto(node, ifname string) (*Link, bool) {
-	l, ok := t.index().into[[2]string{node, ifname}]
+	at, ok := t.index().port(node, ifname)
+	if !ok {
+		return nil, false
+	}
+	if l, ok := t.ix.into[at]; ok {
+		return l, true
+	}
+	l, ok := t.ix.reverse[t.ix.from[at]]
 	return l, ok
 }
 
 // HostLink says whether one end of the link is a host, and gives the host's name.
 func (t *Topology) HostLink(l *Link) (host string, ok bool) {
-	ix := t.index()
-	if _, ok := ix.hosts[l.From.Node]; ok {
+	g := t.graph()
+	if _, ok := g.hosts[l.From.Node]; ok {
 		return l.From.Node, true
 	}
-	if _, ok := ix.hosts[l.To.Node]; ok {
+	if _, ok := g.hosts[l.To.Node]; ok {
 		return l.To.Node, true
 	}
 	return "", false
@@ -195,7 +316,7 @@ func (t *Topology) ResolveHost(nameOrAddr string) (*Host, error) {
 	if _, ok := t.Device(nameOrAddr); ok {
 		return nil, fmt.Errorf("%q is a device, not a host", nameOrAddr)
 	}
-	if near := strictyaml.Nearest(nameOrAddr, slices.Sorted(maps.Keys(t.index().hosts))); near != "" {
+	if near := strictyaml.Nearest(nameOrAddr, slices.Sorted(maps.Keys(t.graph().hosts))); near != "" {
 		return nil, fmt.Errorf("no host named %q in the topology; did you mean %q?", nameOrAddr, near)
 	}
 	return nil, fmt.Errorf("no host named %q in the topology", nameOrAddr)

@@ -32,7 +32,7 @@ func (t *Topology) field(to int) *field {
 	if ok {
 		return f
 	}
-	f = t.index().distances(to)
+	f = t.graph().distances(to)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.fields == nil {
@@ -47,21 +47,21 @@ func (t *Topology) field(to int) *field {
 
 // distances is a breadth-first search against the direction of the links.
 // Cables have both directions, so leaving links serve as entering ones.
-func (ix *index) distances(to int) *field {
-	f := &field{to: to, dist: make([]int32, len(ix.names))}
+func (g *graph) distances(to int) *field {
+	f := &field{to: to, dist: make([]int32, len(g.names))}
 	for i := range f.dist {
 		f.dist[i] = -1
 	}
 	f.dist[to] = 0
-	queue := make([]int, 1, len(ix.names))
-	queue[0] = to
+	queue := make([]int32, 1, len(g.names))
+	queue[0] = int32(to)
 	for len(queue) > 0 {
 		n := queue[0]
 		queue = queue[1:]
-		if n != to && ix.host[n] {
+		if int(n) != to && g.host[n] {
 			continue // hosts do not forward
 		}
-		for _, m := range ix.to[n] {
+		for _, m := range g.to[n] {
 			if f.dist[m] < 0 {
 				f.dist[m] = f.dist[n] + 1
 				queue = append(queue, m)
@@ -80,11 +80,11 @@ type hop struct {
 // next gives the links by which a shortest path goes on from node n: exactly
 // those one step nearer. A host other than the destination is never next, since
 // its distance is good only for paths that start there.
-func (ix *index) next(f *field, n int) []hop {
+func (g *graph) next(f *field, n int) []hop {
 	var hops []hop
-	for i, m := range ix.to[n] {
-		if f.dist[m] == f.dist[n]-1 && (m == f.to || !ix.host[m]) {
-			hops = append(hops, hop{ix.out[n][i], m})
+	for i, m := range g.to[n] {
+		if f.dist[m] == f.dist[n]-1 && (int(m) == f.to || !g.host[m]) {
+			hops = append(hops, hop{g.out[n][i], int(m)})
 		}
 	}
 	return hops
@@ -92,9 +92,9 @@ func (ix *index) next(f *field, n int) []hop {
 
 // route looks up both ends; false when there is no way between two different nodes.
 func (t *Topology) route(src, dst string) (from int, f *field, ok bool) {
-	ix := t.index()
-	from, okS := ix.node[src]
-	to, okD := ix.node[dst]
+	g := t.graph()
+	from, okS := g.node[src]
+	to, okD := g.node[dst]
 	if !okS || !okD || from == to {
 		return 0, nil, false
 	}
@@ -112,7 +112,7 @@ func (t *Topology) Paths(src, dst string) []Path {
 	if !ok {
 		return nil
 	}
-	ix := t.index()
+	g := t.graph()
 	var paths []Path
 	walk := make(Path, 0, f.dist[from])
 	var visit func(n int)
@@ -121,7 +121,7 @@ func (t *Topology) Paths(src, dst string) []Path {
 			paths = append(paths, slices.Clone(walk))
 			return
 		}
-		for _, h := range ix.next(f, n) {
+		for _, h := range g.next(f, n) {
 			if len(paths) == MaxPaths {
 				return
 			}
@@ -141,7 +141,7 @@ func (t *Topology) CountPaths(src, dst string) uint64 {
 	if !ok {
 		return 0
 	}
-	ix := t.index()
+	g := t.graph()
 	known := make(map[int]uint64)
 	var count func(n int) uint64
 	count = func(n int) uint64 {
@@ -152,7 +152,7 @@ func (t *Topology) CountPaths(src, dst string) uint64 {
 			return c
 		}
 		var sum uint64
-		for _, h := range ix.next(f, n) {
+		for _, h := range g.next(f, n) {
 			s, carry := bits.Add64(sum, count(h.to), 0)
 			if carry != 0 {
 				s = 1<<64 - 1
@@ -191,13 +191,13 @@ func (t *Topology) Shares(src, dst string) []LinkShare {
 	if !ok {
 		return nil
 	}
-	ix := t.index()
+	g := t.graph()
 	var shares []LinkShare
 	here := map[int]float64{from: 1}
 	for level := f.dist[from]; level > 0; level-- {
 		after := make(map[int]float64)
 		for _, n := range slices.Sorted(maps.Keys(here)) {
-			hops := ix.next(f, n)
+			hops := g.next(f, n)
 			for _, h := range hops {
 				s := here[n] / float64(len(hops))
 				shares = append(shares, LinkShare{Link: h.link, Share: s})

@@ -22,8 +22,10 @@ type Topology struct {
 	// direction from the file's a to its b, then the way back.
 	Links []*Link
 
-	once sync.Once
-	ix   *index
+	// made when first needed; see index.go
+	onceGraph, onceIndex sync.Once
+	g                    *graph
+	ix                   *index
 
 	mu     sync.Mutex
 	fields map[int]*field // see path.go
@@ -96,7 +98,7 @@ func New(site string, devices []*Device, hosts []*Host, cables []Cable) (*Topolo
 // two nodes share.
 func linkCables(cables []Cable) []*Link {
 	type pair struct{ a, b string }
-	shared := make(map[pair]int, len(cables))
+	shared := make(map[pair]int32, len(cables))
 	key := func(c *Cable) pair {
 		if c.B.Node < c.A.Node {
 			return pair{c.B.Node, c.A.Node}
@@ -106,16 +108,21 @@ func linkCables(cables []Cable) []*Link {
 	for i := range cables {
 		shared[key(&cables[i])]++
 	}
-	links := make([]*Link, 0, 2*len(cables))
+	// In three arrays, not one by one: there may be a million.
+	ends := make([]Interface, 2*len(cables))
+	made := make([]Link, 2*len(cables))
+	links := make([]*Link, 2*len(cables))
 	for i := range cables {
-		a, b := cables[i].A, cables[i].B
-		there := &Link{Name: a.Node + ">" + b.Node, From: &a, To: &b}
-		back := &Link{Name: b.Node + ">" + a.Node, From: &b, To: &a}
+		a, b := &ends[2*i], &ends[2*i+1]
+		*a, *b = cables[i].A, cables[i].B
+		there, back := &made[2*i], &made[2*i+1]
+		*there = Link{Name: a.Node + ">" + b.Node, From: a, To: b}
+		*back = Link{Name: b.Node + ">" + a.Node, From: b, To: a}
 		if shared[key(&cables[i])] > 1 {
 			there.Name = a.String() + ">" + b.String()
 			back.Name = b.String() + ">" + a.String()
 		}
-		links = append(links, there, back)
+		links[2*i], links[2*i+1] = there, back
 	}
 	return links
 }

@@ -66,7 +66,7 @@ func startChild(t *testing.T, dir, listen string, files service.TLSFiles) *child
 	cmd.Env = append(os.Environ(), "DECAF_TEST_NATS_DIR="+dir, "DECAF_TEST_NATS_LISTEN="+listen,
 		"DECAF_TEST_NATS_CA="+files.CA, "DECAF_TEST_NATS_CERT="+files.Cert, "DECAF_TEST_NATS_KEY="+files.Key)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = dieWithParent()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

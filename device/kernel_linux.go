@@ -19,19 +19,20 @@ const kernelBuffer = 1 << 20
 // kernel is the source of drops that the Linux kernel itself sees:
 // skb:kfree_skb in the agent's network namespace.
 type kernel struct {
-	log     *slog.Logger
-	reasons map[uint32]string // by number, of the running kernel
-	symbols *symbols
-	events  *ebpf.Map
-	counts  *ebpf.Map
-	program *ebpf.Program
-	link    link.Link
-	reader  *ringbuf.Reader
+	log      *slog.Logger
+	reasons  map[uint32]string // by number, of the running kernel
+	names    *interfaces
+	symbols  *symbols
+	events   *ebpf.Map
+	counters *ebpf.Map
+	program  *ebpf.Program
+	link     link.Link
+	reader   *ringbuf.Reader
 }
 
-// openKernel loads and attaches the program, for the network namespace of the
+// openSource loads and attaches the program, for the network namespace of the
 // calling thread. never holds the reasons to pass over.
-func openKernel(never map[string]bool, log *slog.Logger) (_ *kernel, err error) {
+func openSource(never map[string]bool, log *slog.Logger) (_ source, err error) {
 	var ns unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
 		return nil, fmt.Errorf("find own network namespace: %w", err)
@@ -54,14 +55,17 @@ func openKernel(never map[string]bool, log *slog.Logger) (_ *kernel, err error) 
 			err = fmt.Errorf("%w: run as root, or give the binary cap_bpf, cap_perfmon and cap_net_admin", err)
 		}
 	}()
-	if k.events, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_drops", Type: ebpf.RingBuf, MaxEntries: kernelBuffer}); err != nil {
-		return k, fmt.Errorf("create ring buffer: %w", err)
+	if k.names, err = openInterfaces(log); err != nil {
+		return nil, err
 	}
-	if k.counts, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_counts", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: counters}); err != nil {
-		return k, fmt.Errorf("create counters: %w", err)
+	if k.events, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_drops", Type: ebpf.RingBuf, MaxEntries: kernelBuffer}); err != nil {
+		return nil, fmt.Errorf("create ring buffer: %w", err)
+	}
+	if k.counters, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_counts", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: counters}); err != nil {
+		return nil, fmt.Errorf("create counters: %w", err)
 	}
 	if k.symbols, err = newSymbols(); err != nil {
-		return k, err
+		return nil, err
 	}
 	var ignore []uint32
 	for number, name := range reasons {
@@ -69,22 +73,20 @@ func openKernel(never map[string]bool, log *slog.Logger) (_ *kernel, err error) 
 			ignore = append(ignore, number)
 		}
 	}
-	if k.program, err = ebpf.NewProgram(dropProgram(off, uint32(ns.Ino), ignore, k.events, k.counts)); err != nil {
-		return k, fmt.Errorf("load drop program: %w", err)
+	if k.program, err = ebpf.NewProgram(dropProgram(off, uint32(ns.Ino), ignore, k.events, k.counters)); err != nil {
+		return nil, fmt.Errorf("load drop program: %w", err)
 	}
 	if k.reader, err = ringbuf.NewReader(k.events); err != nil {
-		return k, fmt.Errorf("open ring buffer: %w", err)
+		return nil, fmt.Errorf("open ring buffer: %w", err)
 	}
 	// Last: from here on records come.
 	if k.link, err = link.AttachTracing(link.TracingOptions{Program: k.program, AttachType: ebpf.AttachTraceRawTp}); err != nil {
-		return k, fmt.Errorf("attach to skb:kfree_skb: %w", err)
+		return nil, fmt.Errorf("attach to skb:kfree_skb: %w", err)
 	}
 	return k, nil
 }
 
-// read hands on each record until ctx ends, then detaches and hands on what is
-// left. The record and its slices are valid during the call only. at is when it
-// happened. It can be called once; close is still to be called.
+// read detaches when ctx ends.
 func (k *kernel) read(ctx context.Context, handle func(r *record, at time.Time)) error {
 	// Once the program is detached nothing is added, and a flush makes Read
 	// end with ErrFlushed when all was read.
@@ -121,7 +123,6 @@ func (k *kernel) read(ctx context.Context, handle func(r *record, at time.Time))
 	}
 }
 
-// function names where a packet was dropped; "" when that is not known.
 func (k *kernel) function(location uint64) string {
 	name, err := k.symbols.name(location)
 	if err != nil {
@@ -138,10 +139,18 @@ func (k *kernel) reason(number uint32) string {
 	return fmt.Sprintf("REASON_%d", number)
 }
 
+func (k *kernel) ifname(index uint32) string { return k.names.name(index) }
+
+func (k *kernel) counts() (lost, passed uint64, err error) {
+	lost, errLost := k.count(countLost)
+	passed, errPassed := k.count(countIgnored)
+	return lost, passed, errors.Join(errLost, errPassed)
+}
+
 // count returns one of the program's counters over all CPUs.
 func (k *kernel) count(key uint32) (uint64, error) {
 	var per []uint64
-	if err := k.counts.Lookup(key, &per); err != nil {
+	if err := k.counters.Lookup(key, &per); err != nil {
 		return 0, fmt.Errorf("read kernel counter: %w", err)
 	}
 	var sum uint64
@@ -164,7 +173,10 @@ func (k *kernel) close() {
 	if k.symbols != nil {
 		k.symbols.close()
 	}
-	for _, m := range []*ebpf.Map{k.events, k.counts} {
+	if k.names != nil {
+		k.names.close()
+	}
+	for _, m := range []*ebpf.Map{k.events, k.counters} {
 		if m != nil {
 			m.Close()
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -99,18 +98,6 @@ func (s *symbols) name(location uint64) (string, error) {
 		s.known[location] = n
 	}
 	return n, nil
-}
-
-// functionName strips a module ("nft_do_chain [nf_tables]") and a compiler's
-// suffix (".isra.0", ".cold") off a symbol. An address that is none prints as a
-// number.
-func functionName(symbol string) string {
-	symbol, _, _ = strings.Cut(symbol, " ")
-	symbol, _, _ = strings.Cut(symbol, ".")
-	if strings.HasPrefix(symbol, "0x") {
-		return ""
-	}
-	return symbol
 }
 
 func (s *symbols) close() {

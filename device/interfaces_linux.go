@@ -1,7 +1,6 @@
 package device
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -24,17 +23,21 @@ type interfaces struct {
 	names map[uint32]string
 
 	updates chan netlink.LinkUpdate
-	done    chan struct{}
+	done    chan struct{} // closed to end the subscription
+	ended   chan struct{} // closed when it has
 }
 
 // openInterfaces opens its sockets in the network namespace of the calling
-// thread and reads the names there are.
+// thread, reads the names there are and follows changes until close.
 func openInterfaces(log *slog.Logger) (*interfaces, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	i := &interfaces{log: log, handle: h, names: map[uint32]string{}, updates: make(chan netlink.LinkUpdate, 64), done: make(chan struct{})}
+	i := &interfaces{
+		log: log, handle: h, names: map[uint32]string{},
+		updates: make(chan netlink.LinkUpdate, 64), done: make(chan struct{}), ended: make(chan struct{}),
+	}
 	// Subscribe first, then list: nothing falls between.
 	err = netlink.LinkSubscribeWithOptions(i.updates, i.done, netlink.LinkSubscribeOptions{
 		ErrorCallback: func(err error) {
@@ -49,10 +52,10 @@ func openInterfaces(log *slog.Logger) (*interfaces, error) {
 		h.Close()
 		return nil, fmt.Errorf("subscribe to interface changes: %w", err)
 	}
+	go i.follow()
 	links, err := h.LinkList()
 	if err != nil {
-		close(i.done)
-		h.Close()
+		i.close()
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, l := range links {
@@ -69,34 +72,21 @@ func (i *interfaces) set(index uint32, name string) {
 	}
 }
 
-// run follows changes until ctx ends, then closes.
-func (i *interfaces) run(ctx context.Context) {
-	updates := i.updates
-	for {
-		select {
-		case u, ok := <-updates:
-			if !ok { // the socket failed: name answers from the kernel now
-				updates = nil
-				continue
-			}
-			if u.Header.Type == unix.RTM_NEWLINK && u.Link != nil {
-				i.set(uint32(u.Attrs().Index), u.Attrs().Name)
-			}
-		case <-ctx.Done():
-			i.close(updates)
-			return
+// follow takes in changes until the subscription ends, by close or because its
+// socket failed: name answers from the kernel then.
+func (i *interfaces) follow() {
+	defer close(i.ended)
+	for u := range i.updates {
+		if u.Header.Type == unix.RTM_NEWLINK && u.Link != nil {
+			i.set(uint32(u.Attrs().Index), u.Attrs().Name)
 		}
 	}
 }
 
 // close ends the subscription and waits for it.
-func (i *interfaces) close(updates <-chan netlink.LinkUpdate) {
+func (i *interfaces) close() {
 	close(i.done)
-	for updates != nil {
-		if _, ok := <-updates; !ok {
-			break
-		}
-	}
+	<-i.ended
 	i.handle.Close()
 }
 
