@@ -34,7 +34,7 @@ soak: build ## every scenario ROUNDS times (default 10), then ten quiet minutes;
 bench: ## every benchmark of the Go packages, with figures
 	@$(GO) test -p 1 -run '^$$' -bench . -benchmem $(PKGS)
 
-bench-blame: ## the inference on 20 seeds a row: precision, recall, flow accuracy, time (minutes; BLAME_ROWS=, BLAME_SEEDS=)
+bench-blame: ## the inference on 20 seeds a row: precision, recall, flow accuracy, calibration, time (minutes; BLAME_ROWS=, BLAME_EVIDENCE=none, BLAME_SEEDS=, BLAME_JSON=file)
 	@BLAME_TABLE=1 $(GO) test -run '^$$' -bench '^BenchmarkTable$$' -benchtime 1x -timeout 4h ./correlator/blame
 
 lint: ## gofmt, go vet, staticcheck

@@ -34,7 +34,8 @@ func command() *cobra.Command {
 network did not. Agents on devices and hosts send evidence; the service joins it,
 names the component at fault and answers fault reports.
 
-Start with "decaf demo" (as root, on Linux).`,
+Start with "decaf demo": as root on Linux on a network of namespaces, else on a
+simulated one.`,
 		Version:       service.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -40,6 +41,32 @@ func (c *client) agents(ctx context.Context) ([]api.AgentView, error) {
 	var out api.List[api.AgentView]
 	_, err := c.api.Get(ctx, "agents", nil, &out)
 	return out.Items, err
+}
+
+// waitHeard returns once the service is ready and hears as many agents as there are;
+// what fails meanwhile ends the wait.
+func (c *client) waitHeard(ctx context.Context, agents int, failed <-chan error) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		list, err := c.agents(ctx)
+		missing := silent(list, agents, err)
+		if missing == "" {
+			return nil
+		}
+		select {
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fmt.Errorf("not ready after %v: nothing heard of %s", readyTime, missing)
+			}
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 func (c *client) findings(ctx context.Context, since time.Time) ([]api.FindingView, error) {

@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +30,12 @@ func Commands() []*cobra.Command {
 		Long: `Try decaf out on a fabric made for it.
 
 A scenario file says what network, what traffic, which faults when, what users
-report, and what decaf is expected to conclude.`,
+report, and what decaf is expected to conclude. The same file is played on network
+namespaces with real traffic (--fabric kernel, as root) or simulated flow by flow
+(--fabric flow, by anyone).`,
+		Example: `  decaf sim list
+  decaf sim run silent-loss-1 --fabric flow
+  decaf sim replay evidence.jsonl`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -45,36 +52,51 @@ func logger(verbose bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-func progress(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, format+"\n", args...)
+// progress tells how things go, a line each.
+func progress(cmd *cobra.Command) func(format string, args ...any) {
+	return func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
 }
 
 func runCommand() *cobra.Command {
-	o := RunOptions{Progress: progress}
-	var fabric string
+	var o RunOptions
 	var asJSON, verbose bool
 	cmd := &cobra.Command{
-		Use:   "run FILE",
+		Use:   "run NAME|FILE",
 		Short: "Play a scenario and say which of its expectations held",
-		Long: `Play a scenario on a fabric of network namespaces on this kernel: real TCP,
-real drops, the real agents, the real service. Progress goes to stderr, the
-result to stdout. FILE is a path, or the name of one of "decaf sim list".
+		Long: `Play a scenario and hold what decaf concluded against what the scenario expects
+and against the fabric's own truth. Progress goes to stderr, the result to
+stdout. The argument is a name of "decaf sim list", or a file.
+
+It is played on one of two fabrics, and says on which:
+
+  kernel  network namespaces on this kernel: real TCP, real drops, the real
+          agents and the real service, in real time. Needs root on Linux; the
+          default where that is given.
+  flow    flow by flow on a virtual clock, the records that agents would send
+          given to the same engine: seconds for minutes, no privileges, and for
+          one seed always the same. Any size of Clos, every fault
+          kind, devices without agents or with agents that err.
+
+With --record the evidence is kept for "decaf sim replay", which infers from it
+again, with any method; the truth is in it for scoring only.
 
 The exit status is 0 only if every expectation held.`,
-		Example: `  decaf sim run silent-loss-1 --fabric kernel --seed 7
-  decaf sim run ./mine.yaml --json | jq '.findings[].component'`,
+		Example: `  decaf sim run silent-loss-1 --fabric flow --seed 7
+  sudo decaf sim run acl --fabric kernel
+  decaf sim run ./mine.yaml --fabric flow --json | jq '.findings[].component'
+  decaf sim run acl --fabric flow --record acl.jsonl && decaf sim replay acl.jsonl`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if fabric != "kernel" {
-				return fmt.Errorf("--fabric %s: there is only kernel so far", fabric)
-			}
 			s, err := loadScenario(args[0])
 			if err != nil {
 				return err
 			}
-			if err := kernel.Check(); err != nil {
+			var why string
+			if o.Fabric, why, err = PickFabric(o.Fabric); err != nil {
 				return err
 			}
+			o.Progress = progress(cmd)
+			o.Progress("on the %s fabric (%s)", o.Fabric, why)
 			o.Scenario, o.Log = s, logger(verbose)
 			ctx, stop := service.Signals(cmd.Context())
 			defer stop()
@@ -97,13 +119,18 @@ The exit status is 0 only if every expectation held.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&fabric, "fabric", "kernel", "what to play it on: kernel")
+	fabricFlag(cmd, &o.Fabric)
 	f.Uint64Var(&o.Seed, "seed", 0, "draws random components, flows and hashing; 0 takes the file's")
 	f.BoolVar(&asJSON, "json", false, "print the result as JSON")
-	f.StringVar(&o.Listen, "listen", "127.0.0.1:0", "address of the page while it runs")
-	f.BoolVar(&o.Keep, "keep", false, "leave the run's directory behind: configurations, logs, evidence")
+	f.StringVar(&o.Record, "record", "", "write the evidence and the truth to this `file`, as JSON Lines for decaf sim replay")
+	f.StringVar(&o.Listen, "listen", "", "address of the page while it runs, kernel fabric only (default any free port)")
+	f.BoolVar(&o.Keep, "keep", false, "leave the run's directory behind: configurations, logs, evidence; kernel fabric only")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log what goes on")
 	return cmd
+}
+
+func fabricFlag(cmd *cobra.Command, into *string) {
+	cmd.Flags().StringVar(into, "fabric", "", "what to play on: kernel or flow (default kernel as root on Linux, else flow)")
 }
 
 // loadScenario reads a file, or the built-in scenario of that name.
@@ -123,32 +150,56 @@ func loadScenario(name string) (*scenario.Scenario, error) {
 func listCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "List the scenarios built in",
-		Args:  cobra.NoArgs,
+		Short: "List the scenarios built in, and the fabrics that can play them",
+		Example: `  decaf sim list
+  decaf sim run quiet --fabric flow`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintln(t, "NAME\tFABRICS\tWHAT HAPPENS")
 			for _, name := range scenarios.Names() {
 				data, _ := scenarios.Get(name)
-				fmt.Fprintf(cmd.OutOrStdout(), "%-16s %s\n", name, scenarios.Description(data))
+				s, err := scenario.Parse(name, data)
+				if err != nil {
+					return err
+				}
+				fabrics, err := Fabrics(s)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s\n", name, strings.Join(fabrics, ", "), scenarios.Description(data))
 			}
-			return nil
+			return t.Flush()
 		},
 	}
 }
 
 func demoCommand() *cobra.Command {
-	o := DemoOptions{Progress: progress}
+	var o DemoOptions
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Start a network with faults, and all of decaf watching it",
-		Long: `Start a Clos fabric of network namespaces on this kernel with real traffic, all
-agents, the service and its page. A fault comes and goes, a different one each
-round. Ctrl-C takes everything down; nothing outlives this process.`,
+		Long: `Start a Clos fabric, all of decaf watching it, and its page. A fault comes and
+goes, a different one each round. Ctrl-C takes everything down; nothing outlives
+this process.
+
+As root on Linux the fabric is made of network namespaces, with real traffic,
+real drops and the real agents. Otherwise it is the flow-level one: the agents'
+records come from a simulation, in real time, over the same gNMI sessions and
+NATS connections; all behind them is the real thing. The first line says which.`,
+		Example: `  decaf demo                     # kernel fabric as root on Linux, else flow-level
+  decaf demo --fabric flow --listen 127.0.0.1:9000
+  decaf findings                 # in another terminal: what is wrong now`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := kernel.Check(); err != nil {
+			var why string
+			var err error
+			if o.Fabric, why, err = PickFabric(o.Fabric); err != nil {
 				return err
 			}
+			o.Progress = progress(cmd)
+			o.Progress("on the %s fabric (%s)", o.Fabric, why)
 			if o.Seed == 0 {
 				o.Seed = uint64(time.Now().UnixNano())
 			}
@@ -162,6 +213,7 @@ round. Ctrl-C takes everything down; nothing outlives this process.`,
 		},
 	}
 	f := cmd.Flags()
+	fabricFlag(cmd, &o.Fabric)
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:8080", "address of the page; if not given and in use, any free port")
 	f.Uint64Var(&o.Seed, "seed", 0, "draws faults and flows; 0 takes the time")
 	f.BoolVar(&o.Keep, "keep", false, "leave the run's directory behind")

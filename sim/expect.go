@@ -54,7 +54,8 @@ func judge(s seen) []Expectation {
 	if len(s.faults) == 0 {
 		add(s.truth.LinksUsed == s.truth.LinksTotal, "every link carries flows", "%d of %d", s.truth.LinksUsed, s.truth.LinksTotal)
 	}
-	if s.truth.LossyFlows > 0 {
+	// Where traces are rationed, the ration says how many there are.
+	if s.truth.LossyFlows > 0 && s.scenario.TraceBudget == 0 {
 		share := float64(s.truth.TracedFlows) / float64(s.truth.LossyFlows)
 		add(share >= minTraced, fmt.Sprintf("of the flows that lost data on the lossy link, %.0f %% are traced through it", minTraced*100),
 			"%d of %d (%.1f %%)", s.truth.TracedFlows, s.truth.LossyFlows, share*100)
@@ -67,6 +68,9 @@ func describeFinding(want scenario.ExpectFinding) string {
 	what := "finding " + want.Component
 	if want.Class != "" {
 		what += " of class " + want.Class
+	}
+	if want.By == 0 {
+		return fmt.Sprintf("%s, detected from %v on", what, want.From)
 	}
 	return fmt.Sprintf("%s, detected between %v and %v", what, want.From, want.By)
 }
@@ -135,9 +139,9 @@ func (s seen) falseFindings() []string {
 }
 
 // deviceSees says whether the fault on a component is one whose drops the
-// device itself notices.
+// device itself notices, and surely has an agent to tell.
 func (s seen) deviceSees(component string) bool {
-	return slices.ContainsFunc(s.faults, func(p PlayedFault) bool {
+	return s.scenario.Instrumented == 1 && s.scenario.Lying == 0 && s.scenario.AgentsLate == 0 && slices.ContainsFunc(s.faults, func(p PlayedFault) bool {
 		return p.Component == component && slices.Contains([]string{"acl", "no-route", "queue"}, p.Kind)
 	})
 }

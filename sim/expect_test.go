@@ -85,7 +85,7 @@ func TestVerdictMustShowTheSegmentThatTheDeviceDropped(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := seen{
-				scenario: &scenario.Scenario{Expect: scenario.Expect{Verdicts: []scenario.ExpectVerdict{{Verdict: "network", Component: "device t2-0"}}}},
+				scenario: &scenario.Scenario{Instrumented: 1, Expect: scenario.Expect{Verdicts: []scenario.ExpectVerdict{{Verdict: "network", Component: "device t2-0"}}}},
 				began:    began,
 				faults:   []PlayedFault{{Kind: "acl", Component: "device t2-0"}},
 				reports: []api.ReportView{{Verdict: &api.VerdictView{Verdict: "network", Component: "device t2-0",
@@ -157,7 +157,7 @@ func TestStepsComeInTimeOrder(t *testing.T) {
 		Reports: []scenario.Report{{At: 11 * time.Second}},
 	}}}
 	var times []int
-	for _, s := range r.steps() {
+	for _, s := range r.plan(0, r.Scenario.Duration) {
 		times = append(times, int(s.at.Seconds()))
 	}
 	if want := []int{10, 11, 12, 15, 30, 35, 50}; !slices.Equal(times, want) {

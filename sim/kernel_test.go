@@ -104,7 +104,9 @@ func TestScenarios(t *testing.T) {
 		{"queue", 5},
 	} {
 		t.Run(c.scenario, func(t *testing.T) {
-			r := play(t, c.scenario, "--seed", strconv.FormatUint(c.seed, 10))
+			file := filepath.Join(t.TempDir(), "run.jsonl")
+			r := play(t, c.scenario, "--seed", strconv.FormatUint(c.seed, 10), "--record", file)
+			replayed(t, file, r)
 			if len(r.Faults) == 0 || r.Faults[0].Dropped == 0 {
 				t.Errorf("the fault dropped nothing: %+v", r.Faults)
 			}
@@ -112,6 +114,27 @@ func TestScenarios(t *testing.T) {
 				t.Errorf("%d flows known to have lost data on the link", r.Truth.LossyFlows)
 			}
 		})
+	}
+}
+
+// replayed infers from a run's recording what was at fault.
+func replayed(t *testing.T, file string, r sim.Result) {
+	t.Helper()
+	in, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	err = sim.Replay(in, []string{"fused"}, nil, func(e sim.EpochResult) error {
+		m := e.Methods["fused"]
+		named := slices.ContainsFunc(m.Components, func(b sim.BlamedView) bool { return b.Component == r.Faults[0].Component })
+		if !named || m.Recall == nil || *m.Recall != 1 {
+			t.Errorf("the recording does not name %s, but %+v", r.Faults[0].Component, m.Components)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -341,29 +341,11 @@ func (l *Lab) Close() error {
 
 // waitReady returns once the service is ready and hears every agent.
 func (l *Lab) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTime)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	c := l.client
-	missing := "the service"
-	for {
-		agents, err := c.agents(ctx)
-		missing = silent(agents, len(l.Topology.Devices)+len(l.Topology.Hosts), err)
-		if missing == "" {
-			return nil
-		}
-		select {
-		case err := <-l.died:
-			return err
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return fmt.Errorf("not ready after %v: nothing heard of %s; logs are in %s (keep them with --keep)", readyTime, missing, l.dir)
-			}
-			return ctx.Err()
-		case <-tick.C:
-		}
+	err := l.client.waitHeard(ctx, len(l.Topology.Devices)+len(l.Topology.Hosts), l.died)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w; logs are in %s (keep them with --keep)", err, l.dir)
 	}
+	return err
 }
 
 // silent names the agents that are not heard yet, "" if all are.

@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,14 +84,15 @@ func TestReplayNamesTheFaultsOfEachEpoch(t *testing.T) {
 	}
 }
 
+// run1 runs `decaf sim` and gives what it printed.
 func run1(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	cmd := Commands()[0]
 	var out bytes.Buffer
 	cmd.SetOut(&out)
-	cmd.SetErr(&out)
+	cmd.SetErr(io.Discard)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
-	cmd.SetArgs(append([]string{"replay"}, args...))
+	cmd.SetArgs(args)
 	err := cmd.Execute()
 	return out.String(), err
 }
@@ -103,7 +105,7 @@ func TestReplayCommand(t *testing.T) {
 	if err := os.WriteFile(file, recording(t, text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := run1(t, file, "--json", "--method", "all", "--causes", causes)
+	out, err := run1(t, "replay", file, "--json", "--method", "all", "--causes", causes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +147,7 @@ func TestReplayRefuses(t *testing.T) {
 		{"causes to nowhere", "--causes", []string{broken, "--causes", "/nowhere/c"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := run1(t, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := run1(t, append([]string{"replay"}, c.args...)...); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one about %s", err, c.want)
 			}
 		})

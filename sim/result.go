@@ -14,7 +14,7 @@ import (
 // Result is what playing a scenario came to; `decaf sim run --json` prints it.
 type Result struct {
 	Scenario     string            `json:"scenario"`
-	Fabric       string            `json:"fabric"` // "kernel"
+	Fabric       string            `json:"fabric"` // FabricKernel or FabricFlow
 	Seed         uint64            `json:"seed"`
 	Passed       bool              `json:"passed"` // every expectation held
 	BeganNS      uint64            `json:"began_ns"`
@@ -78,14 +78,18 @@ func (r *Result) Print(w io.Writer) {
 	if len(r.Findings) == 0 {
 		fmt.Fprintln(w, "  none")
 	} else {
-		fmt.Fprintln(t, "  COMPONENT\tCLASS\tFROM\tDETECTED\tRESOLVED\tFLOWS\tVOTES\tHOSTS")
+		fmt.Fprintln(t, "  COMPONENT\tCLASS\tPROBABILITY\tFROM\tDETECTED\tRESOLVED\tFLOWS\tVOTES\tHOSTS")
 	}
 	for _, f := range r.Findings {
 		hosts := strings.Join(f.Hosts, " ")
 		if len(f.Hosts) > 3 {
 			hosts = fmt.Sprintf("%s and %d more", strings.Join(f.Hosts[:3], " "), len(f.Hosts)-3)
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", f.Component, dash(f.Class),
+		probability := "-" // of a method that gives none
+		if f.Probability > 0 {
+			probability = fmt.Sprintf("%.3f", f.Probability)
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", f.Component, dash(f.Class), probability,
 			at(f.FromNS), at(f.DetectedNS), at(f.ResolvedNS), f.Flows, f.Votes, hosts)
 	}
 	t.Flush()

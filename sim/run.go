@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -9,7 +11,6 @@ import (
 	"time"
 
 	"decaf/api"
-	"decaf/sim/kernel"
 	"decaf/sim/scenario"
 	"decaf/topology"
 )
@@ -21,9 +22,13 @@ const settle = 4 * time.Second
 // RunOptions says how to play a scenario.
 type RunOptions struct {
 	Scenario *scenario.Scenario
+	Fabric   string // FabricKernel or FabricFlow
 	Seed     uint64 // 0: the scenario's own
-	Listen   string // address of the page while it runs
-	Keep     bool   // keep the run's directory: configurations, logs, evidence
+	Record   string // file for the run's evidence and truth; "" none
+	// Of the kernel fabric only: the address of the page while it runs, "" for any
+	// port, and whether to keep the run's directory (configurations, logs, evidence).
+	Listen   string
+	Keep     bool
 	Log      *slog.Logger
 	Progress func(format string, args ...any)
 }
@@ -37,22 +42,22 @@ type step struct {
 // run is a scenario being played.
 type run struct {
 	RunOptions
-	lab     *Lab
+	stage
 	began   time.Time
 	faults  []PlayedFault
-	active  []*kernel.Active // by index of faults; nil once stopped
-	lost    []lostData
-	reports []string                   // ids, by number in the scenario
-	told    map[string]bool            // what tell has said
-	before  map[string]kernel.Counters // per link, at the beginning
+	windows []faultWindow   // by index of faults
+	on      []bool          // by index of faults
+	reports []string        // ids, by number in the scenario
+	told    map[string]bool // what tell has said
 }
 
-// Run plays a scenario on the kernel fabric and judges what decaf made of it.
-// An error means that it could not be played; broken expectations are no error.
-func Run(ctx context.Context, o RunOptions) (*Result, error) {
+// Run plays a scenario and judges what decaf made of it. An error means that it
+// could not be played; broken expectations are no error.
+func Run(ctx context.Context, o RunOptions) (_ *Result, err error) {
 	if o.Seed == 0 {
 		o.Seed = o.Scenario.Seed
 	}
+	o.Log = discard(o.Log)
 	t, err := o.Scenario.Fabric.Topology()
 	if err != nil {
 		return nil, err
@@ -60,117 +65,106 @@ func Run(ctx context.Context, o RunOptions) (*Result, error) {
 	if o.Scenario, err = o.Scenario.Draw(t, o.Seed); err != nil {
 		return nil, err
 	}
-	if err := checkRunnable(t, o.Scenario); err != nil {
-		return nil, fmt.Errorf("scenario %s: %w", o.Scenario.Name, err)
+	var file *newFile
+	if o.Record != "" { // before minutes of playing, not after
+		if file, err = createFile(o.Record); err != nil {
+			return nil, fmt.Errorf("--record: %w", err)
+		}
+		defer file.abandon()
 	}
-	lab, err := NewLab(ctx, LabOptions{Topology: t, Seed: o.Seed, TraceBudget: o.Scenario.TraceBudget,
-		Listen: o.Listen, Keep: o.Keep, Log: o.Log, Progress: o.Progress})
+	c, err := newJudgeable(ctx, t, o)
 	if err != nil {
 		return nil, err
 	}
-	defer lab.Close()
-	r := &run{RunOptions: o, lab: lab, reports: make([]string, len(o.Scenario.Reports)), told: map[string]bool{}}
-	return r.play(ctx)
+	defer func() { err = errors.Join(err, c.close()) }()
+	r := &run{RunOptions: o, stage: c, reports: make([]string, len(o.Scenario.Reports)), told: map[string]bool{}}
+	return r.play(ctx, c, t, file)
 }
 
-// checkRunnable refuses keys that this fabric cannot honour. Noise alone is
-// let pass: the kernel loses what it loses.
-func checkRunnable(t *topology.Topology, s *scenario.Scenario) error {
-	for _, key := range []struct {
-		name  string
-		given bool
-	}{
-		{"instrumented", s.Instrumented != 1},
-		{"lying", s.Lying != 0},
-		{"agents_late", s.AgentsLate != 0},
-	} {
-		if key.given {
-			return fmt.Errorf("%s: the kernel fabric cannot do this; leave it out", key.name)
-		}
-	}
-	for i, f := range s.Faults {
-		if err := kernel.CheckFault(t, f); err != nil {
-			return fmt.Errorf("faults[%d]: %w", i, err)
-		}
-	}
-	return nil
-}
-
-func (r *run) play(ctx context.Context) (*Result, error) {
-	defer r.stopFaults()
-	s := r.Scenario
-	if s.Noise > 0 {
-		r.Progress("noise %g is ignored: the kernel fabric loses only what its faults lose", s.Noise)
-	}
-	var err error
-	if r.before, err = r.lab.Fabric.LinkCounters(); err != nil {
+func (r *run) play(ctx context.Context, c judgeable, t *topology.Topology, file *newFile) (_ *Result, err error) {
+	defer func() { err = errors.Join(err, r.stopFaults()) }()
+	if r.began, err = r.start(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.lab.StartTraffic(s, r.Seed); err != nil {
+	began := time.Now()
+	if err := r.through(ctx, r.plan(0, r.Scenario.Duration)); err != nil {
 		return nil, err
 	}
-	r.began = time.Now()
-	for _, st := range r.steps() {
-		if err := r.wait(ctx, r.began.Add(st.at)); err != nil {
-			return nil, err
-		}
-		if err := st.do(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.wait(ctx, r.began.Add(s.Duration+settle)); err != nil {
+	if err := r.wait(ctx, r.Scenario.Duration+settle, func() { r.tell(ctx) }); err != nil {
 		return nil, err
 	}
 	if err := r.stopFaults(); err != nil {
 		return nil, err
 	}
-	return r.result(ctx)
+	r.Progress("%v played in %.1f s", r.Scenario.Duration, time.Since(began).Seconds())
+	said, err := c.testimony(ctx)
+	if err != nil {
+		return nil, err
+	}
+	truth, err := c.truth()
+	if err != nil {
+		return nil, err
+	}
+	if file != nil {
+		leftOut, err := record(file, t, r.Scenario, r.began, said, truth)
+		if err != nil {
+			return nil, fmt.Errorf("--record: %w", err)
+		}
+		if err := file.commit(); err != nil {
+			return nil, fmt.Errorf("--record: %w", err)
+		}
+		r.Progress("evidence and truth are in %s (%d connections left out, whose acknowledgements may have been lost); try: decaf sim replay %s", r.Record, leftOut, r.Record)
+	}
+	return r.result(ctx, said, truth)
 }
 
-// steps lists all that happens, in time order.
-func (r *run) steps() []step {
-	s := r.Scenario
+// through lets steps happen.
+func (r *run) through(ctx context.Context, steps []step) error {
+	for _, st := range steps {
+		if err := r.wait(ctx, st.at, func() { r.tell(ctx) }); err != nil {
+			return err
+		}
+		if err := st.do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan lists the faults and reports of the scenario that begin in [from, to), in order
+// of time; a fault ends with it at the latest.
+func (r *run) plan(from, to time.Duration) []step {
 	var steps []step
-	for _, f := range s.Faults {
-		for _, w := range f.Windows(s.Duration) {
+	for i, f := range r.Scenario.Faults {
+		for k, w := range f.Windows(to) {
+			if w.Start < from {
+				continue
+			}
 			n := len(r.faults)
 			r.faults = append(r.faults, PlayedFault{Kind: f.Kind, On: f.On, Component: f.Component()})
-			r.active = append(r.active, nil)
+			r.windows = append(r.windows, faultWindow{w, f, i, k})
+			r.on = append(r.on, false)
 			steps = append(steps,
-				step{w.Start, func(context.Context) error { return r.startFault(n, f) }},
+				step{w.Start, func(context.Context) error { return r.startFault(n) }},
 				step{w.End, func(context.Context) error { return r.stopFault(n) }})
 		}
 	}
-	for i, rep := range s.Reports {
-		steps = append(steps, step{rep.At, func(ctx context.Context) error { return r.report(ctx, i, rep) }})
-	}
-	slices.SortStableFunc(steps, func(a, b step) int { return int(a.at - b.at) })
-	return steps
-}
-
-// wait lets time pass until t, telling findings as they come.
-func (r *run) wait(ctx context.Context, t time.Time) error {
-	end := time.NewTimer(time.Until(t))
-	defer end.Stop()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-r.lab.Died():
-			return err
-		case <-end.C:
-			return nil
-		case <-tick.C:
-			r.tell(ctx)
+	for i, rep := range r.Scenario.Reports {
+		if rep.At >= from && rep.At < to {
+			steps = append(steps, step{rep.At, func(ctx context.Context) error { return r.fileReport(ctx, i, rep) }})
 		}
 	}
+	return inOrder(steps)
+}
+
+func inOrder(steps []step) []step {
+	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
+	return steps
 }
 
 // tell reports findings that opened or were resolved since the last call.
 func (r *run) tell(ctx context.Context) {
-	findings, err := r.lab.client.findings(ctx, r.began)
+	findings, err := r.findings(ctx, r.began)
 	if err != nil {
 		return // the next tick asks again; the end of the run insists
 	}
@@ -183,57 +177,48 @@ func (r *run) tell(ctx context.Context) {
 }
 
 func (r *run) say(format string, args ...any) {
-	r.Progress("%5.1fs  "+format, append([]any{time.Since(r.began).Seconds()}, args...)...)
+	r.Progress("%5.1fs  "+format, append([]any{r.now().Seconds()}, args...)...)
 }
 
-func (r *run) startFault(n int, f scenario.Fault) error {
-	a, err := r.lab.Fabric.Apply(f)
-	if err != nil {
-		return fmt.Errorf("fault %s on %s: %w", f.Kind, f.On, err)
+func (r *run) timeNS() uint64 { return uint64(r.began.Add(r.now()).UnixNano()) }
+
+func (r *run) startFault(n int) error {
+	w := r.windows[n]
+	if err := r.faultOn(n, w); err != nil {
+		return fmt.Errorf("fault %s on %s: %w", w.Kind, w.On, err)
 	}
-	r.active[n] = a
-	r.faults[n].StartNS = uint64(time.Now().UnixNano())
-	r.say("fault on:  %s on %s", f.Kind, f.On)
+	r.on[n] = true
+	r.faults[n].StartNS = r.timeNS()
+	r.say("fault on:  %s on %s", w.Kind, w.On)
 	return nil
 }
 
 func (r *run) stopFault(n int) error {
-	a := r.active[n]
-	if a == nil {
+	if !r.on[n] {
 		return nil
 	}
-	r.active[n] = nil
-	err := a.Stop()
-	truth := a.Truth()
-	f := &r.faults[n]
-	f.EndNS = uint64(time.Now().UnixNano())
-	f.Dropped = truth.Packets
-	r.lost = append(r.lost, lostOn(*f, truth)...)
-	r.say("fault off: %s on %s, %d packets lost", f.Kind, f.On, f.Dropped)
+	r.on[n] = false
+	w, f := r.windows[n], &r.faults[n]
+	var err error
+	f.Dropped, err = r.faultOff(n, w)
+	f.EndNS = r.timeNS()
 	if err != nil {
-		return fmt.Errorf("end fault %s on %s: %w", f.Kind, f.On, err)
+		return fmt.Errorf("end of fault %s on %s: %w", w.Kind, w.On, err)
 	}
-	// Without the whole truth there is nothing to hold decaf against.
-	if truth.Err != nil {
-		return fmt.Errorf("count what %s on %s lost: %w", f.Kind, f.On, truth.Err)
-	}
-	if truth.LeftOut > 0 {
-		return fmt.Errorf("%s on %s lost %d packets more than are listed: make the fault shorter or rarer", f.Kind, f.On, truth.LeftOut)
-	}
+	r.say("fault off: %s on %s, %d packets lost", w.Kind, w.On, f.Dropped)
 	return nil
 }
 
 func (r *run) stopFaults() error {
-	for n := range r.active {
-		if err := r.stopFault(n); err != nil {
-			return err
-		}
+	var all error
+	for n := range r.on {
+		all = errors.Join(all, r.stopFault(n))
 	}
-	return nil
+	return all
 }
 
-func (r *run) report(ctx context.Context, i int, rep scenario.Report) error {
-	filed, err := r.lab.client.file(ctx, rep, r.began)
+func (r *run) fileReport(ctx context.Context, i int, rep scenario.Report) error {
+	filed, err := r.file(ctx, rep, r.began)
 	if err != nil {
 		return fmt.Errorf("report %d: %w", i, err)
 	}
@@ -252,50 +237,36 @@ func verdictWords(v *api.VerdictView) string {
 	return v.Verdict + ", " + v.Component
 }
 
-// result asks the service for all it found, and the fabric for the truth.
-func (r *run) result(ctx context.Context) (*Result, error) {
-	findings, err := r.lab.client.findings(ctx, r.began)
+// result asks decaf for all it found, and holds it against the truth.
+func (r *run) result(ctx context.Context, said *testimony, truth *fabricTruth) (*Result, error) {
+	findings, err := r.findings(ctx, r.began)
 	if err != nil {
 		return nil, err
 	}
-	paths, err := r.lab.client.paths(ctx, r.began)
-	if err != nil {
-		return nil, err
-	}
-	drops, err := r.lab.client.drops(ctx, r.began)
+	drops, err := r.drops(ctx, r.began)
 	if err != nil {
 		return nil, err
 	}
 	reports := make([]api.ReportView, len(r.reports))
 	verdicts := []ReportVerdict{}
 	for i, id := range r.reports {
-		if reports[i], err = r.lab.client.report(ctx, id); err != nil {
+		if reports[i], err = r.report(ctx, id); err != nil {
 			return nil, err
 		}
-		drops = append(drops, evidenceDrops(reports[i])...)
 		if v := reports[i].Verdict; v != nil {
+			drops = append(drops, v.Evidence.Drops...)
 			verdicts = append(verdicts, ReportVerdict{Report: i, VerdictView: *v})
 		}
 	}
 	for _, f := range findings {
 		drops = append(drops, f.Evidence.Drops...)
 	}
-	truth, err := r.truth(drops, paths)
-	if err != nil {
-		return nil, err
-	}
 	out := &Result{
-		Scenario: r.Scenario.Name, Fabric: "kernel", Seed: r.Seed, BeganNS: uint64(r.began.UnixNano()),
-		Faults: r.faults, Findings: findings, Verdicts: verdicts, Truth: truth,
+		Scenario: r.Scenario.Name, Fabric: r.fabric(), Seed: r.Seed, BeganNS: uint64(r.began.UnixNano()),
+		Faults: r.faults, Findings: findings, Verdicts: verdicts,
+		Truth: truthOf(r.Scenario, r.began, drops, said, truth),
 	}
-	out.Expectations = judge(seen{scenario: r.Scenario, began: r.began, faults: r.faults, findings: findings, reports: reports, truth: truth})
+	out.Expectations = judge(seen{scenario: r.Scenario, began: r.began, faults: r.faults, findings: findings, reports: reports, truth: out.Truth})
 	out.Passed = !slices.ContainsFunc(out.Expectations, func(e Expectation) bool { return !e.Held })
 	return out, nil
-}
-
-func evidenceDrops(r api.ReportView) []api.DropView {
-	if r.Verdict == nil {
-		return nil
-	}
-	return r.Verdict.Evidence.Drops
 }

@@ -30,7 +30,7 @@ func TestKeysTheKernelFabricCannotHonour(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = checkRunnable(topo, s)
+			err = checkKernel(topo, s)
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one about %q", err, c.want)
 			}

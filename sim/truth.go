@@ -1,54 +1,41 @@
 package sim
 
 import (
-	"strings"
+	"time"
 
 	"decaf/api"
-	"decaf/sim/kernel"
+	"decaf/api/packet"
+	"decaf/sim/scenario"
 )
 
-// lostData is a flow that lost a segment with data on a silently lossy link,
-// as the program that dropped it recorded.
+// lostData is a flow that lost a segment with data on a silently lossy link, as the
+// fabric itself recorded.
 type lostData struct {
 	link string
 	flow api.FlowView
 }
 
-// lostOn lists the flows that a fault took data from. Only silent loss keeps
-// them: for the others the devices themselves are the witnesses.
-func lostOn(f PlayedFault, truth kernel.Truth) []lostData {
-	link, ok := strings.CutPrefix(f.On, "link ")
-	if !ok || f.Kind != "silent-loss" {
-		return nil
-	}
+// lostOn lists the flows that silent loss took data from while there were agents.
+// For the other kinds the devices themselves are the witnesses.
+func lostOn(s *scenario.Scenario, began time.Time, losses []loss) []lostData {
+	first := uint64(began.Add(s.AgentsLate).UnixNano())
 	var out []lostData
-	for _, d := range truth.Drops {
-		if d.Payload == 0 { // acknowledgements, and decaf's own probes
-			continue
+	for _, l := range losses {
+		if l.fault < 0 || s.Faults[l.fault].Kind != "silent-loss" || !l.data || l.probe || l.atNS < first {
+			continue // of the rest: acknowledgements, and decaf's own probes
 		}
-		out = append(out, lostData{link, api.FlowView{
-			Src: d.Src.Addr().String(), Dst: d.Dst.Addr().String(),
-			SrcPort: uint32(d.Src.Port()), DstPort: uint32(d.Dst.Port()), Protocol: "tcp",
-		}})
+		out = append(out, lostData{l.link, viewOf(l.flow)})
 	}
 	return out
 }
 
-// truth holds decaf's evidence against the fabric's own counters.
-func (r *run) truth(drops []api.DropView, paths []api.RetransmitView) (Truth, error) {
-	t := Truth{ProbeDrops: probeDrops(drops, paths)}
-	counters, err := r.lab.Fabric.LinkCounters()
-	if err != nil {
-		return t, err
-	}
-	for name, c := range counters {
-		t.LinksTotal++
-		if used := c.Packets - r.before[name].Packets; used > 0 {
-			t.LinksUsed++
-		}
-	}
-	t.LossyFlows, t.TracedFlows = traced(r.lost, paths)
-	return t, nil
+func viewOf(f packet.Flow) api.FlowView { return *api.NewViews(nil).Flow(f.PB()) }
+
+// truthOf holds decaf's evidence against what the fabric itself knows.
+func truthOf(s *scenario.Scenario, began time.Time, drops []api.DropView, said *testimony, f *fabricTruth) Truth {
+	t := Truth{LinksUsed: f.linksUsed, LinksTotal: f.linksTotal, ProbeDrops: probeDrops(drops, said.retransmits)}
+	t.LossyFlows, t.TracedFlows = traced(lostOn(s, began, f.losses), said.retransmits)
+	return t
 }
 
 // traced counts the distinct flows that lost data on a link, and those of them

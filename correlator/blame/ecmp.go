@@ -69,10 +69,40 @@ type spreader struct {
 	n      *Network
 	amount []float64 // by device
 	level  [][]int32 // devices with traffic by distance
+
+	towards int32      // the destination that next hops are remembered for; -1: none
+	first   []hopRange // by device
+	links   []int32    // next hops
 }
 
+// hopRange is a device's next hops; a device has one at least, so end 0 means
+// that they have not been looked up.
+type hopRange struct{ start, end int32 }
+
 func (n *Network) newSpreader() *spreader {
-	return &spreader{n: n, amount: make([]float64, len(n.devices))}
+	return &spreader{n: n, amount: make([]float64, len(n.devices)), towards: -1, first: make([]hopRange, len(n.devices))}
+}
+
+// nextHops gives the links out of u that lead to dst by a shortest path; to is
+// the destination's distance table.
+func (s *spreader) nextHops(u, dst int32, to []int16) []int32 {
+	if s.towards != dst {
+		s.towards = dst
+		clear(s.first)
+		s.links = s.links[:0]
+	}
+	r := &s.first[u]
+	if r.end == 0 {
+		d := int(to[u])
+		r.start = int32(len(s.links))
+		for _, l := range s.n.linksOutOf(u) {
+			if v := s.n.linkTo[l]; d == 1 && v == dst || d > 1 && v != dst && int(to[v]) == d-1 {
+				s.links = append(s.links, l)
+			}
+		}
+		r.end = int32(len(s.links))
+	}
+	return s.links[r.start:r.end]
 }
 
 // add puts traffic on a device; to is the distance table of its destination,
@@ -97,27 +127,15 @@ func (s *spreader) add(at, dst int32, to []int16, amount float64) bool {
 
 // push moves all traffic to dst and calls emit with what each link carries.
 func (s *spreader) push(dst int32, to []int16, emit func(link int32, amount float64)) {
-	n := s.n
 	for d := len(s.level) - 1; d >= 1; d-- {
 		for _, u := range s.level[d] {
-			next := 0
-			for _, l := range n.linksOutOf(u) {
-				if v := n.linkTo[l]; d == 1 && v == dst || d > 1 && v != dst && int(to[v]) == d-1 {
-					next++
-				}
-			}
-			part := s.amount[u] / float64(next)
+			next := s.nextHops(u, dst, to)
+			part := s.amount[u] / float64(len(next))
 			s.amount[u] = 0
-			if next == 0 {
-				continue
-			}
-			for _, l := range n.linksOutOf(u) {
-				v := n.linkTo[l]
-				if d == 1 && v == dst || d > 1 && v != dst && int(to[v]) == d-1 {
-					emit(l, part)
-					if v != dst {
-						s.add(v, dst, to, part)
-					}
+			for _, l := range next {
+				emit(l, part)
+				if v := s.n.linkTo[l]; v != dst {
+					s.add(v, dst, to, part)
 				}
 			}
 		}

@@ -12,6 +12,12 @@ type Flow struct {
 	// Candidates are the paths it may have taken, all alike, where Path is nil.
 	// Without either it is every shortest path.
 	Candidates [][]int32
+	// Seen is where a device showed the very drop: the loss is that component's.
+	// Kind None: nobody saw it.
+	Seen Component
+	// Back is how likely, before all evidence, the loss was on the way back: a
+	// sender also repeats itself when acknowledgements are lost. 0: it was not.
+	Back float64
 }
 
 // Drop is packets that a device says it dropped. With To known they were on
@@ -62,7 +68,8 @@ type Epoch struct {
 
 // Options has no constant of a fabric in it; the zero value serves.
 type Options struct {
-	// Name is the probability from which a component is named; default 0.5.
+	// Name is the probability from which a component is named; default 2/3:
+	// twice as likely as not.
 	Name float64
 	// DeviceError is the share of instrumented devices that report a wrong
 	// port or nothing; default 0.1.
@@ -71,7 +78,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if !(o.Name > 0 && o.Name < 1) {
-		o.Name = 0.5
+		o.Name = 2.0 / 3
 	}
 	if !(o.DeviceError > 0 && o.DeviceError < 1) {
 		o.DeviceError = 0.1

@@ -90,6 +90,10 @@ func (e *engine) clip() {
 const (
 	stalePrior  = 0.1
 	staleWeight = 50
+	// The search begins higher: from there the estimate falls fast if the paths
+	// are right, while it rises slowly from nothing if they are not, and links
+	// that lose no packets take the place of the stale paths.
+	staleFirst = 0.2
 )
 
 // fit re-estimates all rates, the noise and the share of wrong paths, by
@@ -129,7 +133,9 @@ func (e *engine) fit(rounds int) {
 			}
 		}
 		e.noise = (noise + 0.5) / e.carried
-		e.stale = math.Min(0.9, (wrong+stalePrior)/(wrong+right+staleWeight))
+		if wrong+right > 0 {
+			e.stale = math.Min(0.9, (wrong+stalePrior)/(wrong+right+staleWeight))
+		}
 	}
 	e.rates()
 }

@@ -4,19 +4,26 @@ package blame
 // gives the same result, to the last bit. It never fails: what is not sane in
 // the evidence is left out.
 func Infer(n *Network, ep *Epoch, o Options) Result {
-	e := prepare(n, ep, o)
+	return prepare(n, ep, o).infer()
+}
+
+// infer goes the way of doc.go.
+func (e *engine) infer() Result {
 	e.listen()
 	e.search()
-	e.weigh()
-	e.calibrate()
-	e.told()
-	e.weigh()
+	e.weigh(e.faults)
+	if len(e.reports) > 0 {
+		e.calibrate()
+		e.told()
+		e.weigh(e.faults)
+	}
 	if e.swap() {
 		e.fit(8)
-		e.weigh()
+		e.weigh(e.faults)
 	}
+	strong := len(e.faults)
 	e.suspects()
-	e.weigh()
+	e.weigh(e.faults[strong:]) // they explain nothing, so the others stay as they are
 	e.calibrate()
 	e.posterior()
 	return e.result()

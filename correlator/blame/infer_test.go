@@ -19,7 +19,7 @@ func TestRows(t *testing.T) {
 	for _, c := range []struct {
 		name                        string
 		edit                        func(*setup)
-		precision, recall, accuracy float64
+		precision, recall, accuracy float64 // accuracy as a share of what was possible
 	}{
 		{"four failures", func(*setup) {}, 1, 1, .98},
 		{"fourteen failures", func(s *setup) { s.links = 14 }, 1, 1, .97},
@@ -46,8 +46,8 @@ func TestRows(t *testing.T) {
 			for _, seed := range []uint64{100, 101} {
 				measure(t, n, s, seed, &sum)
 			}
-			if sum.precision() < c.precision || sum.recall() < c.recall || sum.accuracy() < c.accuracy {
-				t.Errorf("precision %.3f, recall %.3f, flow accuracy %.3f; want at least %v, %v, %v", sum.precision(), sum.recall(), sum.accuracy(), c.precision, c.recall, c.accuracy)
+			if sum.precision() < c.precision || sum.recall() < c.recall || sum.accuracy() < c.accuracy*sum.flowsPossible() {
+				t.Errorf("precision %.3f, recall %.3f, flow accuracy %.3f of %.3f possible; want at least %v, %v, %v of it", sum.precision(), sum.recall(), sum.accuracy(), sum.flowsPossible(), c.precision, c.recall, c.accuracy)
 			}
 		})
 	}

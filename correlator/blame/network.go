@@ -1,6 +1,7 @@
 package blame
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -102,6 +103,12 @@ func (n *Network) index() {
 	n.outStart, n.outLinks = bucket(n.linkFrom, d)
 	n.inStart, n.inLinks = bucket(n.linkTo, d)
 	n.hostStart, n.hostIDs = bucket(n.tor, d)
+	// In the order of their far ends: devices with the same neighbours then have
+	// their links in the same order.
+	for v := range int32(d) {
+		slices.SortFunc(n.linksOutOf(v), func(a, b int32) int { return cmp.Compare(n.linkTo[a], n.linkTo[b]) })
+		slices.SortFunc(n.linksInto(v), func(a, b int32) int { return cmp.Compare(n.linkFrom[a], n.linkFrom[b]) })
+	}
 	n.torHosts = make([]int32, d)
 	for _, t := range n.tor {
 		n.torHosts[t]++
@@ -115,7 +122,6 @@ func (n *Network) index() {
 		for _, l := range n.linksInto(int32(v)) {
 			near = append(near, n.linkFrom[l])
 		}
-		slices.Sort(near)
 		key = key[:0]
 		for _, u := range near {
 			key = append(key, byte(u), byte(u>>8), byte(u>>16), byte(u>>24))

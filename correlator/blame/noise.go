@@ -18,12 +18,12 @@ type class struct {
 // loses one packet in 2000, 007's least failure, however noisy its peers.
 var (
 	classShares = []float64{.005, .01, .02, .04, .08}
-	classScales = []float64{7, 12, 20, 35, 60}
+	classScales = []float64{4, 6, 9, 14, 20, 30}
 )
 
 const (
-	classCeiling = 2e-4
-	classExists  = 0.9
+	classCeiling = 3e-4
+	classExists  = 0.98
 )
 
 // evidence is the log Bayes factor of a link being one of the class. Round its
@@ -52,20 +52,26 @@ func (c class) evidence(p peak) float64 {
 func (e *engine) noisyLinks() []class {
 	none := []class{{weight: 1}}
 	var peaks []peak
-	var priors []float64 // log odds of being a fault
+	var priors []float64      // log odds of being a fault
+	var unexplained []float64 // losses that are still put down to noise
 	for _, f := range e.faults {
 		if f.at.Kind == Link && f.peak.x > 0 {
 			peaks = append(peaks, f.peak)
+			if unexplained = append(unexplained, 0); f.weak {
+				unexplained[len(unexplained)-1] = f.peak.mass
+			}
 			priors = append(priors, e.prior(f.at, f.peak.x, learned{}, f))
 		}
 	}
 	for _, s := range e.faint {
 		peaks = append(peaks, s.peak)
+		unexplained = append(unexplained, s.peak.mass)
 		priors = append(priors, e.prior(s.at, s.x, learned{}, nil))
 	}
 	if len(peaks) == 0 {
 		return none
 	}
+	noiseMass := e.noiseMass()
 	base := 0.0
 	for i, p := range peaks {
 		base += addLogs(0, p.evidence()+priors[i])
@@ -82,14 +88,14 @@ func (e *engine) noisyLinks() []class {
 		for _, p := range e.packets {
 			show += p * mean / (1 + p*mean)
 		}
-		own := make([]float64, len(peaks))
-		for i, p := range peaks {
-			own[i] = class{scale: scale}.evidence(p)
-		}
 		for _, share := range classShares {
-			gain := -share*show - base
+			// What the class loses is no longer noise of all links, against which
+			// its members then stand out more.
+			less := math.Max(0.2, 1-share*mean/e.noise)
+			gain := noiseMass*math.Log(less) + e.noise*(1-less)*e.carried - share*show - base
 			for i, p := range peaks {
-				gain += addLogs(0, p.evidence()+priors[i], math.Log(share)+own[i])
+				p.gain -= unexplained[i] * math.Log(less)
+				gain += addLogs(0, p.evidence()+priors[i], math.Log(share)+class{scale: scale}.evidence(p))
 			}
 			readings = append(readings, class{share: share, scale: scale})
 			logs = append(logs, gain)

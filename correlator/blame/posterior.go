@@ -37,10 +37,10 @@ func (e *engine) effective(hits []hit) []hit {
 	return out
 }
 
-// weigh measures each fault against the others, and its rivals.
-func (e *engine) weigh() {
+// weigh measures faults against all others, and their rivals.
+func (e *engine) weigh(faults []*fault) {
 	e.rates()
-	for _, f := range e.faults {
+	for _, f := range faults {
 		if len(f.params) == 1 {
 			p := &f.params[0]
 			e.without(f, func() {
@@ -76,17 +76,25 @@ func (e *engine) findRivals(f *fault) []rival {
 	if f.peak.x <= 0 || f.peak.mass <= 0 {
 		return nil
 	}
-	mass := make(map[int32]float64)
+	mass := e.sumA // scratch
+	var met []int32
 	for _, h := range f.params[0].hits {
 		part := f.peak.x * e.weight(h)
 		part *= e.rows[h.flow].lost / (e.rate[h.flow] + part)
 		for j := e.entStart[h.flow]; j < e.entStart[h.flow+1]; j++ {
-			mass[e.entLink[j]] += part * float64(e.entWeight[j])
+			l := e.entLink[j]
+			if mass[l] == 0 {
+				met = append(met, l)
+			}
+			mass[l] += part * float64(e.entWeight[j])
 		}
 	}
 	var out []rival
-	for l, m := range mass {
-		if l == f.at.ID || e.links[l] || m < rivalMass*mass[f.at.ID] {
+	least := rivalMass * mass[f.at.ID]
+	for _, l := range met {
+		m := mass[l]
+		mass[l] = 0
+		if l == f.at.ID || e.links[l] || m < least {
 			continue
 		}
 		// Both by their reported paths, or the wrong-path share of the one

@@ -1,17 +1,9 @@
 package blame
 
-import "math"
-
-// row is a lossy flow ready for the likelihood.
-type row struct {
-	lost  float64 // at most 1: see addLossy
-	total float64 // packets lost
-	hops  float64 // mean number of links: what noise acts on
-	src   int32
-	dst   int32
-	known bool      // a path was reported, so it may be a wrong one
-	set   *shareSet // of its hosts' devices; nil when unknown
-}
+import (
+	"math"
+	"slices"
+)
 
 // hit is a lossy flow that may cross a component: with weight own as reported,
 // with weight share by its ECMP set, which counts when the report is wrong.
@@ -35,6 +27,8 @@ type engine struct {
 	hitStart  []int32 // hits of a link, by link
 	hits      []hit
 	touched   []int32 // links with hits
+	groups    []*bundle
+	groupOf   map[Component]*bundle
 
 	packets  []float64  // through each link
 	carried  float64    // their sum
@@ -58,29 +52,47 @@ type engine struct {
 	devNoise,
 	visible float64
 
-	sumR, sumA []float64 // scratch, by link
-	mark       []float64 // scratch, by row
+	sumR, sumA []float64 // scratch, by link, all zero
+	mark       []float64 // scratch, by row, all zero
+	taken      []bool    // scratch, by row
 }
-
-// packetsAssumed per host stand in where no loss-free packet was counted: 007's
-// set-up. Only their distribution matters, not their number.
-const packetsAssumed = 3000
 
 // prepare turns the epoch into rows and packets per link.
 func prepare(n *Network, ep *Epoch, o Options) *engine {
-	e := &engine{n: n, e: ep, o: o.withDefaults(), s: n.newSpreader(),
-		packets: make([]float64, n.Links()), input: make([]int32, len(ep.Lossy)), entStart: []int32{0}}
-	sources := make([]bool, n.Hosts())
-	e.addClean(sources)
+	m := newRowMaker(n)
+	rows := make([]prepared, len(ep.Lossy))
 	for i := range ep.Lossy {
+		rows[i] = m.row(&ep.Lossy[i])
+	}
+	return assemble(n, ep, o, condense(n, ep.Clean, ep.Tally).traffic(), rows)
+}
+
+// assemble makes an engine of the loss-free traffic and the lossy flows, in
+// this order: the same evidence gives the same sums, to the last bit.
+func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared) *engine {
+	e := &engine{n: n, e: ep, o: o.withDefaults(), s: n.newSpreader(), assumed: t.assumed,
+		packets: slices.Clone(t.packets), input: make([]int32, len(rows)), entStart: []int32{0}}
+	sources := slices.Clone(t.sources)
+	for i := range rows {
+		p := &rows[i]
 		e.input[i] = -1
-		f := &ep.Lossy[i]
-		if lost := sane(f.Lost); lost > 0 {
-			e.addLossy(f, lost, math.Max(sane(f.Packets), lost))
-			e.input[i] = int32(len(e.rows) - 1)
-			if n.validHost(f.Src) {
-				sources[f.Src] = true
-			}
+		if p.lost == 0 {
+			continue
+		}
+		for j, l := range p.crossed {
+			e.packets[l] += p.packets * float64(p.way[j])
+		}
+		if p.pathless {
+			e.pathless += p.lost
+		}
+		e.lossSum += p.lost
+		e.input[i] = int32(len(e.rows))
+		e.rows = append(e.rows, p.row)
+		e.entLink = append(e.entLink, p.links...)
+		e.entWeight = append(e.entWeight, p.weights...)
+		e.entStart = append(e.entStart, int32(len(e.entLink)))
+		if n.validHost(p.src) {
+			sources[p.src] = true
 		}
 	}
 	for _, heard := range sources {
@@ -89,6 +101,7 @@ func prepare(n *Network, ep *Epoch, o Options) *engine {
 		}
 	}
 	e.invert()
+	e.gather()
 	for l, p := range e.packets {
 		e.carried += p
 		switch {
@@ -101,152 +114,12 @@ func prepare(n *Network, ep *Epoch, o Options) *engine {
 	}
 	e.rate = make([]float64, len(e.rows))
 	e.mark = make([]float64, len(e.rows))
+	e.taken = make([]bool, len(e.rows))
 	e.sumR = make([]float64, n.Links())
 	e.sumA = make([]float64, n.Links())
 	e.links = make([]bool, n.Links())
 	e.pruned = make(map[Component]int)
 	return e
-}
-
-// addClean counts the loss-free packets.
-func (e *engine) addClean(sources []bool) {
-	n := e.n
-	t := NewTally(n)
-	seen := 0.0
-	for i := range e.e.Clean {
-		f := &e.e.Clean[i]
-		packets := sane(f.Packets)
-		if packets == 0 {
-			continue
-		}
-		if n.validHost(f.Src) {
-			sources[f.Src] = true
-		}
-		switch {
-		case len(f.Path) > 0 || len(f.Candidates) > 0:
-			e.row(f, func(l int32, w float64) { e.packets[l] += packets * w })
-			seen += packets
-		default:
-			t.Add(f.Src, f.Dst, packets)
-		}
-	}
-	for _, t := range []*Tally{t, e.e.Tally} {
-		if t == nil || t.n != n || t.total == 0 {
-			continue
-		}
-		seen += t.total
-		t.spread(e.s, e.packets)
-		for h, heard := range t.sources {
-			sources[h] = sources[h] || heard
-		}
-	}
-	if seen == 0 {
-		e.assume()
-	}
-}
-
-// assume spreads even traffic, for want of counts.
-func (e *engine) assume() {
-	n := e.n
-	e.assumed = true
-	all := float64(n.Hosts())
-	if all < 2 {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for h := range n.tor {
-		e.packets[n.Up(int32(h))] += packetsAssumed
-		e.packets[n.Down(int32(h))] += packetsAssumed
-	}
-	for dst, there := range n.torHosts {
-		if there == 0 {
-			continue
-		}
-		hops := n.hopsTo(int32(dst))
-		for src, here := range n.torHosts {
-			if src != dst {
-				e.s.add(int32(src), int32(dst), hops, packetsAssumed*float64(here)*float64(there)/(all-1))
-			}
-		}
-		e.s.push(int32(dst), hops, func(l int32, amount float64) { e.packets[l] += amount })
-	}
-}
-
-// row calls emit with the links a flow crosses, and with what probability.
-// Where the path has gaps or stops early, shortest paths fill them.
-func (e *engine) row(f *Flow, emit func(link int32, weight float64)) (complete bool) {
-	n := e.n
-	if len(f.Path) == 0 && len(f.Candidates) > 0 {
-		w := 1 / float64(len(f.Candidates))
-		for _, path := range f.Candidates {
-			for _, l := range path {
-				if n.valid(l) {
-					emit(l, w)
-				}
-			}
-		}
-		return false
-	}
-	at := int32(-1)
-	if n.validHost(f.Src) {
-		at = n.tor[f.Src]
-		emit(n.Up(f.Src), 1)
-	}
-	fill := func(to int32) {
-		if at >= 0 && to >= 0 && at != to {
-			complete = false
-			if set := e.s.between(at, to); set != nil {
-				for i, l := range set.links {
-					emit(l, float64(set.share[i]))
-				}
-			}
-		}
-	}
-	complete = true
-	for _, l := range f.Path {
-		if !n.valid(l) || l >= n.fabric() {
-			continue // the hosts' own links are known anyway
-		}
-		fill(n.linkFrom[l])
-		emit(l, 1)
-		at = n.linkTo[l]
-	}
-	if n.validHost(f.Dst) {
-		fill(n.tor[f.Dst])
-		emit(n.Down(f.Dst), 1)
-	}
-	return complete
-}
-
-// addLossy makes a row. A flow counts once, however many packets it lost, as in
-// 007: losses of one flow come in bursts, and where its path is in doubt they
-// are all in doubt together.
-func (e *engine) addLossy(f *Flow, lost, packets float64) {
-	r := row{lost: math.Min(1, lost), total: lost, src: f.Src, dst: f.Dst}
-	first := len(e.entLink)
-	complete := e.row(f, func(l int32, w float64) {
-		e.packets[l] += packets * w
-		r.hops += w
-		for i := first; i < len(e.entLink); i++ {
-			if e.entLink[i] == l { // a candidate or a loop brings it again
-				e.entWeight[i] = min(1, e.entWeight[i]+float32(w))
-				return
-			}
-		}
-		e.entLink = append(e.entLink, l)
-		e.entWeight = append(e.entWeight, float32(w))
-	})
-	if e.n.validHost(f.Src) && e.n.validHost(f.Dst) {
-		r.set = e.s.between(e.n.tor[f.Src], e.n.tor[f.Dst])
-	}
-	r.known = complete && r.set != nil && len(r.set.links) > 0
-	if !complete {
-		e.pathless += r.lost
-	}
-	e.lossSum += r.lost
-	e.rows = append(e.rows, r)
-	e.entStart = append(e.entStart, int32(len(e.entLink)))
 }
 
 // invert sorts the rows' entries by link.
@@ -274,14 +147,51 @@ func (e *engine) invert() {
 // onLink gives the rows that cross a link as reported.
 func (e *engine) onLink(l int32) []hit { return e.hits[e.hitStart[l]:e.hitStart[l+1]] }
 
+// bundle is a device or host that losses touch.
+type bundle struct {
+	at      Component
+	entries []int32
+	packets float64
+	hits    []hit // once asked for
+}
+
+// gather lists the devices and hosts that losses touch.
+func (e *engine) gather() {
+	e.groupOf = make(map[Component]*bundle)
+	for _, l := range e.touched {
+		if _, to := e.n.ends(l); to >= 0 {
+			e.group(Component{Device, to})
+		}
+		if l >= e.n.fabric() {
+			e.group(Component{Host, (l - e.n.fabric()) / 2})
+		}
+	}
+}
+
+func (e *engine) group(c Component) *bundle {
+	g := e.groupOf[c]
+	if g == nil {
+		g = &bundle{at: c, entries: e.n.entries(c)}
+		for _, l := range g.entries {
+			g.packets += e.packets[l]
+		}
+		e.groupOf[c] = g
+		e.groups = append(e.groups, g)
+	}
+	return g
+}
+
 // through gives the rows that cross a component as reported.
 func (e *engine) through(c Component) []hit {
-	links := e.n.entries(c)
-	if len(links) == 1 {
-		return e.onLink(links[0])
+	if c.Kind == Link {
+		return e.onLink(c.ID)
 	}
-	var out []hit
-	for _, l := range links {
+	g := e.group(c)
+	if g.hits != nil {
+		return g.hits
+	}
+	out := []hit{}
+	for _, l := range g.entries {
 		for _, h := range e.onLink(l) {
 			if e.mark[h.flow] == 0 {
 				out = append(out, hit{flow: h.flow})
@@ -295,16 +205,16 @@ func (e *engine) through(c Component) []hit {
 		h.share = h.own
 		e.mark[h.flow] = 0
 	}
+	g.hits = out
 	return out
 }
 
 // packetsThrough a component.
 func (e *engine) packetsThrough(c Component) float64 {
-	sum := 0.0
-	for _, l := range e.n.entries(c) {
-		sum += e.packets[l]
+	if c.Kind == Link {
+		return e.packets[c.ID]
 	}
-	return sum
+	return e.group(c).packets
 }
 
 // withShares gives the hits of a link with the weight they have if the path

@@ -58,14 +58,19 @@ func (e *engine) result() Result {
 			}
 		}
 	}
+	r.sort()
+	r.Abstained = append(r.Abstained, e.limits()...)
+	return r
+}
+
+// sort puts the likeliest first.
+func (r *Result) sort() {
 	order := func(a, b Blame) int {
 		return cmp.Or(-cmp.Compare(a.Probability, b.Probability), -cmp.Compare(a.Evidence.Lost, b.Evidence.Lost),
 			cmp.Compare(a.Component.Kind, b.Component.Kind), cmp.Compare(a.Component.ID, b.Component.ID))
 	}
 	slices.SortFunc(r.Components, order)
 	slices.SortFunc(r.Suspects, order)
-	r.Abstained = append(r.Abstained, e.limits()...)
-	return r
 }
 
 func (e *engine) blame(f *fault) Blame {

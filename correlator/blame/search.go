@@ -94,9 +94,8 @@ func (e *engine) prior(c Component, x float64, others learned, self *fault) floa
 	return math.Log(expected / e.size(s))
 }
 
-// priorBound bounds a prior from above.
-func (e *engine) priorBound(c Component, others learned) float64 {
-	s := e.stratum(c)
+// priorBound bounds the priors of a stratum from above.
+func (e *engine) priorBound(s stratum, others learned) float64 {
 	expected := [strata]float64{fabricFaults, hostLinkFaults, deviceFaults, hostFaults}[s] / rateRange
 	return math.Log((expected + float64(len(others[s]))/math.Sqrt(2*math.Pi)) / e.size(s))
 }
@@ -110,23 +109,25 @@ func (e *engine) size(s stratum) float64 {
 // its way leaves.
 func (e *engine) search() {
 	e.noise = (e.lossSum + 0.5) / math.Max(1, e.carried) / 4
-	e.stale = stalePrior / staleWeight
+	e.stale = staleFirst
 	e.fit(2)
 	settled := make(map[Component]bool) // groups weighed already
 	for len(e.faults) < maxFaults {
-		c, p, ok := e.next(settled)
-		if !ok {
+		found := e.next(settled)
+		if len(found) == 0 {
 			break
 		}
-		if p.noise > 0 {
+		if p := found[0].peak; p.noise > 0 {
 			e.noise = p.noise
 			e.rates()
 		}
-		if c.Kind == Link {
-			e.add(e.newLinkFault(c.ID, p.x))
-		} else {
-			settled[c] = true
-			e.resolve(c, true)
+		for _, s := range found {
+			if s.at.Kind == Link {
+				e.add(e.newLinkFault(s.at.ID, s.x))
+			} else {
+				settled[s.at] = true
+				e.resolve(s.at, true)
+			}
 		}
 		e.fit(e.rounds(5))
 		e.prune()
@@ -136,6 +137,9 @@ func (e *engine) search() {
 	}
 	e.fit(10)
 	e.prune()
+	if len(e.faults) == 0 {
+		e.stale = stalePrior / staleWeight // nothing has told of it
+	}
 }
 
 // rounds is more on a small fabric, where noise and faults are harder to part.
@@ -166,39 +170,94 @@ type scored struct {
 	odds float64
 }
 
-// next finds the component with the best odds of being one more fault.
-func (e *engine) next(settled map[Component]bool) (Component, peak, bool) {
-	few := len(e.touched) <= smallFabric
-	least := float64(faultOdds)
-	if few {
-		least = math.Inf(-1)
+// next finds the components with the best odds of being one more fault: the best
+// of all, and with it every link that explains other losses, so that the search
+// need not begin anew for each. On a small fabric, where everything shares
+// losses with everything, and for a device or host it is one alone.
+func (e *engine) next(settled map[Component]bool) []suspect {
+	if len(e.touched) <= smallFabric {
+		return e.nextOfFew(settled)
 	}
-	noise := e.noiseMass()
-	list := e.screen(settled, least)
+	queue := e.screen(settled, faultOdds)
+	slices.SortFunc(queue, byOdds)
 	others := e.learn(certain)
-	best, bestOdds, bestPeak := Component{}, float64(faultOdds), peak{}
-	for _, s := range list {
-		if s.odds <= bestOdds && !few {
-			break // bounds descend
+	clear(e.taken)
+	var found []suspect
+	for len(queue) > 0 {
+		// The bounds descend, what was measured is sorted in again: the first that
+		// is measured already beats all bounds.
+		top := queue[0]
+		queue = queue[1:]
+		if e.pruned[top.at] >= maxPruned || len(found) > 0 && (top.at.Kind != Link || e.shared(top.at)) {
+			continue
 		}
+		if top.peak.x == 0 {
+			top.peak = e.peak(e.through(top.at), e.packetsThrough(top.at))
+			top.odds = top.peak.evidence() + e.prior(top.at, top.x, others, nil)
+			if top.peak.x == 0 || top.odds <= faultOdds {
+				continue
+			}
+			if len(queue) > 0 && byOdds(top, queue[0]) > 0 {
+				i, _ := slices.BinarySearchFunc(queue, top, byOdds)
+				queue = slices.Insert(queue, i, top)
+				continue
+			}
+		}
+		found = append(found, top)
+		if top.at.Kind != Link {
+			return found
+		}
+		for _, h := range e.onLink(top.at.ID) {
+			if e.rate[h.flow] < top.x*float64(h.own) { // mostly its own
+				e.taken[h.flow] = true
+			}
+		}
+	}
+	return found
+}
+
+// shared says whether components found in this round explain more than a
+// tenth of the losses on a link: its own are then not known yet.
+func (e *engine) shared(c Component) bool {
+	all, gone := 0.0, 0.0
+	for _, h := range e.onLink(c.ID) {
+		r := e.rows[h.flow].lost * float64(h.own)
+		all += r
+		if e.taken[h.flow] {
+			gone += r
+		}
+	}
+	return gone > 0.1*all
+}
+
+// nextOfFew is [engine.next] on a small fabric: each component is weighed with
+// the noise fitted anew.
+func (e *engine) nextOfFew(settled map[Component]bool) []suspect {
+	noise := e.noiseMass()
+	others := e.learn(certain)
+	best := suspect{scored: scored{odds: faultOdds}}
+	queue := e.screen(settled, math.Inf(-1))
+	slices.SortFunc(queue, byOdds) // of equals the first is taken
+	for _, s := range queue {
 		if e.pruned[s.at] >= maxPruned {
 			continue
 		}
 		hits, packets := e.through(s.at), e.packetsThrough(s.at)
-		p := e.peak(hits, packets)
-		if few {
-			if q := e.profile(hits, packets, noise); q.gain > p.gain {
-				p = q
-			}
+		s.peak = e.peak(hits, packets)
+		if q := e.profile(hits, packets, noise); q.gain > s.peak.gain {
+			s.peak = q
 		}
-		if odds := p.evidence() + e.prior(s.at, p.x, others, nil); odds > bestOdds {
-			best, bestOdds, bestPeak = s.at, odds, p
+		if s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil); s.odds > best.odds {
+			best = s
 		}
 	}
-	return best, bestPeak, best.Kind != None
+	if best.at.Kind == None {
+		return nil
+	}
+	return []suspect{best}
 }
 
-// suspect is a component under weak suspicion.
+// suspect is a component under suspicion; its peak is zero until it is measured.
 type suspect struct {
 	scored
 	peak
@@ -211,16 +270,19 @@ func (e *engine) suspects() {
 	others := e.learn(certain)
 	var list []suspect
 	for _, s := range e.screen(nil, faintOdds) {
-		if s.at.Kind != Link || e.covered(s.at, func(*fault) bool { return true }) {
+		if s.at.Kind != Link {
+			break
+		}
+		if e.covered(s.at, func(*fault) bool { return true }) {
 			continue
 		}
-		p := e.peak(e.onLink(s.at.ID), e.packets[s.at.ID])
-		if odds := p.evidence() + e.prior(s.at, p.x, others, nil); odds > faintOdds {
-			list = append(list, suspect{scored{s.at, odds}, p})
+		s.peak = e.peak(e.onLink(s.at.ID), e.packets[s.at.ID])
+		if s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil); s.odds > faintOdds {
+			list = append(list, s)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b suspect) int { return -cmp.Compare(a.odds, b.odds) })
-	taken := make(map[int32]bool) // rows
+	slices.SortFunc(list, byOdds)
+	clear(e.taken)
 	found := 0
 	for _, s := range list {
 		mine, free := 0.0, 0.0
@@ -228,7 +290,7 @@ func (e *engine) suspects() {
 			part := s.x * float64(h.own)
 			part *= e.rows[h.flow].lost / (e.rate[h.flow] + part)
 			mine += part
-			if !taken[h.flow] {
+			if !e.taken[h.flow] {
 				free += part
 			}
 		}
@@ -237,7 +299,7 @@ func (e *engine) suspects() {
 		}
 		for _, h := range e.onLink(s.at.ID) {
 			if e.rate[h.flow] < 2*s.x*float64(h.own) { // mostly its own
-				taken[h.flow] = true
+				e.taken[h.flow] = true
 			}
 		}
 		if s.odds < suspectOdds {
@@ -252,55 +314,66 @@ func (e *engine) suspects() {
 	}
 }
 
-// screen bounds the odds of all components from above, best first.
-func (e *engine) screen(settled map[Component]bool, least float64) []scored {
+// byOdds puts the greatest odds first, ties in a fixed order.
+func byOdds(a, b suspect) int {
+	switch {
+	case a.odds > b.odds:
+		return -1
+	case a.odds < b.odds:
+		return 1
+	case a.at.Kind != b.at.Kind:
+		return cmp.Compare(a.at.Kind, b.at.Kind)
+	default:
+		return cmp.Compare(a.at.ID, b.at.ID)
+	}
+}
+
+// screen bounds the odds of all components from above; links first.
+func (e *engine) screen(settled map[Component]bool, least float64) []suspect {
+	for i := range e.rows {
+		e.mark[i] = e.rows[i].lost / e.rate[i]
+	}
 	for _, l := range e.touched {
 		lost, sum := 0.0, 0.0
 		for _, h := range e.onLink(l) {
-			q := e.rows[h.flow].lost * float64(h.own)
 			lost += e.rows[h.flow].lost
-			sum += q / e.rate[h.flow]
+			sum += e.mark[h.flow] * float64(h.own)
 		}
 		e.sumR[l], e.sumA[l] = lost, sum
 	}
-	var list []scored
+	clear(e.mark)
+	defer func() {
+		for _, l := range e.touched {
+			e.sumR[l], e.sumA[l] = 0, 0
+		}
+	}()
+	var list []suspect
 	others := e.learn(certain)
+	// No Bayes factor exceeds the gain by more than the first term.
+	var most [strata]float64
+	for s := range strata {
+		most[s] = 0.5*math.Log(4*math.Pi) + e.priorBound(s, others)
+	}
 	consider := func(c Component, gain float64) {
-		// No Bayes factor exceeds the gain by more than this.
-		odds := gain + 0.5*math.Log(4*math.Pi) + e.priorBound(c, others)
-		if odds > least {
-			list = append(list, scored{c, odds})
+		if odds := gain + most[e.stratum(c)]; odds > least {
+			list = append(list, suspect{scored: scored{c, odds}})
 		}
 	}
-	touched := make(map[Component]bool)
 	for _, l := range e.touched {
 		if !e.links[l] {
 			consider(Component{Link, l}, bound(e.sumR[l], e.sumA[l], e.packets[l]))
 		}
-		if _, to := e.n.ends(l); to >= 0 {
-			touched[Component{Device, to}] = true
-		}
-		if l >= e.n.fabric() {
-			touched[Component{Host, (l - e.n.fabric()) / 2}] = true
-		}
 	}
-	group := func(c Component) {
-		if settled[c] {
-			return
+	for _, g := range e.groups {
+		if settled[g.at] {
+			continue
 		}
-		lost, sum, packets := 0.0, 0.0, 0.0
-		for _, l := range e.n.entries(c) {
+		lost, sum := 0.0, 0.0
+		for _, l := range g.entries {
 			lost += e.sumR[l]
 			sum += e.sumA[l]
-			packets += e.packets[l]
 		}
-		consider(c, bound(lost, sum, packets))
+		consider(g.at, bound(lost, sum, g.packets))
 	}
-	for c := range touched {
-		group(c)
-	}
-	slices.SortFunc(list, func(a, b scored) int {
-		return cmp.Or(-cmp.Compare(a.odds, b.odds), cmp.Compare(a.at.Kind, b.at.Kind), cmp.Compare(a.at.ID, b.at.ID))
-	})
 	return list
 }

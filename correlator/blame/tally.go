@@ -1,63 +1,134 @@
 package blame
 
 import (
+	"cmp"
 	"maps"
+	"math"
 	"slices"
 )
 
-// Tally counts loss-free packets on the way in: per host and per pair of the
-// hosts' devices, so that millions of flows take no memory each.
+// Tally counts loss-free packets on the way in, so that millions of flows take
+// no memory each: per host, and between the hosts' devices.
+//
+// Devices with the same neighbours (the ToRs of a pod) are one class: what one of
+// them sends to another class takes the same ways, but for the first link, as
+// what the others send. So packets are counted per device and class of the far
+// end, and spread over the links once per pair of classes.
 type Tally struct {
 	n        *Network
-	up, down []float64 // by host
-	sources  []bool    // hosts heard from
-	index    []int32   // device → row, -1 without hosts
-	tors     []int32   // row → device
-	dense    []float64 // rows × rows
-	sparse   map[uint64]float64
+	up, down []float64          // by host
+	links    []float64          // of flows whose path is known; nil without any
+	row      []int32            // device → row, -1 without hosts
+	tors     []int32            // row → device
+	class    []int32            // row → class
+	members  [][]int32          // class → rows
+	near     []bool             // class × class: joined by links of their own
+	to, from []float64          // row × class: packets to the class, from the class
+	direct   map[uint64]float64 // row<<32|row: packets between devices that are neighbours
 	total    float64
 }
 
-// denseRows is the number of devices with hosts up to which pairs are a plain
-// matrix (32 MiB).
-const denseRows = 2048
-
 // NewTally makes an empty tally.
 func NewTally(n *Network) *Tally {
-	t := &Tally{n: n, up: make([]float64, len(n.hosts)), down: make([]float64, len(n.hosts)), sources: make([]bool, len(n.hosts)), index: make([]int32, len(n.devices))}
+	t := &Tally{n: n, up: make([]float64, len(n.hosts)), down: make([]float64, len(n.hosts)), row: make([]int32, len(n.devices)), direct: make(map[uint64]float64)}
+	class := make(map[int32]int32)
 	for d, hosts := range n.torHosts {
-		t.index[d] = -1
-		if hosts > 0 {
-			t.index[d] = int32(len(t.tors))
-			t.tors = append(t.tors, int32(d))
+		t.row[d] = -1
+		if hosts == 0 {
+			continue
+		}
+		c, ok := class[n.twin[d]]
+		if !ok {
+			c = int32(len(t.members))
+			class[n.twin[d]] = c
+			t.members = append(t.members, nil)
+		}
+		row := int32(len(t.tors))
+		t.row[d] = row
+		t.tors = append(t.tors, int32(d))
+		t.class = append(t.class, c)
+		t.members[c] = append(t.members[c], row)
+	}
+	k := len(t.members)
+	t.near = make([]bool, k*k)
+	for a, list := range t.members {
+		for _, l := range n.linksOutOf(t.tors[list[0]]) {
+			if row := t.row[n.linkTo[l]]; row >= 0 {
+				t.near[a*k+int(t.class[row])] = true
+			}
 		}
 	}
-	if len(t.tors) <= denseRows {
-		t.dense = make([]float64, len(t.tors)*len(t.tors))
-	} else {
-		t.sparse = make(map[uint64]float64)
-	}
+	t.to, t.from = make([]float64, len(t.tors)*k), make([]float64, len(t.tors)*k)
 	return t
 }
 
 // Add counts packets between two hosts over their ECMP set. Unknown hosts are
 // left out.
-func (t *Tally) Add(src, dst int32, packets float64) {
-	packets = sane(packets)
+func (t *Tally) Add(src, dst int32, packets float64) { t.count(src, dst, sane(packets)) }
+
+// Remove takes back what was added.
+func (t *Tally) Remove(src, dst int32, packets float64) { t.count(src, dst, -sane(packets)) }
+
+func (t *Tally) count(src, dst int32, packets float64) {
 	if packets == 0 || !t.n.validHost(src) || !t.n.validHost(dst) || src == dst {
 		return
 	}
-	t.total += packets
-	t.sources[src] = true
-	t.up[src] += packets
-	t.down[dst] += packets
-	a, b := t.index[t.n.tor[src]], t.index[t.n.tor[dst]]
-	switch {
-	case a == b:
-	case t.dense != nil:
-		t.dense[int(b)*len(t.tors)+int(a)] += packets
-	default:
-		t.sparse[uint64(uint32(b))<<32|uint64(uint32(a))] += packets
+	add := func(sum *float64) { *sum = math.Max(0, *sum+packets) }
+	add(&t.total)
+	add(&t.up[src])
+	add(&t.down[dst])
+	a, b := t.row[t.n.tor[src]], t.row[t.n.tor[dst]]
+	if a == b {
+		return
+	}
+	k := int32(len(t.members))
+	if t.near[t.class[a]*k+t.class[b]] {
+		key := uint64(uint32(a))<<32 | uint64(uint32(b))
+		if sum := t.direct[key] + packets; sum > 0 {
+			t.direct[key] = sum
+		} else {
+			delete(t.direct, key)
+		}
+		return
+	}
+	add(&t.to[a*k+t.class[b]])
+	add(&t.from[b*k+t.class[a]])
+}
+
+// addOn counts packets on links that are known to carry them.
+func (t *Tally) addOn(l int32, packets float64) {
+	if t.links == nil {
+		t.links = make([]float64, t.n.Links())
+	}
+	t.links[l] += packets
+}
+
+// scale multiplies all counts.
+func (t *Tally) scale(by float64) {
+	t.total *= by
+	for _, list := range [][]float64{t.up, t.down, t.links, t.to, t.from} {
+		for i := range list {
+			list[i] *= by
+		}
+	}
+	for k := range t.direct {
+		t.direct[k] *= by
+	}
+}
+
+// merge adds all of another tally of the same network.
+func (t *Tally) merge(o *Tally) {
+	t.total += o.total
+	if o.links != nil && t.links == nil {
+		t.links = make([]float64, t.n.Links())
+	}
+	for _, pair := range [][2][]float64{{t.up, o.up}, {t.down, o.down}, {t.links, o.links}, {t.to, o.to}, {t.from, o.from}} {
+		for i, x := range pair[1] {
+			pair[0][i] += x
+		}
+	}
+	for k, x := range o.direct {
+		t.direct[k] += x
 	}
 }
 
@@ -68,31 +139,64 @@ func (t *Tally) spread(s *spreader, packets []float64) {
 		packets[n.Up(int32(h))] += t.up[h]
 		packets[n.Down(int32(h))] += t.down[h]
 	}
-	emit := func(l int32, amount float64) { packets[l] += amount }
+	for l, x := range t.links {
+		packets[l] += x
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if t.dense != nil {
-		for b, dst := range t.tors {
-			row := t.dense[b*len(t.tors) : (b+1)*len(t.tors)]
-			hops := n.hopsTo(dst)
-			for a, amount := range row {
-				if amount > 0 {
-					s.add(t.tors[a], dst, hops, amount)
-				}
-			}
-			s.push(dst, hops, emit)
+	for c := range t.members {
+		for a := range t.members {
+			t.spreadBetween(s, int32(a), int32(c), packets)
 		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(t.direct)) { // in order, that sums repeat exactly
+		if l, ok := n.linkID[[2]int32{t.tors[key>>32], t.tors[uint32(key)]}]; ok {
+			packets[l] += t.direct[key]
+		}
+	}
+}
+
+// spreadBetween spreads what the devices of one class sent to those of another,
+// by the shares between one of each: they differ in the first and last link alone.
+// The caller holds n.mu.
+func (t *Tally) spreadBetween(s *spreader, a, c int32, packets []float64) {
+	n, k := t.n, int32(len(t.members))
+	sum := 0.0
+	for _, row := range t.members[a] {
+		sum += t.to[row*k+c]
+	}
+	if sum == 0 {
 		return
 	}
-	keys := slices.Sorted(maps.Keys(t.sparse)) // in order, that sums repeat exactly
-	for len(keys) > 0 {
-		b := keys[0] >> 32
-		dst := t.tors[b]
-		hops := n.hopsTo(dst)
-		for len(keys) > 0 && keys[0]>>32 == b {
-			s.add(t.tors[uint32(keys[0])], dst, hops, t.sparse[keys[0]])
-			keys = keys[1:]
-		}
-		s.push(dst, hops, emit)
+	src, dst := t.tors[t.members[a][0]], t.tors[t.members[c][0]]
+	if src == dst { // within a class: between its first and second member
+		dst = t.tors[t.members[c][1]]
 	}
+	hops := n.hopsTo(dst)
+	if !s.add(src, dst, hops, 1) {
+		return
+	}
+	s.push(dst, hops, func(l int32, share float64) {
+		switch {
+		case n.linkFrom[l] == src:
+			i := n.position(n.linksOutOf(src), n.linkTo, n.linkTo[l])
+			for _, row := range t.members[a] {
+				packets[n.linksOutOf(t.tors[row])[i]] += share * t.to[row*k+c]
+			}
+		case n.linkTo[l] == dst:
+			i := n.position(n.linksInto(dst), n.linkFrom, n.linkFrom[l])
+			for _, row := range t.members[c] {
+				packets[n.linksInto(t.tors[row])[i]] += share * t.from[row*k+a]
+			}
+		default:
+			packets[l] += share * sum
+		}
+	})
+}
+
+// position finds a neighbour among a device's links, which are in the order of
+// their far ends.
+func (n *Network) position(links, far []int32, neighbour int32) int {
+	i, _ := slices.BinarySearchFunc(links, neighbour, func(l, want int32) int { return cmp.Compare(far[l], want) })
+	return i
 }

@@ -500,3 +500,39 @@ func BenchmarkNext(b *testing.B) {
 	b.ReportMetric(float64(records)/b.Elapsed().Seconds(), "batches/s")
 	b.ReportMetric(float64(connections)/b.Elapsed().Seconds(), "connections/s")
 }
+
+// What a fault took is told by the times it was on, which add up.
+func TestTruthTellsWindows(t *testing.T) {
+	f := build(t, parse(t, `
+duration: 20s
+traffic: {connections_per_host: 10/s}
+faults:
+  - {at: 1s, for: 2s, every: 8s, on: link p0-tor0>p0-t1-0, kind: silent-loss, rate: 20%}
+  - {at: 2s, on: device t2-0, kind: ttl-loop}
+`), 1, Options{})
+	play(t, f)
+	truth := f.Truth()
+	for i, windows := range []int{3, 1} {
+		x := truth.Faults[i]
+		sum := uint64(0)
+		for _, n := range x.Windows {
+			sum += n
+		}
+		if len(x.Windows) != windows || sum != x.Packets || slices.Contains(x.Windows, 0) {
+			t.Errorf("fault %d took %d packets, by windows %v", i, x.Packets, x.Windows)
+		}
+	}
+	var first, second uint64
+	for _, l := range truth.Losses {
+		switch {
+		case l.Fault != 0:
+		case l.At >= time.Second && l.At < 3*time.Second:
+			first++
+		case l.At >= 9*time.Second && l.At < 11*time.Second:
+			second++
+		}
+	}
+	if w := truth.Faults[0].Windows; first != w[0] || second != w[1] {
+		t.Errorf("windows %v, but %d and %d packets died then", w, first, second)
+	}
+}

@@ -160,7 +160,7 @@ func (f *Fabric) probe(c *conn, trace *decafpb.Path, ttl int, t time.Duration) (
 		// answers.
 		m := f.loop(path, hop, ttl-hop)
 		last = m.in
-		f.truth.Faults[cause].Packets++
+		f.took(cause, t)
 	default:
 		f.die(path, hop, cause, &p, t)
 		return 0, false

@@ -28,6 +28,9 @@ type FaultTruth struct {
 	Component string // to blame: "link a>b", "device d" or "host h"
 	Kind      string
 	Packets   uint64 // it took, probes and their answers included
+	// Windows is Packets by the times the fault was on, in order, up to the last
+	// that took any.
+	Windows []uint64
 	// Connections it slowed down or broke without taking a packet: faults of hosts.
 	Connections uint64
 }
@@ -50,7 +53,7 @@ func (f *Fabric) lost(p *packetHead, l Link, cause int32, t timeNS) {
 	if cause < 0 {
 		f.truth.Noise++
 	} else {
-		f.truth.Faults[cause].Packets++
+		f.took(cause, t)
 	}
 	if len(f.truth.Losses) >= f.options.MaxLosses {
 		f.truth.LeftOut++
@@ -68,6 +71,19 @@ func (f *Fabric) lost(p *packetHead, l Link, cause int32, t timeNS) {
 		}
 	}
 	f.truth.Losses = append(f.truth.Losses, x)
+}
+
+// took counts a packet that a fault took.
+func (f *Fabric) took(cause int32, t timeNS) {
+	x, window := &f.truth.Faults[cause], 0
+	if w := &f.faults[cause].times; w.every > 0 {
+		window = int((t - w.at) / w.every)
+	}
+	x.Packets++
+	for len(x.Windows) <= window {
+		x.Windows = append(x.Windows, 0)
+	}
+	x.Windows[window]++
 }
 
 // Truth gives what really happened in the record form. The slices are the

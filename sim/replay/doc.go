@@ -4,7 +4,8 @@
 //
 // # What lives here
 //
-//   - topology.go: nodes and directed links, names interned to numbers
+//   - topology.go: nodes and directed links, names interned to numbers; also from a
+//     topology file
 //   - epoch.go: the evidence of one epoch, and its truth
 //   - reader.go, line.go, scan.go: [Reader], the strict and fast way in: an unknown
 //     field or a broken line is an error with its line number

@@ -221,3 +221,36 @@ func BenchmarkFromFabric(b *testing.B) {
 		FromFabric(f, in, FabricOptions{})
 	}
 }
+
+// The topology file of a fabric and its graph are the same network.
+func TestFromTopologyIsTheGraph(t *testing.T) {
+	file, err := topology.Clos(middle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := FromTopology(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := FromGraph(fabric(t, middle, 1, nil).Graph())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Nodes() != want.Nodes() || got.Links() != want.Links() || got.Hosts() != want.Hosts() {
+		t.Fatalf("%d nodes, %d links, %d hosts", got.Nodes(), got.Links(), got.Hosts())
+	}
+	for l := range LinkID(want.Links()) {
+		if _, ok := got.Component("link " + want.LinkName(l)); !ok {
+			t.Errorf("no link %s", want.LinkName(l))
+		}
+	}
+	for n := range NodeID(want.Nodes()) {
+		if id, ok := got.Node(want.Name(n)); !ok || got.IsHost(id) != want.IsHost(n) {
+			t.Errorf("%s is there %v", want.Name(n), ok)
+		}
+	}
+	file.Links = append(file.Links, &topology.Link{Name: "a>b", From: file.Links[0].From, To: &topology.Interface{Node: want.Name(NodeID(want.Nodes() - 1))}})
+	if _, err := FromTopology(file); err == nil {
+		t.Error("a host at two switches is let pass")
+	}
+}

@@ -3,6 +3,8 @@ package replay
 import (
 	"fmt"
 	"strings"
+
+	"decaf/topology"
 )
 
 // NodeID is a switch or host of a [Topology].
@@ -46,6 +48,31 @@ type Topology struct {
 // NewTopology is an empty one.
 func NewTopology() *Topology {
 	return &Topology{byName: make(map[string]NodeID), byPair: make(map[uint64]LinkID)}
+}
+
+// FromTopology is a network as a recording has it: parallel links are one, and every
+// host has one ToR.
+func FromTopology(from *topology.Topology) (*Topology, error) {
+	t := NewTopology()
+	for _, l := range from.Links {
+		_, hostFrom := from.Host(l.From.Node)
+		_, hostTo := from.Host(l.To.Node)
+		var err error
+		switch {
+		case hostFrom && hostTo:
+			err = fmt.Errorf("link %s joins two hosts: a recording knows hosts at switches only", l.Name)
+		case hostTo:
+			if id, known := t.byName[l.To.Node]; !known || t.Name(t.tor[id]) != l.From.Node {
+				err = t.AddHost(l.To.Node, l.From.Node)
+			}
+		case !hostFrom:
+			err = t.AddLink(l.From.Node, l.To.Node)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // AddLink joins two switches, both directions; a link given twice, either way round,

@@ -1,0 +1,94 @@
+package blame
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// weak is 007's set-up with one fault that loses two packets an epoch.
+func weak(t *testing.T) (*Network, setup) {
+	t.Helper()
+	s := paper()
+	s.links, s.low, s.high = 1, .00012, .00012
+	n, err := build(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, s
+}
+
+// A fault too weak for one epoch is found within a few, and only that.
+func TestWeakFaultIsFoundOverEpochs(t *testing.T) {
+	n, s := weak(t)
+	found, early := 0, 0
+	for seed := range uint64(6) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		f := draw(n, s, r)
+		h := NewHistory(n, Options{})
+		for epoch := range 6 {
+			ep, _, _ := f.run(r)
+			if res := Infer(n, ep, Options{}); len(res.Components) > 0 && epoch == 0 {
+				early++
+			}
+			res := h.Infer(ep)
+			got := named(n, res)
+			if want := n.Name(f.truth[0]); slices.Contains(got, want) {
+				found++
+				break
+			} else if len(got) > 0 {
+				t.Fatalf("seed %d epoch %d: named %v, want %s", seed, epoch, got, want)
+			}
+		}
+	}
+	if found < 5 || early > 3 {
+		t.Errorf("found %d of 6, %d of them in the first epoch", found, early)
+	}
+}
+
+// What was mended is not named on memory alone.
+func TestMendedFaultIsNotNamed(t *testing.T) {
+	s := paper()
+	s.links, s.low, s.high = 1, .005, .005
+	n, err := build(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 3))
+	f := draw(n, s, r)
+	h := NewHistory(n, Options{})
+	for range 3 {
+		ep, _, _ := f.run(r)
+		if got := named(n, h.Infer(ep)); !slices.Equal(got, []string{n.Name(f.truth[0])}) {
+			t.Fatalf("named %v", got)
+		}
+	}
+	for _, c := range f.truth {
+		f.rate[c.ID], f.lasts[c.ID] = 0, 0
+	}
+	for epoch := range 3 {
+		ep, _, _ := f.run(r)
+		if got := named(n, h.Infer(ep)); len(got) > 0 {
+			t.Errorf("epoch %d after it was mended: named %v", epoch, got)
+		}
+	}
+}
+
+// Clean epochs stay clean, however many are remembered.
+func TestHistoryOfCleanEpochs(t *testing.T) {
+	s := paper()
+	s.links, s.noise = 0, 1e-5
+	n, err := build(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(2, 3))
+	f := draw(n, s, r)
+	h := NewHistory(n, Options{})
+	for epoch := range 10 {
+		ep, _, _ := f.run(r)
+		if got := named(n, h.Infer(ep)); len(got) > 0 {
+			t.Errorf("epoch %d: named %v", epoch, got)
+		}
+	}
+}
