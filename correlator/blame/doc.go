@@ -15,7 +15,9 @@
 //   - group.go: is it the device, or some of its links?
 //   - fit.go: rates, noise and the share of stale paths, by expectation
 //     maximisation
-//   - drops.go: what devices say, and how far to believe it
+//   - drops.go: what devices say, and what they are good for in this epoch
+//   - told.go: where their drops were, and faults they accuse put into the set
+//   - word.go: what their word and the hosts' amount to together
 //   - noise.go: is there a class of noisy links?
 //   - posterior.go: probabilities, rivals, equivalence classes
 //   - cause.go: the cause named for each lossy flow

@@ -9,11 +9,27 @@ import (
 
 // report is what devices said of one component.
 type report struct {
+	about  Component // as reported
+	at     Component // where the drops most likely were; None: nobody can say
 	count  float64
 	class  string
 	most   float64 // count of that class
-	device int32
+	device int32   // that said so
+	side   side
+
+	moved     float64 // log of the probability that its device reports drops of at so
+	elsewhere float64 // the same with how hosts agree, summed over all other places
 }
+
+// side is the end of a link at which a device sees its drops: faults of one
+// kind show at one end, like full queues where packets leave and checksum errors
+// where they arrive.
+type side uint8
+
+const (
+	leaving side = iota
+	arriving
+)
 
 // deviceClasses are the discard classes that accuse the device itself: its
 // rules, routes and tables did it, whatever the interface. All others are of
@@ -24,25 +40,14 @@ func accusesDevice(class string) bool {
 	return slices.ContainsFunc(deviceClasses, func(prefix string) bool { return strings.HasPrefix(class, prefix) })
 }
 
-const (
-	toldMost     = 25 // nats that the word of one device is worth at most
-	contradicted = 12 // nats that hosts take away who lost nothing there
-	silence      = -4 // nats that a silent device takes away at most
-
-	// Before an epoch has shown it, one fault in five is seen by its device, with
-	// the weight of one fault: many are gray.
-	visiblePrior  = 0.2
-	visibleWeight = 1.0
-)
-
 // listen sorts the drop events by component. Of devices that are not known to
 // be instrumented it believes the drops, but not the silence.
 func (e *engine) listen() {
 	e.reports = make(map[Component]*report)
-	e.mute = make(map[int32]bool)
+	e.watching = make(map[int32]bool)
 	for _, d := range e.e.Instrumented {
 		if e.n.validDevice(d) {
-			e.mute[d] = true
+			e.watching[d] = true
 		}
 	}
 	classes := make(map[Component]map[string]float64)
@@ -52,15 +57,18 @@ func (e *engine) listen() {
 		if count == 0 || !e.n.validDevice(d.Device) {
 			continue
 		}
-		c := Component{Device, d.Device}
+		c, at := Component{Device, d.Device}, leaving
 		if !accusesDevice(d.Class) {
 			if l, ok := e.dropLink(d); ok {
 				c = Component{Link, l}
+				if from, _ := e.n.ends(l); from != d.Device {
+					at = arriving
+				}
 			}
 		}
 		r := e.reports[c]
 		if r == nil {
-			r = &report{device: d.Device}
+			r = &report{about: c, at: c, device: d.Device, side: at}
 			e.reports[c] = r
 			classes[c] = make(map[string]float64)
 		}
@@ -69,8 +77,23 @@ func (e *engine) listen() {
 		if m := classes[c][d.Class]; m > r.most {
 			r.most, r.class = m, d.Class
 		}
-		e.mute[d.Device] = false
 	}
+	e.errs = e.o.DeviceError
+	for s := range e.visible {
+		e.visible[s] = visibility(0, 0)
+	}
+	for _, r := range e.reports {
+		e.trust(r)
+	}
+	e.order = make([]*report, 0, len(e.reports))
+	for _, r := range e.reports {
+		e.order = append(e.order, r)
+	}
+	slices.SortFunc(e.order, func(a, b *report) int {
+		return cmp.Or(-cmp.Compare(a.count, b.count), cmp.Compare(a.about.Kind, b.about.Kind), cmp.Compare(a.about.ID, b.about.ID))
+	})
+	e.place()
+	e.hears()
 }
 
 func (e *engine) dropLink(d *Drop) (int32, bool) {
@@ -84,22 +107,58 @@ func (e *engine) dropLink(d *Drop) (int32, bool) {
 	}
 }
 
-// observed says whether an instrumented device would have seen a component's
-// drops.
-func (e *engine) observed(c Component) bool {
-	known := func(d int32) bool { _, ok := e.mute[d]; return d >= 0 && ok }
-	switch c.Kind {
-	case Link:
-		from, to := e.n.ends(c.ID)
-		return known(from) || known(to)
-	case Device:
-		return known(c.ID)
-	default:
-		return false
+// place gathers the reports by where their drops were.
+func (e *engine) place() {
+	e.placed = make(map[Component][]*report, len(e.order))
+	for _, r := range e.order {
+		if r.at.Kind != None {
+			e.placed[r.at] = append(e.placed[r.at], r)
+		}
 	}
 }
 
-// covered says whether a fault in the set accounts for a report.
+// said gathers all drops that were at a component: for a device or host, those
+// of its links too.
+func (e *engine) said(c Component) (out report) {
+	add := func(c Component) {
+		for _, r := range e.placed[c] {
+			if out.count == 0 {
+				out = *r
+				continue
+			}
+			out.count += r.count
+			if r.most > out.most {
+				out.most, out.class = r.most, r.class
+			}
+			out.moved = math.Max(out.moved, r.moved)
+			out.elsewhere = math.Min(out.elsewhere, r.elsewhere)
+		}
+	}
+	add(c)
+	if c.Kind != Link {
+		for _, l := range e.n.linksOf(c) {
+			add(Component{Link, l})
+		}
+	}
+	return out
+}
+
+// watchers says at which ends of a link, or of the links of a device, there is a
+// device that would have reported drops.
+func (e *engine) watchers(c Component) (at [2]bool) {
+	switch c.Kind {
+	case Link:
+		from, to := e.n.ends(c.ID)
+		at[leaving] = from >= 0 && e.watching[from]
+		at[arriving] = to >= 0 && e.watching[to]
+	case Device:
+		at[leaving] = e.watching[c.ID]
+		at[arriving] = at[leaving]
+	}
+	return at
+}
+
+// covered says whether a fault in the set accounts for a component's losses.
 func (e *engine) covered(c Component, by func(*fault) bool) bool {
 	for _, f := range e.faults {
 		if !by(f) {
@@ -112,241 +171,169 @@ func (e *engine) covered(c Component, by func(*fault) bool) bool {
 	return false
 }
 
-// said gathers all reports that are about a component: for a device or host,
-// those about its links too.
-func (e *engine) said(c Component) (out report) {
-	add := func(r *report) {
-		if r == nil {
-			return
-		}
-		out.count += r.count
-		if r.most > out.most {
-			out.most, out.class = r.most, r.class
-		}
-		out.device = r.device
-	}
-	add(e.reports[c])
-	if c.Kind != Link {
-		for _, l := range e.n.linksOf(c) {
-			add(e.reports[Component{Link, l}])
-		}
-	}
-	return out
-}
-
-// calibrate learns from the epoch what devices are good for: how many of the
-// losses that are mere noise they report, and how often they report a fault
-// that the hosts alone prove.
-func (e *engine) calibrate() {
-	proven := func(f *fault) bool { return !f.told && !f.weak }
-	watched := 0.0
+// hears works out which share of the packets through a device's links hosts tell
+// of, as far as can be known: of what leaves a device with hosts, most is theirs.
+func (e *engine) hears() {
 	for l, p := range e.packets {
-		if p > 0 && e.observed(Component{Link, int32(l)}) {
-			watched += p
-		}
+		s := e.stratum(Component{Link, int32(l)})
+		e.usual[s] += p / math.Max(1, e.carrying[s]) / math.Max(e.coverage, 0.001)
 	}
-	// The reports that no fault accounts for are noise, but for outliers: taken
-	// out again and again until the rest agree.
-	type loose struct{ packets, drops float64 }
-	var list []loose
-	for _, c := range e.reported() {
-		if !e.covered(c, proven) {
-			list = append(list, loose{e.packetsThrough(c) / e.reach(), e.reports[c].count})
+	e.heard = make([]float64, e.n.Devices())
+	for d := range e.heard {
+		e.heard[d] = e.coverage
+		hosts := e.n.hostsOf(int32(d))
+		if len(hosts) == 0 || e.assumed {
+			continue
 		}
-	}
-	watched /= e.reach()
-	rate := math.Inf(1)
-	for range 20 {
-		sum := 0.5
-		for _, r := range list {
-			if mean := rate * r.packets; r.drops <= 2+mean+3*math.Sqrt(mean) {
-				sum += r.drops
+		n := 0.0
+		for _, h := range hosts {
+			if e.packets[e.n.Up(h)] > 0 {
+				n++
 			}
 		}
-		rate = sum / math.Max(1, watched)
+		e.heard[d] = n / float64(len(hosts))
 	}
-	// And devices see no more noise than hosts lose to it.
-	e.devNoise = math.Min(rate, e.noise)
-	seen, all := visiblePrior, visibleWeight
-	for _, f := range e.faults {
-		if e.observed(f.at) && f.evidence > 15 {
-			all++
-			if e.said(f.at).count > 0 {
-				seen++
-			}
-		}
-	}
-	e.visible = seen / all
 }
 
-// reach is the share of the traffic that hosts tell of, as far as can be known.
-func (e *engine) reach() float64 { return math.Max(e.coverage, 0.001) }
-
-// word is what devices add to the log-odds of a component: mass is the losses
-// that hosts saw there. Drops that a device reports and hosts saw too are the
-// same packets, so the better of the two counts, not their sum.
-func (e *engine) word(c Component, host, mass float64) (float64, string) {
-	r := e.said(c)
-	if r.count == 0 {
-		if !e.observed(c) || len(e.mute) == 0 {
-			return 0, ""
-		}
-		return math.Max(math.Log(1-e.visible), silence), "its device was silent, and would have seen it with " + percent(e.visible)
+// reach is the share of a component's packets that hosts tell of.
+func (e *engine) reach(c Component) float64 {
+	share := e.coverage
+	if c.Kind == Link && c.ID < e.n.fabric() {
+		from, _ := e.n.ends(c.ID)
+		share = e.heard[from]
 	}
-	mean := e.devNoise * e.packetsThrough(c) / e.reach()
-	if expected := mass / e.reach(); r.count < expected/2 {
-		// Less than hosts lost there: as noise would have it, or a fault that
-		// the device does not see.
-		seen := r.count*math.Log(expected/mean) - (expected - mean)
-		nats := math.Log(1 - e.visible + e.visible*math.Exp(math.Min(seen, 20)))
-		if nats < 0 {
-			return math.Max(nats, silence), "its device reported fewer drops than hosts lost"
-		}
-	}
-	nats := math.Min(countEvidence(r.count, mean), toldMost)
-	why := "its device reported drops"
-	if expected := r.count * e.coverage; mass < expected {
-		deviance := expected - mass
-		if mass > 0 {
-			deviance += mass * math.Log(mass/expected)
-		}
-		if deviance > 1 {
-			why = "its device reported drops that hosts did not lose"
-		}
-		nats -= math.Min(deviance, contradicted)
-	}
-	if most := e.lie(c, r); nats > most {
-		nats, why = most, "its device reported drops, perhaps of the wrong port"
-	}
-	return math.Max(0, nats-math.Max(0, host)), why
+	return math.Max(share, 0.001)
 }
 
-// noiseShape is how even the noise of good links is: that of rates spread
-// evenly from zero to twice their mean (the shape of a gamma of equal variance).
-const noiseShape = 3
-
-// countEvidence is the log of the likelihood of a count under a fault of unknown
-// rate (averaged over the log of the rate, that is 1/count) over that under noise
-// of a mean that varies from link to link (negative binomial).
-func countEvidence(count, mean float64) float64 {
-	if count <= mean || mean <= 0 {
-		return 0
+// carries is how many packets devices had to carry through a component: at least
+// a tenth of what is usual, since hosts that nobody hears use it too.
+func (e *engine) carries(c Component) float64 {
+	usual := 0.0
+	if c.Kind == Link {
+		if s := e.stratum(c); e.carrying[s] > 0 {
+			usual = e.usual[s] / 10
+		}
 	}
-	a, _ := math.Lgamma(count + noiseShape)
-	b, _ := math.Lgamma(noiseShape)
-	c, _ := math.Lgamma(count + 1)
-	noise := a - b - c + noiseShape*math.Log(noiseShape/(noiseShape+mean)) + count*math.Log(mean/(noiseShape+mean))
-	return math.Max(0, -math.Log(count)-noise)
+	return math.Max(1, math.Max(usual, e.packetsThrough(c)/e.reach(c)))
 }
 
 // rateTold is the loss rate that a device's own count amounts to.
-func (e *engine) rateTold(c Component) float64 {
-	packets := e.packetsThrough(c) / e.reach()
-	return math.Max(rateFloor, math.Min(rateCeiling, e.said(c).count/math.Max(1, packets)))
+func (e *engine) rateTold(c Component, count float64) float64 {
+	return math.Max(rateFloor, math.Min(rateCeiling, count/e.carries(c)))
 }
 
-// lie is the most that a report is worth when its device has a fault that
-// hosts prove and that it did not report: then this may be that.
-func (e *engine) lie(c Component, r report) float64 {
-	if c.Kind != Link {
-		return math.Inf(1)
+// priorTold is the prior of a component at the rate that a count amounts to.
+func (e *engine) priorTold(c Component, count float64, others learned, self *fault) float64 {
+	return e.priorAround(c, e.rateTold(c, count), 1/count, others, self)
+}
+
+// A kind of fault is either seen by devices, nearly always, or gray and never
+// seen; seldom is it something between. Gray is what to expect before an epoch
+// has shown it.
+var (
+	allGray = 0.9
+	allSeen = 0.04
+)
+
+// visibility is the expected share of faults that devices see after they saw so
+// many of so many.
+func visibility(seen, all float64) float64 {
+	a, _ := math.Lgamma(seen + 1)
+	b, _ := math.Lgamma(all - seen + 1)
+	c, _ := math.Lgamma(all + 2)
+	some := (1 - allGray - allSeen) * math.Exp(a+b-c)
+	sum, mean := some, some*(seen+1)/(all+2)
+	if seen == 0 {
+		sum += allGray
 	}
-	for _, f := range e.faults {
-		if f.at == c || f.told || f.weak || f.evidence < 8 {
-			continue
+	if seen == all {
+		sum += allSeen
+		mean += allSeen
+	}
+	return mean / sum
+}
+
+// Mere noise is either of a kind that devices see, nearly all of it, or of one
+// that they do not see; seldom do they see a part of it.
+var noiseSeen = []struct{ share, prior float64 }{
+	{0, .5},
+	{.001, .001}, {.003, .001}, {.01, .001}, {.03, .001}, {.1, .001}, {.2, .001}, {.35, .001}, {.5, .013},
+	{.7, .13}, {1, .2}, {1.4, .13}, {2, .02},
+}
+
+// seesFaults is the share of faults that devices see that see even noise.
+const seesFaults = 0.9
+
+// calibrate learns from the epoch what devices are good for: which share of the
+// losses that are mere noise they see, and which of the faults.
+func (e *engine) calibrate() {
+	watched := 0.0
+	for l, p := range e.packets {
+		if at := e.watchers(Component{Link, int32(l)}); p > 0 && (at[leaving] || at[arriving]) {
+			watched += p / e.reach(Component{Link, int32(l)})
 		}
-		for _, l := range e.n.linksOf(f.at) {
-			from, to := e.n.ends(l)
-			if from != r.device && to != r.device {
+	}
+	others := e.learn(certain)
+	logs := make([]float64, len(noiseSeen))
+	for i, s := range noiseSeen {
+		logs[i] = math.Log(s.prior) - s.share*e.noise*watched
+	}
+	for _, r := range e.order {
+		packets := e.carries(r.about)
+		fault := e.priorTold(r.about, r.count, others, nil) - math.Log(r.count)
+		for i, s := range noiseSeen {
+			logs[i] += addLogs(fault, logPoisson(r.count, s.share*e.noise*packets)+s.share*e.noise*packets)
+		}
+	}
+	sum := addLogs(logs...)
+	seen, mean := 0.0, 0.0
+	for i, s := range noiseSeen {
+		if w := math.Exp(logs[i] - sum); s.share > 0 {
+			seen += w
+			mean += w * s.share
+		}
+	}
+	e.devNoise, e.seesNoise = e.noise, math.Log(math.Max(seen, 1e-12))
+	if seen > 0 {
+		e.devNoise = math.Max(mean/seen*e.noise, 1e-15)
+	}
+
+	for s := range e.visible {
+		seen, all := 0.0, 0.0
+		for _, f := range e.faults {
+			if f.weak || !f.told && f.evidence < proven || !e.watchers(f.at)[s] {
 				continue
 			}
-			// What hosts say the link lost, and what the device did.
-			lost := f.typical() * e.packets[l] / e.reach()
-			if lost >= 1 && e.said(Component{Link, l}).count < lost/2 {
-				ports := float64(len(e.n.linksOf(Component{Device, r.device})))
-				return math.Log((1 - e.o.DeviceError) / e.o.DeviceError * math.Max(1, ports))
+			all++
+			if said := e.said(f.at); said.count > 0 && (f.at.Kind != Link || said.side == side(s)) {
+				seen++
 			}
 		}
+		e.visible[s] = visibility(seen, all)
 	}
-	return math.Inf(1)
+	right, wrong := make(map[int32]bool), make(map[int32]bool)
+	for _, r := range e.order {
+		if r.at != r.about {
+			wrong[r.device] = true
+		} else if r.at.Kind == Link && e.links[r.at.ID] {
+			right[r.device] = true
+		}
+	}
+	e.errs = (errorWeight*e.o.DeviceError + float64(len(wrong))) / (errorWeight + float64(len(wrong)+len(right)))
 }
 
-// reported lists the components with reports, most drops first.
-func (e *engine) reported() []Component {
-	list := make([]Component, 0, len(e.reports))
-	for c := range e.reports {
-		list = append(list, c)
+// errorWeight is how many devices the expected share of those that err weighs.
+const errorWeight = 2
+
+// logPoisson is the log of the probability of a count.
+func logPoisson(count, mean float64) float64 {
+	if mean <= 0 {
+		return math.Inf(-1)
 	}
-	slices.SortFunc(list, func(a, b Component) int {
-		return cmp.Or(-cmp.Compare(e.reports[a].count, e.reports[b].count), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
-	})
-	return list
+	g, _ := math.Lgamma(count + 1)
+	return count*math.Log(mean) - mean - g
 }
 
-// displace puts a component that a device accuses in the place of a link next
-// to that device, if the losses hosts saw fit it too and both words together
-// speak for it. It says whether it did.
-func (e *engine) displace(c Component) bool {
-	device := e.reports[c].device
-	for i, f := range e.faults {
-		if f.at.Kind != Link || f.told || f.weak {
-			continue
-		}
-		if from, to := e.n.ends(f.at.ID); from != device && to != device {
-			continue
-		}
-		others := e.learn(certain)
-		nats, _ := e.word(f.at, f.evidence, f.peak.mass)
-		as := f.evidence + nats + e.prior(f.at, math.Max(f.peak.x, rateFloor), others, f)
-
-		e.addRates(f, -1)
-		e.faults = slices.Delete(slices.Clone(e.faults), i, i+1)
-		p := e.peak(e.through(c), e.packetsThrough(c))
-		nats, _ = e.word(c, p.evidence(), p.mass)
-		better := p.x > 0 && math.Max(p.evidence(), 0)+nats+e.prior(c, math.Max(p.x, rateFloor), others, f) > as && p.mass > f.peak.mass/2
-		if !better {
-			e.faults = slices.Insert(e.faults, i, f)
-			e.addRates(f, 1)
-			continue
-		}
-		e.take(f, false)
-		if c.Kind == Link {
-			e.add(e.newLinkFault(c.ID, p.x))
-		} else {
-			e.add(e.newWholeFault(c, p.x))
-		}
-		e.rates()
-		return true
-	}
-	return false
-}
-
-// told puts components into the set that devices accuse and that hosts alone
-// would not have brought up.
-func (e *engine) told() {
-	if len(e.reports) == 0 {
-		return
-	}
-	e.rates()
-	for _, c := range e.reported() {
-		if e.covered(c, func(*fault) bool { return true }) || e.displace(c) {
-			continue
-		}
-		p := e.peak(e.through(c), e.packetsThrough(c))
-		host := p.evidence()
-		nats, _ := e.word(c, host, p.mass)
-		x := math.Max(p.x, e.rateTold(c))
-		odds := math.Max(host, 0) + nats + e.prior(c, x, e.learn(certain), nil)
-		if odds < suspectOdds {
-			continue
-		}
-		f := e.newWholeFault(c, x)
-		if c.Kind == Link {
-			f = e.newLinkFault(c.ID, x)
-		}
-		f.told, f.weak = true, odds < faultOdds
-		e.add(f)
-		e.rates()
-	}
-	e.fit(5)
-}
+// proven is the evidence in nats from which hosts need no other to tell a fault,
+// even from a link that is noisy by nature.
+const proven = 25

@@ -8,7 +8,8 @@ type param struct {
 	packets float64
 	x       float64
 	hits    []hit
-	fabric  bool // a wrong path changes who crosses it
+	fabric  bool    // a wrong path changes who crosses it
+	told    float64 // losses that hosts should see there by what a device counted; 0: none did
 }
 
 // fault is a component under suspicion: one rate for all of it, or one for each
@@ -25,6 +26,7 @@ type fault struct {
 	instead     float64 // what noise would explain in its place, nats
 	evidence    float64 // log Bayes factor from the hosts
 	device      float64 // and what devices add
+	heard       testimony
 	probability float64
 	rivals      []rival
 	trace       []string
@@ -127,17 +129,61 @@ func (e *engine) fit(rounds int) {
 						right += q * (1 - e.stale) * float64(h.own)
 					}
 				}
-				if p.packets > 0 {
-					p.x = math.Min(rateCeiling, mass/p.packets)
+				packets := p.packets
+				if p.told > 0 { // as good a count as the hosts'
+					mass += p.told
+					packets *= 2
+				}
+				if packets > 0 {
+					p.x = math.Min(rateCeiling, mass/packets)
 				}
 			}
 		}
 		e.noise = (noise + 0.5) / e.carried
-		if wrong+right > 0 {
+		if wrong+right > 0 && !e.fresh {
 			e.stale = math.Min(0.9, (wrong+stalePrior)/(wrong+right+staleWeight))
 		}
 	}
 	e.rates()
+}
+
+// Between few wrong paths and a little more noise the losses hardly tell: those
+// that belong to no fault fit either. Then the paths are taken to be right, or
+// noise would be thought so low that two losses that meet by chance stand out.
+const (
+	fewStale  = 0.03 // share of wrong paths up to which they are doubted
+	staleNats = 3    // what they must explain, nats
+)
+
+// doubtStale takes the paths to be right if that explains the losses as well.
+func (e *engine) doubtStale() {
+	if len(e.faults) == 0 || e.stale > fewStale || e.stale < stalePrior/staleWeight/4 {
+		return
+	}
+	with, was := e.likelihood(), e.stale
+	e.fresh, e.stale = true, stalePrior/staleWeight/10
+	e.fit(10)
+	if with-e.likelihood() > staleNats {
+		e.fresh, e.stale = false, was
+		e.fit(10)
+	}
+}
+
+// likelihood is the log of that of all losses at the rates that were fitted.
+func (e *engine) likelihood() float64 {
+	sum := -e.noise * e.carried
+	for i := range e.rows {
+		sum += e.rows[i].lost * math.Log(e.rate[i])
+	}
+	for _, f := range e.faults {
+		if f.weak {
+			continue
+		}
+		for k := range f.params {
+			sum -= f.params[k].x * f.params[k].packets
+		}
+	}
+	return sum
 }
 
 // newLinkFault makes a fault of a link.

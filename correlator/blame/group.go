@@ -68,7 +68,7 @@ func (e *engine) resolve(c Component, early bool) bool {
 		inside[l] = true
 	}
 	was := e.drop(func(f *fault) bool {
-		return f.told || f.at != c && !(f.at.Kind == Link && inside[f.at.ID])
+		return f.at != c && !(f.at.Kind == Link && inside[f.at.ID])
 	})
 	e.rates()
 
@@ -94,12 +94,13 @@ func (e *engine) resolve(c Component, early bool) bool {
 
 	switch {
 	case fewScore >= eachScore && fewScore >= wholeScore || math.Max(eachScore, wholeScore) <= faultOdds:
-		for k := range few {
-			e.add(e.newLinkFault(few[k].links[0], few[k].x))
-		}
-		if len(few) == 0 {
+		if len(few) == 0 || slices.ContainsFunc(was, func(f *fault) bool { return f.told }) {
 			for _, f := range was {
 				e.add(f)
+			}
+		} else {
+			for k := range few {
+				e.add(e.newLinkFault(few[k].links[0], few[k].x))
 			}
 		}
 		e.rates()

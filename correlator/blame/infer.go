@@ -14,8 +14,10 @@ func (e *engine) infer() Result {
 	e.weigh(e.faults)
 	if len(e.reports) > 0 {
 		e.calibrate()
-		e.told()
-		e.weigh(e.faults)
+		if e.told() {
+			e.fit(5)
+			e.weigh(e.faults)
+		}
 	}
 	if e.swap() {
 		e.fit(8)

@@ -53,10 +53,12 @@ func (e *engine) weigh(faults []*fault) {
 				if f.at.Kind == Link {
 					f.rivals = e.findRivals(f)
 				}
+				f.heard = e.testify(f.at, e.effective(p.hits))
 			})
 			f.evidence = f.peak.evidence()
 			continue
 		}
+		f.heard = e.testify(f.at, nil)
 		f.peak = peak{gain: e.loss(f)}
 		for k := range f.params {
 			p := &f.params[k]
@@ -168,49 +170,56 @@ func (e *engine) posterior() {
 
 func (e *engine) probability(f *fault, others learned, c class) float64 {
 	x := math.Max(f.peak.x, rateFloor)
-	if f.told {
-		x = math.Max(x, e.rateTold(f.at))
+	host := e.prior(f.at, x, others, f) + f.evidence
+	same, other := 0.0, 0.0 // of the fault; of the report being of something else
+	var against []float64
+	if t := &f.heard; t.count > 0 {
+		told := e.priorTold(f.at, t.count, others, f)
+		var good float64
+		same, good, other = e.joint(t, told, host, e.natural(f.at, t.seen, c, e.devNoise/e.noise))
+		against = append(against, good)
+		f.device = same - good - math.Max(host-addLogs(e.natural(f.at, f.peak, c, 1)...), 0)
+	} else {
+		f.device, _ = e.mute(f.at)
+		same = host + f.device
+		against = e.natural(f.at, f.peak, c, 1)
 	}
-	prior := e.prior(f.at, x, others, f)
-	word, _ := e.word(f.at, f.evidence, f.peak.mass)
-	f.device = word
-	host := f.evidence
-	if word > 0 {
-		host = math.Max(host, 0)
-	}
-	mine := prior + host + word
-	against := []float64{0}
-	same := mine
+	mine := same
 	for _, r := range f.rivals {
-		w, _ := e.word(Component{Link, r.link}, r.evidence, f.peak.mass)
-		odds := e.prior(Component{Link, r.link}, x, others, f) + math.Max(r.evidence, -50) + w
-		if math.Abs(r.evidence-f.evidence) <= alike && math.Abs(w-word) <= alike {
+		w := 0.0
+		if at := (Component{Link, r.link}); len(e.placed[at]) == 0 {
+			w, _ = e.mute(at)
+		}
+		odds := e.prior(Component{Link, r.link}, x, others, f) + math.Max(r.evidence, -50) + w + other
+		if f.heard.misplaced() && slices.Contains(e.ports(&f.heard.report), r.link) {
+			odds = mine + r.evidence - f.evidence // its device may as well mean that
+		}
+		if f.alike(r) {
 			same = addLogs(same, odds)
 		} else {
 			against = append(against, odds)
 		}
 	}
-	if f.at.Kind == Link && word <= 0 {
-		even := class{scale: e.noise}
-		against = append(against, math.Log(unevenShare)+even.evidence(f.peak))
-	}
-	if c.share > 0 && f.at.Kind == Link && word <= 0 {
-		against = append(against, math.Log(c.share)+c.evidence(f.peak))
-	}
 	p := 1 / (1 + math.Exp(addLogs(against...)-same))
 	if math.IsNaN(p) {
 		return 0
 	}
-	if f.peak.flows < singleFlow && word <= 0 {
+	if f.peak.flows < singleFlow && f.heard.count == 0 {
 		p = math.Min(p, 0.9*e.o.Name)
 	}
 	return p
 }
 
+// alike says whether a rival cannot be told from the fault: hosts see no
+// difference, and no device made one.
+func (f *fault) alike(r rival) bool {
+	return math.Abs(r.evidence-f.evidence) <= alike && (f.heard.count == 0 || f.heard.misplaced())
+}
+
 // equivalent lists the links that cannot be told from the fault's.
 func (f *fault) equivalent() (out []Component) {
 	for _, r := range f.rivals {
-		if math.Abs(r.evidence-f.evidence) <= alike {
+		if f.alike(r) {
 			out = append(out, Component{Link, r.link})
 		}
 	}

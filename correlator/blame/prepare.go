@@ -40,6 +40,7 @@ type engine struct {
 
 	noise  float64 // loss rate of a good link, g
 	stale  float64 // share of reported paths that are wrong, ε
+	fresh  bool    // it stays as it is
 	rate   []float64
 	faults []*fault
 	links  []bool // taken by a fault
@@ -47,10 +48,16 @@ type engine struct {
 
 	faint []suspect // links too weak to be suspects
 
-	reports map[Component]*report
-	mute    map[int32]bool // instrumented devices that reported nothing
-	devNoise,
-	visible float64
+	reports   map[Component]*report   // by what they say
+	order     []*report               // most drops first
+	placed    map[Component][]*report // by where the drops were
+	watching  map[int32]bool          // devices known to report all drops
+	heard     []float64               // by device: share of what leaves it that hosts tell of
+	devNoise  float64                 // noise that devices see, of that kind of device
+	seesNoise float64                 // log of the probability that they are of that kind
+	visible   [2]float64              // share of the faults that devices see, by side
+	errs      float64                 // share of the devices that report wrongly, or nothing
+	usual     [2]float64              // packets through a link, between devices and to hosts
 
 	sumR, sumA []float64 // scratch, by link, all zero
 	mark       []float64 // scratch, by row, all zero

@@ -86,9 +86,11 @@ func (e *engine) blame(f *fault) Blame {
 	if f.perLink {
 		b.Trace = append(b.Trace, fmt.Sprintf("for: %d of its %d links lose packets", len(f.params), len(e.n.linksOf(f.at))))
 	}
-	switch nats, why := e.word(f.at, f.evidence, f.peak.mass); {
+	switch nats, why := e.word(f); {
 	case why == "":
 		b.Trace = append(b.Trace, "no device with an agent would see it")
+	case said.count == 0 && nats == 0:
+		b.Trace = append(b.Trace, why)
 	case nats < 0:
 		b.Trace = append(b.Trace, fmt.Sprintf("against: %s (%.1f nats)", why, nats))
 	default:

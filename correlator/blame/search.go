@@ -83,12 +83,18 @@ func certain(f *fault) float64 {
 // the log of its rate: the same in all decades, and higher near the rates of
 // the epoch's other faults of its stratum, one e-fold wide round each.
 func (e *engine) prior(c Component, x float64, others learned, self *fault) float64 {
+	return e.priorAround(c, x, 0, others, self)
+}
+
+// priorAround is [engine.prior] averaged over a peak of so much variance in the
+// log of the rate.
+func (e *engine) priorAround(c Component, x, variance float64, others learned, self *fault) float64 {
 	s := e.stratum(c)
 	expected := [strata]float64{fabricFaults, hostLinkFaults, deviceFaults, hostFaults}[s] / rateRange
 	for _, k := range others[s] {
 		if k.fault != self {
 			z := math.Log(x) - k.log
-			expected += k.probable * math.Exp(-z*z/2) / math.Sqrt(2*math.Pi)
+			expected += k.probable * math.Exp(-z*z/2/(1+variance)) / math.Sqrt(2*math.Pi*(1+variance))
 		}
 	}
 	return math.Log(expected / e.size(s))
@@ -109,8 +115,10 @@ func (e *engine) size(s stratum) float64 {
 // its way leaves.
 func (e *engine) search() {
 	e.noise = (e.lossSum + 0.5) / math.Max(1, e.carried) / 4
-	e.stale = staleFirst
+	e.stale = stalePrior / staleWeight
 	e.fit(2)
+	e.announce()
+	e.stale = staleFirst
 	settled := make(map[Component]bool) // groups weighed already
 	for len(e.faults) < maxFaults {
 		found := e.next(settled)
@@ -136,6 +144,7 @@ func (e *engine) search() {
 		e.resolve(c, false)
 	}
 	e.fit(10)
+	e.doubtStale()
 	e.prune()
 	if len(e.faults) == 0 {
 		e.stale = stalePrior / staleWeight // nothing has told of it
@@ -194,7 +203,9 @@ func (e *engine) next(settled map[Component]bool) []suspect {
 		if top.peak.x == 0 {
 			top.peak = e.peak(e.through(top.at), e.packetsThrough(top.at))
 			top.odds = top.peak.evidence() + e.prior(top.at, top.x, others, nil)
-			if top.peak.x == 0 || top.odds <= faultOdds {
+			// What could not be named for want of flows would only make the noise
+			// seem less, and the next one likelier.
+			if top.peak.x == 0 || top.odds <= faultOdds || top.flows < singleFlow {
 				continue
 			}
 			if len(queue) > 0 && byOdds(top, queue[0]) > 0 {
@@ -247,7 +258,7 @@ func (e *engine) nextOfFew(settled map[Component]bool) []suspect {
 		if q := e.profile(hits, packets, noise); q.gain > s.peak.gain {
 			s.peak = q
 		}
-		if s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil); s.odds > best.odds {
+		if s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil); s.odds > best.odds && s.flows >= singleFlow {
 			best = s
 		}
 	}
