@@ -12,13 +12,18 @@ import (
 	"decaf/sim/replay"
 )
 
-// methods are what a recording can be replayed with, in the order shown.
+// methods are what a recording can be replayed with, in the order shown. Each is
+// begun once and then given epoch after epoch: fused carries evidence over.
 var methods = []struct {
 	name  string
-	infer func(*blame.Network, *blame.Epoch) blame.Result
+	begin func(*blame.Network) func(*blame.Epoch) blame.Result
 }{
-	{"fused", func(n *blame.Network, e *blame.Epoch) blame.Result { return blame.Infer(n, e, blame.Options{}) }},
-	{"vote", blame.Vote},
+	{"fused", func(n *blame.Network) func(*blame.Epoch) blame.Result {
+		return blame.NewHistory(n, blame.Options{}).Infer
+	}},
+	{"vote", func(n *blame.Network) func(*blame.Epoch) blame.Result {
+		return func(e *blame.Epoch) blame.Result { return blame.Vote(n, e) }
+	}},
 }
 
 // EpochResult is what the methods made of one epoch of a recording.
@@ -67,6 +72,7 @@ type EvidenceSums struct {
 func Replay(in io.Reader, names []string, causes io.Writer, each func(EpochResult) error) error {
 	r := replay.NewReader(in, replay.DefaultLimits())
 	var b *bridge
+	infer := make([]func(*blame.Epoch) blame.Result, len(methods))
 	out := bufio.NewWriter(io.Discard)
 	if causes != nil {
 		out = bufio.NewWriter(causes)
@@ -83,16 +89,19 @@ func Replay(in io.Reader, names []string, causes io.Writer, each func(EpochResul
 			if b, err = newBridge(r.Topology()); err != nil {
 				return err
 			}
+			for i, m := range methods {
+				infer[i] = m.begin(b.network)
+			}
 		}
 		evidence, lossy := b.epoch(e)
 		result := EpochResult{StartNS: e.StartNS, EndNS: e.EndNS, Methods: map[string]MethodResult{}}
 		for i, name := range names {
-			for _, m := range methods {
+			for j, m := range methods {
 				if m.name != name {
 					continue
 				}
 				began := time.Now()
-				found := m.infer(b.network, evidence)
+				found := infer[j](evidence)
 				took := time.Since(began)
 				view := b.view(e, lossy, found)
 				view.InferenceMS = float64(took.Nanoseconds()) / 1e6

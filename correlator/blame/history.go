@@ -41,19 +41,18 @@ func NewHistory(n *Network, o Options) *History {
 
 // Infer says what the evidence of one more epoch shows, with all before it.
 func (h *History) Infer(ep *Epoch) Result {
-	now := prepare(h.n, ep, h.o)
+	clean := condense(h.n, ep.Clean, ep.Tally)
+	now := prepareOn(clean, ep, h.o)
 	r := now.infer()
-	traffic := condense(h.n, ep.Clean, ep.Tally)
-	if len(h.lossy) > 0 || h.clean.total > 0 {
-		h.clean.merge(traffic)
-		long := prepare(h.n, &Epoch{
-			Lossy: append(ep.Lossy[:len(ep.Lossy):len(ep.Lossy)], h.lossy...),
-			Drops: append(ep.Drops[:len(ep.Drops):len(ep.Drops)], h.drops...),
-			Tally: h.clean, Instrumented: ep.Instrumented,
+	first := len(h.lossy) == 0 && h.clean.total == 0
+	h.clean.merge(clean)
+	if !first {
+		long := prepareOn(h.clean, &Epoch{
+			Lossy:        append(ep.Lossy[:len(ep.Lossy):len(ep.Lossy)], h.lossy...),
+			Drops:        append(ep.Drops[:len(ep.Drops):len(ep.Drops)], h.drops...),
+			Instrumented: ep.Instrumented,
 		}, h.o)
 		r.remember(now, long, long.infer())
-	} else {
-		h.clean.merge(traffic)
 	}
 	h.age(ep)
 	return r

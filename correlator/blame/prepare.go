@@ -66,12 +66,17 @@ type engine struct {
 
 // prepare turns the epoch into rows and packets per link.
 func prepare(n *Network, ep *Epoch, o Options) *engine {
-	m := newRowMaker(n)
+	return prepareOn(condense(n, ep.Clean, ep.Tally), ep, o)
+}
+
+// prepareOn is [prepare] with the loss-free traffic counted already.
+func prepareOn(clean *Tally, ep *Epoch, o Options) *engine {
+	m := newRowMaker(clean.n)
 	rows := make([]prepared, len(ep.Lossy))
 	for i := range ep.Lossy {
 		rows[i] = m.row(&ep.Lossy[i])
 	}
-	return assemble(n, ep, o, condense(n, ep.Clean, ep.Tally).traffic(), rows)
+	return assemble(clean.n, ep, o, clean.traffic(), rows)
 }
 
 // assemble makes an engine of the loss-free traffic and the lossy flows, in
