@@ -93,8 +93,13 @@ func (e *engine) listen() {
 		return cmp.Or(-cmp.Compare(a.count, b.count), cmp.Compare(a.about.Kind, b.about.Kind), cmp.Compare(a.about.ID, b.about.ID))
 	})
 	e.place()
-	e.hears()
+	if e.devices() {
+		e.hears()
+	}
 }
+
+// devices says whether any device reports, or would.
+func (e *engine) devices() bool { return len(e.order) > 0 || len(e.watching) > 0 }
 
 func (e *engine) dropLink(d *Drop) (int32, bool) {
 	switch {
@@ -267,6 +272,9 @@ const seesFaults = 0.9
 // calibrate learns from the epoch what devices are good for: which share of the
 // losses that are mere noise they see, and which of the faults.
 func (e *engine) calibrate() {
+	if !e.devices() {
+		return
+	}
 	watched := 0.0
 	for l, p := range e.packets {
 		if at := e.watchers(Component{Link, int32(l)}); p > 0 && (at[leaving] || at[arriving]) {

@@ -23,6 +23,9 @@ type Network struct {
 	outStart, outLinks []int32 // links out of a device, as offsets and ids
 	inStart, inLinks   []int32
 	hostStart, hostIDs []int32 // hosts of a device
+	entryStart         []int32 // links into a device, its hosts' too
+	entryLinks         []int32
+	hostLinks          []int32 // up and down, by host
 	twin               []int32 // devices with the same neighbours share a number
 
 	mu       sync.Mutex
@@ -108,6 +111,18 @@ func (n *Network) index() {
 	for v := range int32(d) {
 		slices.SortFunc(n.linksOutOf(v), func(a, b int32) int { return cmp.Compare(n.linkTo[a], n.linkTo[b]) })
 		slices.SortFunc(n.linksInto(v), func(a, b int32) int { return cmp.Compare(n.linkFrom[a], n.linkFrom[b]) })
+	}
+	n.entryStart = make([]int32, 1, d+1)
+	n.hostLinks = make([]int32, 0, 2*len(n.hosts))
+	for h := range int32(len(n.hosts)) {
+		n.hostLinks = append(n.hostLinks, n.Up(h), n.Down(h))
+	}
+	for v := range int32(d) {
+		n.entryLinks = append(n.entryLinks, n.linksInto(v)...)
+		for _, h := range n.hostsOf(v) {
+			n.entryLinks = append(n.entryLinks, n.Up(h))
+		}
+		n.entryStart = append(n.entryStart, int32(len(n.entryLinks)))
 	}
 	n.torHosts = make([]int32, d)
 	for _, t := range n.tor {
@@ -285,14 +300,14 @@ func (n *Network) linksOf(c Component) []int32 {
 }
 
 // entries gives links that together carry each packet through a component
-// once: the links into a device, both of a host.
+// once: the links into a device, both of a host. Do not change them.
 func (n *Network) entries(c Component) []int32 {
-	if c.Kind != Device {
+	switch c.Kind {
+	case Device:
+		return n.entryLinks[n.entryStart[c.ID]:n.entryStart[c.ID+1]]
+	case Host:
+		return n.hostLinks[2*c.ID : 2*c.ID+2]
+	default:
 		return n.linksOf(c)
 	}
-	links := slices.Clone(n.linksInto(c.ID))
-	for _, h := range n.hostsOf(c.ID) {
-		links = append(links, n.Up(h))
-	}
-	return links
 }

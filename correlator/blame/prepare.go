@@ -28,7 +28,7 @@ type engine struct {
 	hits      []hit
 	touched   []int32 // links with hits
 	groups    []*bundle
-	groupOf   map[Component]*bundle
+	groupOf   []*bundle // by device, then by host
 
 	packets  []float64  // through each link
 	carried  float64    // their sum
@@ -169,7 +169,7 @@ type bundle struct {
 
 // gather lists the devices and hosts that losses touch.
 func (e *engine) gather() {
-	e.groupOf = make(map[Component]*bundle)
+	e.groupOf = make([]*bundle, e.n.Devices()+e.n.Hosts())
 	for _, l := range e.touched {
 		if _, to := e.n.ends(l); to >= 0 {
 			e.group(Component{Device, to})
@@ -181,13 +181,17 @@ func (e *engine) gather() {
 }
 
 func (e *engine) group(c Component) *bundle {
-	g := e.groupOf[c]
+	i := c.ID
+	if c.Kind == Host {
+		i += int32(e.n.Devices())
+	}
+	g := e.groupOf[i]
 	if g == nil {
 		g = &bundle{at: c, entries: e.n.entries(c)}
 		for _, l := range g.entries {
 			g.packets += e.packets[l]
 		}
-		e.groupOf[c] = g
+		e.groupOf[i] = g
 		e.groups = append(e.groups, g)
 	}
 	return g
