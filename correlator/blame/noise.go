@@ -18,7 +18,7 @@ type class struct {
 // loses one packet in 2000, 007's least failure, however noisy its peers.
 var (
 	classShares = []float64{.005, .01, .02, .04, .08}
-	classScales = []float64{4, 6, 9, 14, 20, 30}
+	classScales = []float64{8, 11, 15, 21, 30}
 )
 
 const (
