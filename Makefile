@@ -12,7 +12,7 @@ TESTFLAGS ?= -p 1 -timeout 20m
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: build ## build, then start the demo: fabric, traffic, faults, correlator, page (Ctrl-C ends it)
+run: build ## build, then start the demo: fabric (as root on Linux the kernel's, else simulated), faults, page (Ctrl-C ends it)
 	@$(BIN) demo
 
 build: ## build bin/decaf
@@ -25,10 +25,10 @@ soak: build ## every scenario ROUNDS times (default 10), then ten quiet minutes;
 	@mkdir -p bin/soak; failed=0; \
 	for name in silent-loss-1 silent-loss-5 acl no-route queue; do \
 	  for seed in $$(seq 1 $${ROUNDS:-10}); do \
-	    $(BIN) sim run $$name --seed $$seed > bin/soak/$$name-$$seed.txt 2>&1 && result=passed || { result=FAILED; failed=1; }; \
+	    $(BIN) sim run $$name --fabric kernel --seed $$seed > bin/soak/$$name-$$seed.txt 2>&1 && result=passed || { result=FAILED; failed=1; }; \
 	    echo "$$result $$name seed $$seed: $$(grep -h 'detected at' bin/soak/$$name-$$seed.txt | sed 's/^ *//')"; \
 	  done; done; \
-	$(BIN) sim run quiet > bin/soak/quiet.txt 2>&1 && echo "passed quiet" || { echo "FAILED quiet"; failed=1; }; \
+	$(BIN) sim run quiet --fabric kernel > bin/soak/quiet.txt 2>&1 && echo "passed quiet" || { echo "FAILED quiet"; failed=1; }; \
 	exit $$failed
 
 bench: ## every benchmark of the Go packages, with figures
@@ -37,9 +37,10 @@ bench: ## every benchmark of the Go packages, with figures
 bench-blame: ## the inference on 20 seeds a row: precision, recall, flow accuracy, calibration, time (minutes; BLAME_ROWS=, BLAME_EVIDENCE=none, BLAME_SEEDS=, BLAME_JSON=file)
 	@BLAME_TABLE=1 $(GO) test -run '^$$' -bench '^BenchmarkTable$$' -benchtime 1x -timeout 4h ./correlator/blame
 
-lint: ## gofmt, go vet, staticcheck
+lint: ## gofmt, go vet (also as for macOS), staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	@$(GO) vet $(PKGS)
+	@GOOS=darwin $(GO) vet $(PKGS)
 	@$(GO) tool staticcheck $(PKGS)
 
 fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)

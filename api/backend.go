@@ -29,8 +29,8 @@ type Backend interface {
 	// To; Component, Class): open ones first, then newest first.
 	Findings(ctx context.Context, r Range) ([]*decafpb.Finding, error)
 	// Links returns the ranking of links by votes, highest first (From, To).
-	// With a zero range it is the live tally of the last epoch.
-	Links(ctx context.Context, r Range) ([]LinkRow, error)
+	// With a zero range it is the live one of the last epoch.
+	Links(ctx context.Context, r Range) (LinkRanking, error)
 	// Drops returns device drops (From, To; Component, Class, Flow), newest
 	// first, none of them a probe's.
 	Drops(ctx context.Context, r Range) ([]DropRow, error)
@@ -46,6 +46,13 @@ type Backend interface {
 	Ready() error
 }
 
+// LinkRanking is what a method of blame makes of the links.
+type LinkRanking struct {
+	Method    string // "fused", "vote"
+	Rows      []LinkRow
+	Abstained []string // what could not be told, and why; few lines, for people
+}
+
 // LinkRow is one directed link in the ranking.
 type LinkRow struct {
 	Link    string  // "a>b", the topology's name, without the word link
@@ -57,7 +64,10 @@ type LinkRow struct {
 	Sources int     // distinct source hosts among Flows
 	// Destinations counts distinct destination hosts among Flows.
 	Destinations int
-	Blamed       bool // an open finding names it
+	// Probability is that the link, or one that cannot be told from it, is at
+	// fault; 0 where that is next to nothing or the method gives none.
+	Probability float64
+	Blamed      bool // an open finding names it
 }
 
 // DropRow is a device drop and what it was joined to.

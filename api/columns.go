@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,12 +62,7 @@ func findingColumns() []column[FindingView] {
 		{name: "component", text: func(f FindingView) string { return f.Component }},
 		{name: "interfaces", text: func(f FindingView) string { return strings.Join(f.Interfaces, " ") },
 			show: func(fs []FindingView) bool {
-				for _, f := range fs {
-					if len(f.Interfaces) > 0 {
-						return true
-					}
-				}
-				return false
+				return slices.ContainsFunc(fs, func(f FindingView) bool { return len(f.Interfaces) > 0 })
 			}},
 		{name: "class", text: func(f FindingView) string {
 			if f.Class == "" {
@@ -79,7 +75,11 @@ func findingColumns() []column[FindingView] {
 		{name: "detected", raw: func(f FindingView) string { return f.Detected }},
 		{name: "last", raw: func(f FindingView) string { return f.Last }},
 		{name: "resolved", text: func(f FindingView) string { return moment(f.ResolvedNS) }, raw: func(f FindingView) string { return f.Resolved }},
-		{name: "probability", raw: func(f FindingView) string { return decimal(f.Probability) }},
+		{name: "probability", text: func(f FindingView) string { return some(f.Probability, sure) }, raw: func(f FindingView) string { return decimal(f.Probability) }},
+		{name: "equivalent", text: func(f FindingView) string { return strings.Join(f.Equivalent, ", ") },
+			show: func(fs []FindingView) bool {
+				return slices.ContainsFunc(fs, func(f FindingView) bool { return len(f.Equivalent) > 0 })
+			}},
 		{name: "votes", text: func(f FindingView) string { return some(f.Votes, votes) }, raw: func(f FindingView) string { return decimal(f.Votes) }},
 		{name: "share", text: func(f FindingView) string { return some(f.VotesShare, percent) }, raw: func(f FindingView) string { return decimal(f.VotesShare) }},
 		{name: "flows", text: func(f FindingView) string { return number(f.Flows) }},
@@ -111,7 +111,8 @@ func reportColumns() []column[ReportView] {
 		{name: "verdict", text: verdict(func(v VerdictView) string { return v.Verdict })},
 		{name: "component", text: verdict(func(v VerdictView) string { return v.Component })},
 		{name: "class", text: verdict(func(v VerdictView) string { return v.Class })},
-		{name: "probability", raw: verdict(func(v VerdictView) string { return decimal(v.Probability) })},
+		{name: "probability", text: verdict(func(v VerdictView) string { return some(v.Probability, sure) }), raw: verdict(func(v VerdictView) string { return decimal(v.Probability) })},
+		{name: "equivalent", raw: verdict(func(v VerdictView) string { return strings.Join(v.Equivalent, ", ") })},
 		{name: "votes", raw: verdict(func(v VerdictView) string { return decimal(v.Votes) })},
 		{name: "final", text: verdict(func(v VerdictView) string { return yes(v.Final, "final") }), raw: verdict(func(v VerdictView) string { return strconv.FormatBool(v.Final) })},
 		{name: "finding", raw: verdict(func(v VerdictView) string { return v.Finding })},
@@ -131,6 +132,7 @@ func linkColumns() []column[LinkView] {
 		{name: "weak", text: func(l LinkView) string { return number(l.Weak) }},
 		{name: "sources", text: func(l LinkView) string { return number(l.Sources) }},
 		{name: "destinations", text: func(l LinkView) string { return number(l.Destinations) }},
+		{name: "probability", text: func(l LinkView) string { return some(l.Probability, sure) }, raw: func(l LinkView) string { return decimal(l.Probability) }},
 		{name: "drops", text: func(l LinkView) string { return number(l.Drops) }},
 		{name: "blamed", text: func(l LinkView) string { return yes(l.Blamed, "blamed") }, raw: func(l LinkView) string { return strconv.FormatBool(l.Blamed) }},
 	}

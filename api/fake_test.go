@@ -33,6 +33,7 @@ type fake struct {
 	filed    int
 	findings []*decafpb.Finding
 	links    []LinkRow
+	untold   []string // what the ranking of links cannot tell
 	drops    []DropRow
 	paths    []*decafpb.Retransmit
 	agents   []AgentRow
@@ -129,14 +130,14 @@ func newFake(t testing.TB) *fake {
 	}
 	f.findings = []*decafpb.Finding{
 		{
-			Id: "f-2", Component: "link p0-t1-0>t2-1", Method: "vote", Votes: 7.5, VotesShare: 0.62,
+			Id: "f-2", Component: "link p0-t1-0>t2-1", Method: "fused", Probability: 0.99995, Votes: 7.5, VotesShare: 0.62,
 			FromNs: before(90 * time.Second), LastNs: before(2 * time.Second), DetectedNs: before(84 * time.Second), Flows: 31,
 			Hosts: []string{"p0-tor0-h0", "p0-tor0-h1", "p0-tor1-h0", "p0-tor1-h1"},
 			Evidence: &decafpb.Evidence{Retransmits: f.paths[:4], RetransmitCount: 33, PathCount: 31, LeftOut: 29,
-				Reasons: []string{"31 lossy flows of 4 sources cross p0-t1-0>t2-1, no other link is crossed by so many"}},
+				Reasons: []string{"for: 31.0 lossy flows lost 31.0 of 2571 packets there, noise alone 0.02 (88.1 nats)", "silent: the agent of t2-1 was not heard all through the time; that it shows no drops says nothing"}},
 		},
 		{
-			Id: "f-1", Component: "device t2-0", Class: "policy/l3/acl", Method: "device-evidence",
+			Id: "f-1", Component: "device t2-0", Class: "policy/l3/acl", Method: "device-evidence", Probability: 0.97, Equivalent: []string{"link p0-t1-0>t2-0"},
 			FromNs: before(8 * time.Minute), LastNs: before(6 * time.Minute), DetectedNs: before(8*time.Minute - 2*time.Second), ResolvedNs: before(6 * time.Minute), Flows: 12,
 			Hosts: []string{"p0-tor0-h1", "p0-tor1-h1"}, Interfaces: []string{"eth1", "eth2"},
 			Evidence: &decafpb.Evidence{Drops: []*decafpb.DropEvent{d0, d1}, Retransmits: acl, DropCount: 40, RetransmitCount: 38, PathCount: 12, MatchedCount: 35, LeftOut: 74,
@@ -144,11 +145,12 @@ func newFake(t testing.TB) *fake {
 		},
 	}
 	f.links = []LinkRow{
-		{Link: "p0-t1-0>t2-1", Votes: 7.5, Share: 0.62, Flows: 31, Weak: 2, Sources: 4, Destinations: 4, Blamed: true},
+		{Link: "p0-t1-0>t2-1", Votes: 7.5, Share: 0.62, Flows: 31, Weak: 2, Sources: 4, Destinations: 4, Probability: 0.99995, Blamed: true},
 		{Link: "p0-tor0>p0-t1-0", Votes: 2.1, Share: 0.17, Flows: 14, Drops: 1, Sources: 2, Destinations: 4},
-		{Link: "t2-1>p1-t1-0", Votes: 1.2, Share: 0.1, Flows: 9, Weak: 1, Sources: 4, Destinations: 3},
+		{Link: "t2-1>p1-t1-0", Votes: 1.2, Share: 0.1, Flows: 9, Weak: 1, Sources: 4, Destinations: 3, Probability: 0.31},
 		{Link: "p1-tor1>p1-tor1-h1", Votes: 0.07, Share: 0.006, Weak: 1, Sources: 1, Destinations: 1},
 	}
+	f.untold = []string{"link t2-1>p1-t1-0: too few losses to tell from noise (probability 0.31)"}
 	for i, d := range f.topo.Devices {
 		f.agents = append(f.agents, AgentRow{Name: d.Name, Role: "device", Version: "1.0", Source: "tp_btf", LastSeen: noon.Add(-time.Duration(i) * 100 * time.Millisecond), Fresh: true, BootID: uint64(0xb007 + i), Counters: map[string]uint64{"events_lost_ring": 0}})
 	}
@@ -160,13 +162,13 @@ func newFake(t testing.TB) *fake {
 	f.agents[13].Fresh, f.agents[13].LastSeen = false, noon.Add(-3*time.Minute)
 	f.reports = []*decafpb.FaultReport{
 		{Id: "r-2", Src: src, Dst: dst, FromNs: before(5 * time.Minute), ToNs: before(0), FiledNs: before(time.Second), Says: "ssh froze", Verdict: &decafpb.Verdict{
-			Verdict: "network", Component: "link p0-t1-0>t2-1", Votes: 7.5, Finding: "f-2", TimeNs: before(time.Second), Revision: 2,
+			Verdict: "network", Component: "link p0-t1-0>t2-1", Probability: 0.99995, Votes: 7.5, Finding: "f-2", TimeNs: before(time.Second), Revision: 2,
 			Evidence: &decafpb.Evidence{
 				Retransmits: []*decafpb.Retransmit{f.paths[0], f.paths[1], f.paths[2], f.paths[4]}, RetransmitCount: 4, PathCount: 3,
 				Reasons: []string{"4 flows between p0-tor0-h0 and p1-tor1-h1 lost packets in the window", "finding f-2 (link p0-t1-0>t2-1) was open in the window and is on the traced path of 2 of them"},
 			}}},
 		{Id: "r-1", Src: "p0-tor0-h1", Dst: "p1-tor0-h1", DstPort: 7000, FromNs: before(12 * time.Minute), ToNs: before(7 * time.Minute), FiledNs: before(7 * time.Minute), Says: "backup failed", Verdict: &decafpb.Verdict{
-			Verdict: "network", Component: "device t2-0", Class: "policy/l3/acl", Finding: "f-1", TimeNs: before(6 * time.Minute), Revision: 3, Final: true,
+			Verdict: "network", Component: "device t2-0", Class: "policy/l3/acl", Probability: 0.97, Equivalent: []string{"link p0-t1-0>t2-0"}, Finding: "f-1", TimeNs: before(6 * time.Minute), Revision: 3, Final: true,
 			Evidence: &decafpb.Evidence{Drops: []*decafpb.DropEvent{d0}, Retransmits: acl[:1], DropCount: 21, RetransmitCount: 20, PathCount: 6, MatchedCount: 19, LeftOut: 39,
 				Reasons: []string{"t2-0 dropped 21 packets of this pair by access list"}}}},
 	}
@@ -175,7 +177,7 @@ func newFake(t testing.TB) *fake {
 
 // quiet empties the fake: a network without a fault.
 func (f *fake) quiet() *fake {
-	f.findings, f.links, f.drops, f.paths, f.reports = nil, nil, nil, nil, nil
+	f.findings, f.links, f.untold, f.drops, f.paths, f.reports = nil, nil, nil, nil, nil, nil
 	for i := range f.agents {
 		f.agents[i].Fresh, f.agents[i].Gaps, f.agents[i].Error, f.agents[i].LastSeen = true, 0, "", noon.Add(-time.Second)
 	}
@@ -248,11 +250,11 @@ func (f *fake) Findings(_ context.Context, r Range) ([]*decafpb.Finding, error) 
 	return cut(f.findings, r), f.fails()
 }
 
-func (f *fake) Links(_ context.Context, r Range) ([]LinkRow, error) {
+func (f *fake) Links(_ context.Context, r Range) (LinkRanking, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked = r
-	return f.links, f.fails() // does not heed the limit: the API does
+	return LinkRanking{Method: "fused", Rows: f.links, Abstained: f.untold}, f.fails() // does not heed the limit: the API does
 }
 
 func (f *fake) Drops(_ context.Context, r Range) ([]DropRow, error) {

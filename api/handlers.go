@@ -196,11 +196,11 @@ func (s *Server) listLinks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rows, err := s.backend.Links(r.Context(), rng)
+	ranking, err := s.backend.Links(r.Context(), rng)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
-	return writeJSON(w, http.StatusOK, each(rows, rng, s.views().Link))
+	return writeJSON(w, http.StatusOK, s.views().Links(ranking, rng))
 }
 
 func (s *Server) listDrops(w http.ResponseWriter, r *http.Request) error {

@@ -44,8 +44,8 @@ func newPage() (*page, error) {
 	p := &page{templates: make(map[string]*template.Template), assets: make(map[string][]byte)}
 	for _, name := range []string{"overview", "report", "finding", "error"} {
 		t, err := template.New("frame.html").Funcs(template.FuncMap{
-			"clock": clock, "ago": ago, "heard": heard, "span": span, "percent": percent, "plural": plural[int], "pluralu": plural[uint64],
-			"votes": votes, "short": short, "ends": ends, "join": strings.Join, "kindName": kindName, "bar": bar,
+			"clock": clock, "ago": ago, "heard": heard, "span": span, "percent": percent, "sure": sure, "plural": plural[int], "pluralu": plural[uint64],
+			"votes": votes, "alike": alike, "short": short, "ends": ends, "join": strings.Join, "kindName": kindName, "bar": bar,
 		}).ParseFS(pageFiles, "page/frame.html", "page/parts.html", "page/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
@@ -137,7 +137,7 @@ type overview struct {
 	Frame    frame
 	State    state
 	Findings List[FindingView]
-	Links    List[LinkView]
+	Links    LinksView
 	Drops    List[DropView]
 	Reports  List[ReportView]
 	Agents   []agentGroup
@@ -166,10 +166,11 @@ func (s *Server) overview(w http.ResponseWriter, r *http.Request, status int, f 
 	} else {
 		o.Findings = findings
 	}
-	if links, err := collect(ctx, s.backend.Links, Range{Limit: pageLinks}, v.Link); err != nil {
+	top := Range{Limit: pageLinks, Omitted: new(int)}
+	if links, err := s.backend.Links(ctx, top); err != nil {
 		fail("links", err)
 	} else {
-		o.Links = links
+		o.Links = v.Links(links, top)
 	}
 	if drops, err := collect(ctx, s.backend.Drops, Range{Limit: pageDrops}, v.Drop); err != nil {
 		fail("drops", err)
@@ -546,6 +547,25 @@ func percent(share float64) string {
 	default:
 		return strconv.FormatFloat(p, 'f', 0, 64) + " %"
 	}
+}
+
+// sure writes a probability: near one, more exactly, and never as certain.
+func sure(p float64) string {
+	switch {
+	case p > 0.999:
+		return "> 99.9 %"
+	case p >= 0.985:
+		return strconv.FormatFloat(100*p, 'f', 1, 64) + " %"
+	}
+	return percent(p)
+}
+
+// alike names what cannot be told from a component, "" for none.
+func alike(equivalent []string) string {
+	if len(equivalent) == 0 {
+		return ""
+	}
+	return "Or " + strings.Join(equivalent, ", or ") + ": the evidence cannot tell."
 }
 
 func votes(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }

@@ -104,7 +104,9 @@ func TestOverview(t *testing.T) {
 		"Packets are being lost at link p0-t1-0&gt;t2-1", "it hurt 31 flows of 4 hosts", "2 of 18 agents are silent",
 		`<a href="/findings/f-2">link p0-t1-0&gt;t2-1</a>`, `width="124" height="10"`, // 62 % of 200
 		"policy/l3/acl", "eth2 → eth4", "p0-tor0-h1:40020 &gt; p1-tor0-h1:7000 tcp", "sent again", "10.1.0.0/16",
-		`<option value="p0-tor0-h0">10.0.0.1</option>`, `<a href="/reports/r-2">`, "9 of 10 fresh", "12 records", "never heard of")
+		`<option value="p0-tor0-h0">10.0.0.1</option>`, `<a href="/reports/r-2">`, "9 of 10 fresh", "12 records", "never heard of",
+		"&gt; 99.9 %", "Or link p0-t1-0&gt;t2-0: the evidence cannot tell.", "or 1 more",
+		"Not told", "link t2-1&gt;p1-t1-0: too few losses to tell from noise", "<td class=\"n\">31 %</td>")
 }
 
 func TestOverviewStates(t *testing.T) {
@@ -152,6 +154,8 @@ func TestWordsAreNeverMarkup(t *testing.T) {
 		backend.findings[0].Component, backend.findings[0].Hosts, backend.findings[0].Id = words, []string{words}, words
 		backend.agents[0].Error, backend.agents[0].Gaps, backend.agents[0].Name = words, 1, words
 		backend.links[0].Link = words
+		backend.untold = []string{words}
+		backend.findings[0].Equivalent, r.Verdict.Equivalent = []string{words}, []string{words}
 		base := serve(t, backend)
 		for i, path := range []string{"/", "/reports/r-1", "/findings/f-1"} {
 			out[i] = checkHTML(t, getPage(t, base+path, 200))
@@ -223,7 +227,9 @@ func TestReportPage(t *testing.T) {
 	body = getPage(t, base+"/reports/r-1", 200)
 	wantAll(t, body, "at device t2-0", "Class of the drops: policy/l3/acl", "· final", `data-refresh="0"`, `class="node device blamed dropping"`, "✕ 1 drop", "saw it", "39 records counted but not listed")
 	wantAll(t, getPage(t, base+"/reports/none", 404), "no report")
-	wantAll(t, getPage(t, base+"/findings/f-2", 200), "31 flows", "62 % of all", "6 s after the first evidence")
+	wantAll(t, getPage(t, base+"/findings/f-2", 200), "31 flows", "62 % of all", "6 s after the first evidence",
+		`aria-label="probability &gt; 99.9 %"`, "the agent of t2-1 was not heard")
+	wantAll(t, getPage(t, base+"/findings/f-1", 200), "Cannot be told from", "link p0-t1-0&gt;t2-0", "probability <b>97 %</b>")
 	getPage(t, base+"/findings/none", 404)
 }
 

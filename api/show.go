@@ -55,9 +55,7 @@ func showReport(w io.Writer, output string, raw json.RawMessage, r ReportView) e
 	if v.Class != "" {
 		p.line("class     %s", plain(v.Class))
 	}
-	if v.Probability > 0 {
-		p.line("probability %s", percent(v.Probability))
-	}
+	p.odds(v.Probability, v.Equivalent)
 	if v.Votes > 0 {
 		p.line("votes     %s", votes(v.Votes))
 	}
@@ -89,15 +87,23 @@ func showFinding(w io.Writer, output string, raw json.RawMessage, f FindingView)
 		p.line("resolved  %s UTC", moment(f.ResolvedNS))
 	}
 	p.line("method    %s", plain(f.Method))
-	if f.Probability > 0 {
-		p.line("probability %s", percent(f.Probability))
-	}
+	p.odds(f.Probability, f.Equivalent)
 	if f.Votes > 0 {
 		p.line("votes     %s, %s of all", votes(f.Votes), percent(f.VotesShare))
 	}
 	p.line("hurt      %s: %s", plural(f.Flows, "flow"), plain(strings.Join(f.Hosts, ", ")))
 	p.evidence(f.Evidence)
 	return p.err
+}
+
+// odds writes how sure it is, and what else it may be.
+func (p *prose) odds(probability float64, equivalent []string) {
+	if probability > 0 {
+		p.line("sure      %s", sure(probability))
+	}
+	for _, e := range equivalent {
+		p.line("or        %s: the evidence cannot tell the two apart", plain(e))
+	}
 }
 
 func (p *prose) evidence(e EvidenceView) {

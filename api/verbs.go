@@ -178,13 +178,26 @@ func list[V any](cmd *cobra.Command, a *ask, path string, q url.Values, columns 
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 	defer cancel()
-	var got List[V]
+	var got struct {
+		List[V]
+		Abstained []string `json:"abstained"` // of rankings only
+	}
 	raw, err := c.Get(ctx, path, q, &got)
 	if err != nil {
 		return err
 	}
 	if err := write(cmd.OutOrStdout(), a.output, raw, columns, got.Items); err != nil {
 		return fmt.Errorf("write: %w", err)
+	}
+	if a.output == "table" && len(got.Abstained) > 0 {
+		p := &prose{w: cmd.OutOrStdout()}
+		p.line("\nnot told")
+		for _, why := range got.Abstained {
+			p.line("  %s", plain(why))
+		}
+		if p.err != nil {
+			return fmt.Errorf("write: %w", p.err)
+		}
 	}
 	if a.output == "table" && len(got.Items) == 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), none)
@@ -395,8 +408,12 @@ func linksCommand() *cobra.Command {
 		Use:   "links",
 		Short: "Rank links by the votes of flows that lost packets",
 		Long: `Rank links by votes. Each flow that lost packets spreads one vote over the h
-links of its path, 1/h each. Without --since and --until it is the live tally of
-the last 30 seconds.`,
+links of its path, 1/h each. Without --since and --until it is the live ranking
+of the last 30 seconds.
+
+With the method fused a link also has the probability that it, or one that
+cannot be told from it, is at fault; and what could not be told is said below
+the table, with the reason.`,
 		Example: `  decaf links --limit 10
   decaf links --since -10m --until -5m --output csv`,
 		Args: cobra.NoArgs,

@@ -156,8 +156,9 @@ type FindingView struct {
 	Component   string       `json:"component"`
 	Class       string       `json:"class"` // empty when no device saw the drops
 	Method      string       `json:"method"`
-	State       string       `json:"state"` // open, resolved
-	Probability float64      `json:"probability"`
+	State       string       `json:"state"`       // open, resolved
+	Probability float64      `json:"probability"` // 0 with the method vote
+	Equivalent  []string     `json:"equivalent"`  // components that the evidence cannot tell from this one
 	Votes       float64      `json:"votes"`
 	VotesShare  float64      `json:"votes_share"`
 	From        string       `json:"from,omitempty"`
@@ -180,6 +181,7 @@ type VerdictView struct {
 	Component   string       `json:"component"`
 	Class       string       `json:"class"`
 	Probability float64      `json:"probability"`
+	Equivalent  []string     `json:"equivalent"`
 	Votes       float64      `json:"votes"`
 	Finding     string       `json:"finding,omitempty"`
 	Time        string       `json:"time,omitempty"`
@@ -218,7 +220,15 @@ type LinkView struct {
 	Drops        uint64  `json:"drops"`
 	Sources      int     `json:"sources"`
 	Destinations int     `json:"destinations"`
+	Probability  float64 `json:"probability"` // that it, or one like it, is at fault; 0 with the method vote
 	Blamed       bool    `json:"blamed"`
+}
+
+// LinksView is the ranking of links.
+type LinksView struct {
+	List[LinkView]
+	Method    string   `json:"method"`    // "fused", "vote"
+	Abstained []string `json:"abstained"` // what could not be told, and why
 }
 
 // AgentView is the health of one producer of evidence.
@@ -558,7 +568,7 @@ func (v Views) Finding(f *decafpb.Finding) FindingView {
 	}
 	return FindingView{
 		ID: f.Id, Component: f.Component, Class: f.Class, Method: f.Method, State: state,
-		Probability: f.Probability, Votes: f.Votes, VotesShare: f.VotesShare,
+		Probability: f.Probability, Equivalent: texts(f.Equivalent), Votes: f.Votes, VotesShare: f.VotesShare,
 		From: timeText(f.FromNs), FromNS: f.FromNs, Last: timeText(f.LastNs), LastNS: f.LastNs,
 		Detected: timeText(f.DetectedNs), DetectedNS: f.DetectedNs, Resolved: timeText(f.ResolvedNs), ResolvedNS: f.ResolvedNs,
 		Flows: f.Flows, Hosts: texts(f.Hosts), Interfaces: texts(f.Interfaces), Evidence: v.Evidence(f.Evidence),
@@ -573,7 +583,8 @@ func (v Views) Verdict(d *decafpb.Verdict) *VerdictView {
 		return nil
 	}
 	return &VerdictView{
-		Verdict: d.Verdict, Component: d.Component, Class: d.Class, Probability: d.Probability, Votes: d.Votes,
+		Verdict: d.Verdict, Component: d.Component, Class: d.Class, Probability: d.Probability,
+		Equivalent: texts(d.Equivalent), Votes: d.Votes,
 		Finding: d.Finding, Time: timeText(d.TimeNs), TimeNS: d.TimeNs, Revision: d.Revision, Final: d.Final,
 		Evidence: v.Evidence(d.Evidence),
 	}
@@ -591,7 +602,12 @@ func (v Views) Report(r *decafpb.FaultReport) ReportView {
 // Link views a row of the ranking.
 func (v Views) Link(l LinkRow) LinkView {
 	return LinkView{Link: l.Link, Component: "link " + l.Link, Votes: l.Votes, Share: l.Share, Flows: l.Flows, Weak: l.Weak,
-		Drops: l.Drops, Sources: l.Sources, Destinations: l.Destinations, Blamed: l.Blamed}
+		Drops: l.Drops, Sources: l.Sources, Destinations: l.Destinations, Probability: l.Probability, Blamed: l.Blamed}
+}
+
+// Links views the ranking.
+func (v Views) Links(r LinkRanking, rng Range) LinksView {
+	return LinksView{List: each(r.Rows, rng, v.Link), Method: r.Method, Abstained: texts(r.Abstained)}
 }
 
 // Agent views an agent.

@@ -2,6 +2,7 @@ package correlator
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"decaf/api/decafpb"
@@ -20,6 +21,7 @@ type presence struct {
 	last                        int64 // ns, of the latest heartbeat
 	counters                    map[string]uint64
 	err                         string // why it cannot be reached
+	streams                     int64  // since when a device's stream lives, ns; 0 while it does not
 	// spans of time without a pause longer than freshFor, oldest first.
 	spans [][2]int64
 }
@@ -74,6 +76,33 @@ func (a *agents) beat(h *decafpb.Heartbeat, now int64) {
 func (a *agents) fresh(name string, now int64) bool {
 	p := a.byName[name]
 	return p != nil && p.last > 0 && now-p.last <= freshFor
+}
+
+// reached notes that a device's stream lives, or why it does not.
+func (a *agents) reached(device string, err error, now int64) {
+	p := a.of(device, "device")
+	switch {
+	case err != nil:
+		p.err, p.streams = err.Error(), 0
+	case p.streams == 0:
+		p.err, p.streams = "", now
+	}
+}
+
+// watching lists the devices that were heard and whose stream lived all through
+// a time: what they did not show, they did not see.
+func (a *agents) watching(from, to int64) []string {
+	var list []string
+	for name, p := range a.byName {
+		if p.role != "device" || p.streams == 0 || p.streams > from+freshFor {
+			continue
+		}
+		if ok, _ := a.freshAll(name, from, to); ok {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // freshAll says whether a producer was heard all through a window, and if not,

@@ -108,7 +108,7 @@ func (c *Correlator) Findings(_ context.Context, r api.Range) ([]*decafpb.Findin
 
 // Links implements api.Backend. Evidence is held for the retention only: a
 // range before it is empty.
-func (c *Correlator) Links(_ context.Context, r api.Range) ([]api.LinkRow, error) {
+func (c *Correlator) Links(_ context.Context, r api.Range) (api.LinkRanking, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now().UnixNano()
@@ -138,7 +138,7 @@ func (c *Correlator) Links(_ context.Context, r api.Range) ([]api.LinkRow, error
 		if r.MatchComponent(name) {
 			rows = append(rows, api.LinkRow{
 				Link: s.Link.Name, Votes: s.Votes, Share: s.Share, Flows: s.Flows, Weak: s.Weak, Drops: drops[s.Link],
-				Sources: s.Sources, Destinations: s.Destinations, Blamed: blamed[name],
+				Sources: s.Sources, Destinations: s.Destinations, Probability: s.Probability, Blamed: blamed[name],
 			})
 		}
 	}
@@ -151,7 +151,7 @@ func (c *Correlator) Links(_ context.Context, r api.Range) ([]api.LinkRow, error
 			add(LinkScore{Link: l})
 		}
 	}
-	return limited(rows, r), nil
+	return api.LinkRanking{Method: ranking.Method, Rows: limited(rows, r), Abstained: ranking.Abstained}, nil
 }
 
 // bounds gives a range in ns, open sides closed.

@@ -37,6 +37,23 @@ func (c Component) touches(l *topology.Link) bool {
 	return c.Node != "" && (l.From.Node == c.Node || l.To.Node == c.Node)
 }
 
+// within says whether the component is a part of another: a link of a device or
+// host that it touches.
+func (c Component) within(other Component) bool {
+	return c.Link != nil && other.Link == nil && other.touches(c.Link)
+}
+
+// devices are the nodes that would see the component's drops.
+func (c Component) devices() []string {
+	switch {
+	case c.Link != nil:
+		return []string{c.Link.From.Node, c.Link.To.Node}
+	case c.host:
+		return nil
+	}
+	return []string{c.Node}
+}
+
 // on says whether the flow's known path holds the component.
 func (c Component) on(f *Flow) bool {
 	for _, l := range f.Route.Links {

@@ -25,7 +25,9 @@ type Config struct {
 	Topology *topology.Topology
 	Site     string        // the topology's, when empty
 	Step     time.Duration // between two tallies
-	Engine   EngineConfig
+	// Method names components: one of [Methods]; empty for the first.
+	Method string
+	Engine EngineConfig
 	// MaxReports bounds the fault reports held in memory; older ones stay in
 	// the bucket.
 	MaxReports int
@@ -70,8 +72,9 @@ type buckets struct {
 	reports, findings jetstream.KeyValue
 }
 
-// New makes a correlator that does nothing until Run.
-func New(cfg Config, deps Deps) *Correlator {
+// New makes a correlator that does nothing until Run; the error is a method that
+// there is not.
+func New(cfg Config, deps Deps) (*Correlator, error) {
 	if cfg.Site == "" && cfg.Topology != nil {
 		cfg.Site = cfg.Topology.Site
 	}
@@ -85,7 +88,12 @@ func New(cfg Config, deps Deps) *Correlator {
 		cfg: cfg, conn: deps.Conn, log: deps.Log, now: deps.Now,
 		agents: newAgents(), reports: make(map[string]*decafpb.FaultReport), unread: true,
 	}
-	c.engine = NewEngine(cfg.Engine, cfg.Topology, nil, func() string { return newID("f") })
+	m, err := NewMethod(cfg.Method, cfg.Engine, cfg.Topology)
+	if err != nil {
+		return nil, err
+	}
+	c.engine = NewEngine(cfg.Engine, cfg.Topology, m, func() string { return newID("f") })
+	c.engine.Watch(c.agents.watching)
 	for _, d := range cfg.Topology.Devices {
 		c.agents.of(d.Name, "device")
 	}
@@ -93,7 +101,7 @@ func New(cfg Config, deps Deps) *Correlator {
 		c.agents.of(h.Name, "host")
 	}
 	c.saves.wake = make(chan struct{}, 1)
-	return c
+	return c, nil
 }
 
 // newID draws an id that no one can guess and no other run draws again.
@@ -250,10 +258,7 @@ func (c *Correlator) take(b *decafpb.Batch) {
 func (c *Correlator) reached(device string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := c.agents.of(device, "device")
-	if p.err = ""; err != nil {
-		p.err = err.Error()
-	}
+	c.agents.reached(device, err, c.now().UnixNano())
 }
 
 // catchUp bounds how long the engine waits for the evidence of before the

@@ -6,7 +6,7 @@
 // Pure engines, with no I/O and the clock a parameter:
 //
 //   - dedupe.go: what was seen before, and what never came (sequence gaps)
-//   - store.go, flow.go, drop.go: the bounded index of evidence
+//   - store.go, flow.go, drop.go, traffic.go: the bounded index of evidence
 //   - probe.go: our own probes' drops are never evidence
 //   - route.go: from a trace's addresses to directed links
 //   - pathset.go: the ECMP set between two hosts, and the share of a link in it
@@ -15,6 +15,8 @@
 //   - join.go: a device's drop and a host's retransmit are one loss
 //   - window.go, method.go: the evidence of one window, and what a method of
 //     blame makes of it
+//   - fused.go, network.go: the default, inference from all evidence at once
+//     (package blame)
 //   - vote.go: 007's votes and Algorithm 1
 //   - rule.go: what a voted link must show before it is named
 //   - device.go: components that devices themselves accuse

@@ -22,7 +22,8 @@ type EngineConfig struct {
 	// of our probes; in between it is twice the longest recent delay of traces.
 	ProbeHold, ProbeHoldMax int64
 	Limits                  StoreLimits
-	Rule                    Rule
+	Rule                    Rule      // of vote
+	Fused                   FusedRule // of fused
 	Device                  DeviceRule
 	Find                    FindRule
 	Report                  ReportRule
@@ -32,7 +33,7 @@ type EngineConfig struct {
 func DefaultEngineConfig() EngineConfig {
 	return EngineConfig{
 		Epoch: 30e9, Recent: 8e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9, ProbeHoldMax: 5e9,
-		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Device: DefaultDeviceRule(),
+		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Fused: DefaultFusedRule(), Device: DefaultDeviceRule(),
 		Find: DefaultFindRule(), Report: DefaultReportRule(),
 	}
 }
@@ -47,8 +48,11 @@ type Engine struct {
 	finder *Finder
 	paths  *pathSets
 	epochs epochs
+	// watching lists the devices heard all through a time; nil: none is known to be.
+	watching func(start, end int64) []string
 
 	live     *Ranking
+	lookBack int64              // when to look at it next, ns
 	findings []*decafpb.Finding // by id's first appearance, bounded
 	byID     map[string]int
 }
@@ -58,10 +62,10 @@ type Engine struct {
 const maxFindings = 2000
 
 // NewEngine makes an engine that names components by the method given; nil for
-// votes. newID draws ids for findings.
+// [Fused]. newID draws ids for findings.
 func NewEngine(cfg EngineConfig, t *topology.Topology, m Method, newID func() string) *Engine {
 	if m == nil {
-		m = Vote{Rule: cfg.Rule}
+		m = NewFused(t, cfg.Fused)
 	}
 	return &Engine{
 		cfg: cfg, topo: t, method: m,
@@ -69,6 +73,10 @@ func NewEngine(cfg EngineConfig, t *topology.Topology, m Method, newID func() st
 		epochs: epochs{length: cfg.Epoch}, live: &Ranking{Method: m.Name()}, byID: make(map[string]int),
 	}
 }
+
+// Watch tells the engine how to ask which devices were heard all through a time,
+// so that their silence means something; without it no device's silence does.
+func (e *Engine) Watch(heard func(start, end int64) []string) { e.watching = heard }
 
 // Restore takes a finding of an earlier run.
 func (e *Engine) Restore(pb *decafpb.Finding) {
@@ -84,6 +92,9 @@ func (e *Engine) Add(b *decafpb.Batch, now int64) {
 	}
 	for _, d := range b.GetDrops() {
 		e.store.AddDrop(d, now)
+	}
+	for _, f := range b.GetFlows() {
+		e.store.AddTraffic(f)
 	}
 }
 
@@ -110,10 +121,12 @@ func (e *Engine) Step(now int64) []*decafpb.Finding {
 	}
 	believe(w, named, since)
 	e.live = e.method.Rank(w)
+	e.live.inform(candidates)
 	candidates = append(candidates, e.live.Candidates...)
 	// The last part of the window once more by itself, so that a fault that is
 	// over does not stand in the light of one that has just begun.
 	candidates = append(candidates, e.method.Rank(w.since(now-e.cfg.Recent)).Candidates...)
+	candidates = append(candidates, e.history(now, named, since)...)
 
 	changed := e.finder.Step(now, candidates)
 	for _, f := range changed {
@@ -124,10 +137,31 @@ func (e *Engine) Step(now int64) []*decafpb.Finding {
 	return changed
 }
 
+// historyEvery is how often history is looked at, in parts of an epoch: what
+// only many epochs show does not change from step to step.
+const historyEvery = 6
+
+// history looks once in a while at the epochs before the window as well: what
+// loses so little that one window cannot show it.
+func (e *Engine) history(now int64, named []Component, since map[Component]int64) []Candidate {
+	n := int64(e.method.History())
+	if n == 0 || now < e.lookBack {
+		return nil
+	}
+	e.lookBack = now + e.cfg.Epoch/historyEvery
+	w := e.window(now-(n+1)*e.cfg.Epoch, now+clockSlack, now)
+	w.Current, w.Decay = now-e.cfg.Epoch, int64(e.cfg.Fused.Decay*float64(e.cfg.Epoch))
+	believe(w, named, since)
+	return e.method.Rank(w).Candidates
+}
+
 // window gathers and sorts the evidence of [start, end) as known at now.
 func (e *Engine) window(start, end, now int64) *Window {
 	w := e.store.span(start, end, e.ripe(now), e.finder.Past(start), e.paths)
-	w.Open = e.finder.OpenLinks()
+	w.Open = e.finder.Open()
+	if e.watching != nil {
+		w.Watching = e.watching(start, min(end, now))
+	}
 	return w
 }
 

@@ -9,10 +9,15 @@ import (
 
 const stepEvery = int64(250e6)
 
-// play feeds arrivals to a fresh engine in steps and gives the findings.
+// play feeds arrivals to a fresh engine in steps.
 func play(topo *topology.Topology, arrivals []arrival, until int64) *Engine {
+	return playWith(nil, topo, arrivals, until)
+}
+
+// playWith does so with a method; nil for the default.
+func playWith(m Method, topo *topology.Topology, arrivals []arrival, until int64) *Engine {
 	n := 0
-	e := NewEngine(DefaultEngineConfig(), topo, nil, func() string { n++; return fmt.Sprintf("f%d", n) })
+	e := NewEngine(DefaultEngineConfig(), topo, m, func() string { n++; return fmt.Sprintf("f%d", n) })
 	next := 0
 	for now := arrivals[0].at / stepEvery * stepEvery; now <= until; now += stepEvery {
 		for next < len(arrivals) && arrivals[next].at <= now {

@@ -43,7 +43,8 @@ func (e *epochs) add(x Epoch) {
 		x.Ranking.Links = x.Ranking.Links[:linksPerEpoch]
 	}
 	for i := range x.Ranking.Candidates { // keep the ranking, not the evidence
-		x.Ranking.Candidates[i].Flows, x.Ranking.Candidates[i].Drops = nil, nil
+		c := &x.Ranking.Candidates[i]
+		c.Flows, c.Drops, c.own = nil, nil, nil
 	}
 	e.closed = append(e.closed, x)
 	if len(e.closed) > maxEpochs {

@@ -28,13 +28,13 @@ func TestNoiseNamesNothing(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			fb := newFabric(topo, 5)
 			fb.connections, fb.tlpNoise, fb.rtoNoise, fb.lossNoise, fb.stallEvery = 1, c.tlp, c.rto, c.loss, c.stallSec
-			const from, to = 100 * second, 1300 * second
+			const from, to = 100 * second, 760 * second
 			e := play(topo, fb.run(from, to), to)
 			for _, f := range e.Findings() {
 				t.Errorf("named %s: %v", f.GetComponent(), f.GetEvidence().GetReasons())
 			}
-			if n := len(e.Epochs()); n < 39 {
-				t.Errorf("%d epochs recorded of 40", n)
+			if n := len(e.Epochs()); n < 21 {
+				t.Errorf("%d epochs recorded of 22", n)
 			}
 			if d := e.store.Stats(); d.ProbeDrops == 0 {
 				t.Error("no probe drops: the test shows nothing")
@@ -78,7 +78,7 @@ func TestDeviceFaults(t *testing.T) {
 		{"routing loop through a T2", with(fault{device: "t2-0"}, classTTL, 1, nil), "device t2-0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for seed := range uint64(4) {
+			for seed := range uint64(2) {
 				fb := newFabric(topo, seed, c.fault)
 				e := play(topo, fb.run(90*second, 140*second), 160*second)
 				found := components(e)
@@ -208,6 +208,9 @@ func TestSilentLossUnderSkew(t *testing.T) {
 	}
 	for _, toHot := range []bool{true, false} {
 		for i, l := range topo.Links {
+			if (i%2 == 0) != toHot { // half of the links each: time
+				continue
+			}
 			fb := newFabric(topo, uint64(i), fault{link: l, rate: .05, at: 100 * second, end: 130 * second})
 			fb.pick = hot(toHot)
 			e := play(topo, fb.run(95*second, 150*second), 170*second)

@@ -21,7 +21,7 @@ type FindRule struct {
 }
 
 // DefaultFindRule resolves after ten seconds without support.
-func DefaultFindRule() FindRule { return FindRule{Quiet: 10e9, Patience: 30e9, PatienceFactor: 6} }
+func DefaultFindRule() FindRule { return FindRule{Quiet: 10e9, Patience: 90e9, PatienceFactor: 6} }
 
 // evidenceShown bounds each list of evidence in a finding or verdict.
 const evidenceShown = 20
@@ -97,13 +97,11 @@ func (f *Finder) Past(start int64) []Settled {
 	return list
 }
 
-// OpenLinks gives the links that are named now.
-func (f *Finder) OpenLinks() map[*topology.Link]bool {
-	m := make(map[*topology.Link]bool)
+// Open gives the components that are named now.
+func (f *Finder) Open() map[Component]bool {
+	m := make(map[Component]bool, len(f.open))
 	for c := range f.open {
-		if c.Link != nil {
-			m[c.Link] = true
-		}
+		m[c] = true
 	}
 	return m
 }
@@ -220,6 +218,10 @@ func (o *openFinding) extend(c *Candidate) bool {
 	o.pb.VotesShare = max(o.pb.VotesShare, c.Share)
 	o.pb.Probability = max(o.pb.Probability, c.Probability)
 	if c.Method == o.pb.GetMethod() {
+		o.pb.Equivalent = nil
+		for _, e := range c.Equivalent {
+			o.pb.Equivalent = append(o.pb.Equivalent, e.String())
+		}
 		o.pb.Evidence = evidenceOf(c.Drops, c.Flows, c.Reasons, nil)
 	}
 	return true
@@ -339,5 +341,5 @@ func newest(a, b int64) int {
 
 // describe is a finding in one line, for logs.
 func describe(pb *decafpb.Finding) string {
-	return fmt.Sprintf("%s (%s, %d flows)", pb.GetComponent(), pb.GetMethod(), pb.GetFlows())
+	return fmt.Sprintf("%s (%s, probability %.4f, %d flows)", pb.GetComponent(), pb.GetMethod(), pb.GetProbability(), pb.GetFlows())
 }

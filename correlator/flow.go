@@ -64,10 +64,12 @@ func (f *Flow) Weak() string {
 		}
 		return "handshake or close only"
 	case !f.Route.Full:
-		return "path known in part"
+		return weakPath
 	}
 	return ""
 }
+
+const weakPath = "path known in part"
 
 // counts says whether the flow counts towards a finding.
 func (f *Flow) counts() bool { return f.Weak() == "" }

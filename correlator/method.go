@@ -1,12 +1,34 @@
 package correlator
 
-import "decaf/topology"
+import (
+	"fmt"
+	"strings"
+
+	"decaf/topology"
+)
 
 // Method turns the evidence of one window into ranked components. It is pure:
 // the same window gives the same ranking.
 type Method interface {
 	Name() string
+	// History is how many epochs before the live window help it, less and less
+	// the older they are; 0 for a method that uses the window alone.
+	History() int
 	Rank(w *Window) *Ranking
+}
+
+// Methods are the names that [NewMethod] knows, the default first.
+func Methods() []string { return []string{Fused{}.Name(), Vote{}.Name()} }
+
+// NewMethod gives a method of blame by name, "" for the default.
+func NewMethod(name string, cfg EngineConfig, t *topology.Topology) (Method, error) {
+	switch name {
+	case "", Fused{}.Name():
+		return NewFused(t, cfg.Fused), nil
+	case Vote{}.Name():
+		return Vote{Rule: cfg.Rule}, nil
+	}
+	return nil, fmt.Errorf("method %q: give one of %s", name, strings.Join(Methods(), ", "))
 }
 
 // Ranking is what a method made of a window.
@@ -19,7 +41,12 @@ type Ranking struct {
 	// Unexplained counts lossy flows that count and that no candidate that may
 	// be named explains: the noise of the window.
 	Unexplained int
+	// Abstained says what could not be told, and why; at most maxAbstained.
+	Abstained []string
 }
+
+// maxAbstained bounds the reasons for abstaining that a ranking keeps.
+const maxAbstained = 8
 
 // LinkScore is one directed link in a ranking.
 type LinkScore struct {
@@ -27,22 +54,47 @@ type LinkScore struct {
 	Votes, Share          float64
 	Flows, Weak           int // that count, that do not
 	Sources, Destinations int // of those that count
+	// Probability is that the link, or one that cannot be told from it, is at
+	// fault; 0 where the method gives none.
+	Probability float64
 }
 
 // Candidate is a component under suspicion, and what for.
 type Candidate struct {
 	Component Component
 	Class     string // of the drops, when a device saw them
-	Method    string // "vote", "device-evidence"
+	Method    string // "fused", "vote", "device-evidence"
 	// Opens says that the evidence suffices to name the component. Without it a
 	// candidate only keeps a finding open that is open already.
 	Opens        bool
 	Votes, Share float64
 	Probability  float64 // 0 while the method gives none
-	Flows        []*Flow // lossy flows that support it
-	Drops        []*Drop
-	Matched      int
-	First, Last  int64 // time of the earliest and latest support, ns; 0 for none
-	Interfaces   []string
-	Reasons      []string // decision trace
+	// Equivalent are the components that explain the evidence as well: one of
+	// them or this one is at fault.
+	Equivalent  []Component
+	Flows       []*Flow // lossy flows that support it
+	Drops       []*Drop
+	Matched     int
+	First, Last int64 // time of the earliest and latest support, ns; 0 for none
+	Interfaces  []string
+	Reasons     []string // decision trace
+	Doubt       string   // why it may not be named, "" if it may
+
+	own []*Flow // flows that no other named component crosses
+}
+
+// inform adds what the method thinks of components to candidates that rest on
+// devices' word: how probable, and why. What a method that gives probabilities
+// thinks unlikely, all evidence seen, is not opened: a busy machine drops a few
+// packets here and there.
+func (r *Ranking) inform(list []Candidate) {
+	for i := range list {
+		for j := range r.Candidates {
+			if c := &r.Candidates[j]; c.Component == list[i].Component {
+				list[i].Probability, list[i].Equivalent = c.Probability, c.Equivalent
+				list[i].Reasons = append(list[i].Reasons, c.Reasons...)
+				list[i].Opens = list[i].Opens && c.Probability >= 0.5
+			}
+		}
+	}
 }

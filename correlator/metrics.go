@@ -27,12 +27,16 @@ func (c *Correlator) RegisterMetrics(set *metrics.Set) {
 			{`decaf_evicted_total{what="drops"}`, s.EvictedDrops},
 			{`decaf_evicted_total{what="streams"}`, s.EvictedStreams},
 			{`decaf_evicted_total{what="undone"}`, s.EvictedUndone},
+			{`decaf_evicted_total{what="traffic"}`, s.EvictedTraffic},
+			{"decaf_traffic_rows_total", s.Traffic},
+			{"decaf_flow_records_unused_total", s.FlowsOther},
 			{"decaf_tallies_total", c.steps.Load()},
 		} {
 			metrics.WriteCounterUint64(w, m.name, m.value)
 		}
 		metrics.WriteGaugeUint64(w, "decaf_lossy_flows_held", uint64(s.Flows))
 		metrics.WriteGaugeUint64(w, "decaf_drops_held", uint64(s.DropsHeld))
+		metrics.WriteGaugeUint64(w, "decaf_traffic_rows_held", uint64(s.TrafficHeld))
 		metrics.WriteGaugeUint64(w, "decaf_findings_open", uint64(c.openFindings()))
 	})
 }

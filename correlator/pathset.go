@@ -15,10 +15,49 @@ type pathSets struct {
 	topo   *topology.Topology
 	shares map[[2]string]map[*topology.Link]float64
 	paths  map[[2]string][]weighted
+	same   map[[2]*topology.Link]bool // links that alike was asked about
 }
 
 func newPathSets(t *topology.Topology) *pathSets {
-	return &pathSets{topo: t, shares: make(map[[2]string]map[*topology.Link]float64), paths: make(map[[2]string][]weighted)}
+	return &pathSets{topo: t, shares: make(map[[2]string]map[*topology.Link]float64), paths: make(map[[2]string][]weighted), same: make(map[[2]*topology.Link]bool)}
+}
+
+// alike says whether two links carry the same share of every pair of hosts. Of
+// the hosts of a switch two stand for all.
+func (p *pathSets) alike(a, b *topology.Link) bool {
+	key := [2]*topology.Link{a, b}
+	if is, ok := p.same[key]; ok {
+		return is
+	}
+	if len(p.same) >= maxPathSets {
+		clear(p.same)
+	}
+	var some []string
+	of := make(map[string]int)
+	for _, h := range p.topo.Hosts {
+		for _, l := range p.topo.LinksFrom(h.Name) {
+			if of[l.To.Node]++; of[l.To.Node] <= 2 || l == a || l == b || p.topo.Reverse(l) == a || p.topo.Reverse(l) == b {
+				some = append(some, h.Name)
+				break
+			}
+		}
+	}
+	is := true
+pairs:
+	for _, src := range some {
+		for _, dst := range some {
+			if src == dst {
+				continue
+			}
+			shares := p.from(src, dst)
+			if d := shares[a] - shares[b]; d < -1e-9 || d > 1e-9 {
+				is = false
+				break pairs
+			}
+		}
+	}
+	p.same[key] = is
+	return is
 }
 
 // from gives the share of each link in the flows from a node to a destination.

@@ -95,7 +95,7 @@ func (e *Engine) Answer(pb *decafpb.FaultReport, fresh freshness, now int64) (*d
 	if best := c.best(); best != nil {
 		v.Verdict = verdictNetwork
 		v.Component, v.Class, v.Finding = best.pb.GetComponent(), best.pb.GetClass(), best.pb.GetId()
-		v.Probability, v.Votes = best.pb.GetProbability(), best.pb.GetVotes()
+		v.Probability, v.Votes, v.Equivalent = best.pb.GetProbability(), best.pb.GetVotes(), best.pb.GetEquivalent()
 		var reasons []string
 		if best.own > 0 {
 			reasons = append(reasons, fmt.Sprintf("%d of this pair's %d lossy flows crossed %s or were dropped there", best.own, len(c.flows), v.Component))

@@ -106,7 +106,8 @@ func (b *bench) startTarget(files service.TLSFiles, listen string) {
 func (b *bench) start() (*Correlator, func()) {
 	cfg := DefaultConfig()
 	cfg.Topology = b.topo
-	c := New(cfg, Deps{Conn: b.conn, Log: quiet()})
+	c, err := New(cfg, Deps{Conn: b.conn, Log: quiet()})
+	must(b.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()

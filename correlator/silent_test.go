@@ -1,61 +1,136 @@
 package correlator
 
 import (
-	"os"
+	"fmt"
 	"slices"
-	"strconv"
+	"strings"
 	"testing"
+
+	"decaf/topology"
 )
 
-// Every link of the fabric, at 1 % and 5 %: the link is named within 10 s and
-// 5 s of the beginning, and nothing else ever is.
+// silentRun is what came of silent loss on one link.
+type silentRun struct {
+	link  string
+	rate  float64
+	seed  int
+	took  int64 // ns until the link was named; -1 never
+	wrong []string
+	why   []string // what was thought of the link at the end, if it was not named
+}
+
+// within is how soon a link that loses this share is to be named, ns.
+func within(rate float64) int64 {
+	if rate < 0.05 {
+		return 10 * second
+	}
+	return 5 * second
+}
+
+// silentLoss lets one link lose packets silently from a moment on.
+func silentLoss(m Method, topo *topology.Topology, i int, rate float64, seed int) silentRun {
+	const at = 100 * second
+	l := topo.Links[i]
+	fb := newFabric(topo, uint64(seed*1000+i), fault{link: l, rate: rate, at: at, end: 1 << 62})
+	e := playWith(m, topo, fb.run(at-5*second, at+20*second), at+20*second)
+	r := silentRun{link: l.Name, rate: rate, seed: seed, took: -1}
+	for name, f := range components(e) {
+		if name == "link "+l.Name {
+			r.took = int64(f.GetDetectedNs()) - at
+		} else {
+			r.wrong = append(r.wrong, fmt.Sprintf("%s after %.2f s, %v", name, float64(int64(f.GetDetectedNs())-at)/1e9, f.GetEvidence().GetReasons()))
+		}
+	}
+	if r.took < 0 {
+		for _, c := range e.Live().Candidates {
+			r.why = append(r.why, fmt.Sprint(c.Component, " ", c.Opens, " ", c.Reasons))
+		}
+	}
+	return r
+}
+
+// silentSummary is one line of the table: of runs, how many were named late or
+// wrongly, and how soon the rest.
+func silentSummary(runs []silentRun) string {
+	var took []int64
+	late, never, wrong := 0, 0, 0
+	for _, r := range runs {
+		wrong += len(r.wrong)
+		switch {
+		case r.took < 0:
+			never++
+		case r.took > within(r.rate):
+			late++
+			fallthrough
+		default:
+			took = append(took, r.took)
+		}
+	}
+	slices.Sort(took)
+	q := func(p float64) float64 {
+		if len(took) == 0 {
+			return 0
+		}
+		return float64(took[int(p*float64(len(took)-1))]) / 1e9
+	}
+	return fmt.Sprintf("%5d runs %4d late %4d never %3d wrong   seconds: median %5.2f  p90 %5.2f  p99 %5.2f  worst %5.2f",
+		len(runs), late, never, wrong, q(.5), q(.9), q(.99), q(1))
+}
+
+// Every link of the fabric, at 1 % and 5 %, by each method: the link is named
+// within 10 s and 5 s of the beginning, and nothing else ever is.
 func TestSilentLossOnEveryLink(t *testing.T) {
 	t.Parallel()
 	topo := smallClos(t)
-	seeds := 2
-	if s := os.Getenv("DECAF_SEEDS"); s != "" { // 100 for the figures in the report of the blame engine
-		seeds, _ = strconv.Atoi(s)
-	}
-	const at = 100 * second
-	for _, c := range []struct {
-		rate   float64
-		within int64
-	}{{0.01, 10 * second}, {0.05, 5 * second}} {
-		var took []int64
-		late, wrong := 0, 0
-		for i, l := range topo.Links {
-			for seed := range seeds {
-				fb := newFabric(topo, uint64(seed*1000+i), fault{link: l, rate: c.rate, at: at, end: 1 << 62})
-				e := play(topo, fb.run(at-5*second, at+20*second), at+20*second)
-				found := components(e)
-				f := found["link "+l.Name]
-				if f == nil {
-					late++
-					t.Errorf("%g on %s, seed %d: not found", c.rate, l.Name, seed)
-					for _, cand := range e.Live().Candidates {
-						t.Logf("   %s %v %v", cand.Component, cand.Opens, cand.Reasons)
-					}
-				} else {
-					d := int64(f.GetDetectedNs()) - at
-					took = append(took, d)
-					if d > c.within {
-						late++
-						t.Errorf("%g on %s, seed %d: found after %.2f s", c.rate, l.Name, seed, float64(d)/1e9)
-					}
+	for _, name := range Methods() {
+		m, err := NewMethod(name, DefaultEngineConfig(), topo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rate := range []float64{.01, .05} {
+			var runs []silentRun
+			for i := range topo.Links {
+				r := silentLoss(m, topo, i, rate, 0)
+				runs = append(runs, r)
+				if r.took < 0 || r.took > within(rate) {
+					t.Errorf("%s, %g on %s: found after %.2f s\n   %s", name, rate, r.link, float64(r.took)/1e9, strings.Join(r.why, "\n   "))
 				}
-				for name, f := range found {
-					if name != "link "+l.Name {
-						wrong++
-						t.Errorf("%g on %s, seed %d: named %s: %v", c.rate, l.Name, seed, name, f.GetEvidence().GetReasons())
-					}
+				for _, w := range r.wrong {
+					t.Errorf("%s, %g on %s: named %s", name, rate, r.link, w)
 				}
 			}
+			t.Logf("%s, loss %g: %s", name, rate, silentSummary(runs))
 		}
-		slices.Sort(took)
-		if len(took) > 0 {
-			q := func(p float64) float64 { return float64(took[int(p*float64(len(took)-1))]) / 1e9 }
-			t.Logf("loss %g: %d runs, %d late or not at all, %d false; detection median %.2f s, p90 %.2f s, p99 %.2f s, worst %.2f s",
-				c.rate, len(topo.Links)*seeds, late, wrong, q(.5), q(.9), q(.99), q(1))
+	}
+}
+
+// BenchmarkSilentLoss prints how soon and how rightly each method names each
+// link of the fabric: `go test -run - -bench SilentLoss -benchtime 20x` for 20
+// seeds a link.
+func BenchmarkSilentLoss(b *testing.B) {
+	topo := smallClos(b)
+	for _, name := range Methods() {
+		m, err := NewMethod(name, DefaultEngineConfig(), topo)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, rate := range []float64{.01, .05} {
+			b.Run(fmt.Sprintf("%s/%g", name, rate), func(b *testing.B) {
+				var runs []silentRun
+				seed := 100 // others than those of the tests
+				for b.Loop() {
+					for i := range topo.Links {
+						runs = append(runs, silentLoss(m, topo, i, rate, seed))
+					}
+					seed++
+				}
+				b.Log(silentSummary(runs))
+				for _, r := range runs {
+					for _, w := range r.wrong {
+						b.Logf("%s, seed %d: %s", r.link, r.seed, w)
+					}
+				}
+			})
 		}
 	}
 }

@@ -13,11 +13,12 @@ type StoreLimits struct {
 	Drops     int   // device drops
 	Streams   int   // producer × boot × record type
 	PerTuple  int   // drops of one five-tuple
+	Traffic   int   // rows of loss-free counts
 }
 
 // DefaultStoreLimits keep 20 minutes, and at most about 200 MB.
 func DefaultStoreLimits() StoreLimits {
-	return StoreLimits{Retention: 20 * 60e9, Flows: 50_000, Drops: 100_000, Streams: 20_000, PerTuple: 256}
+	return StoreLimits{Retention: 20 * 60e9, Flows: 50_000, Drops: 100_000, Streams: 20_000, PerTuple: 256, Traffic: 1 << 20}
 }
 
 // StoreStats count what came in and what was left out.
@@ -32,7 +33,10 @@ type StoreStats struct {
 	EvictedDrops               uint64
 	EvictedStreams             uint64
 	EvictedUndone              uint64
+	Traffic, EvictedTraffic    uint64 // rows of loss-free counts
+	FlowsOther                 uint64 // flow records that are no such rows, or of hosts outside: not used
 	Flows, DropsHeld           int
+	TrafficHeld                int
 }
 
 // Store is the index of recent evidence. It is not safe for concurrent use:
@@ -51,6 +55,8 @@ type Store struct {
 	undone      map[FlowKey]int64 // when a connection told that all was spurious, ns
 	undoneOrder []FlowKey
 
+	traffic trafficLog
+
 	streams map[stream]*sequence
 	lag     lagTracker // of drop events, from the drop to its receipt
 	trace   lagTracker // of traces, from the first probe to the receipt of their record
@@ -66,13 +72,14 @@ func NewStore(t *topology.Topology, l StoreLimits) *Store {
 		dropsOf: make(map[packet.Flow][]*Drop),
 		undone:  make(map[FlowKey]int64),
 		streams: make(map[stream]*sequence),
+		traffic: newTrafficLog(t, l.Traffic),
 	}
 }
 
 // Stats returns the counters so far.
 func (s *Store) Stats() StoreStats {
 	st := s.stats
-	st.Flows, st.DropsHeld = len(s.order), len(s.drops)
+	st.Flows, st.DropsHeld, st.TrafficHeld = len(s.order), len(s.drops), len(s.traffic.rows)
 	return st
 }
 
@@ -105,7 +112,7 @@ func (s *Store) fresh(record string, o *decafpb.Origin) bool {
 // Gaps counts the records of a producer's boot that were sent and never came.
 func (s *Store) Gaps(producer string, boot uint64) uint64 {
 	var n uint64
-	for _, record := range [...]string{recordDrop, recordRetransmit, recordHeartbeat} {
+	for _, record := range [...]string{recordDrop, recordRetransmit, recordHeartbeat, recordTraffic} {
 		if q := s.streams[stream{producer, boot, record}]; q != nil {
 			n += q.missing()
 		}
@@ -118,6 +125,7 @@ const (
 	recordDrop       = "drop"
 	recordRetransmit = "retransmit"
 	recordHeartbeat  = "heartbeat"
+	recordTraffic    = "flow"
 )
 
 // AddRetransmit takes a host's record; now is when it was received.
@@ -258,6 +266,7 @@ func (s *Store) Settle(before int64) {
 // Prune forgets what is older than the retention or more than there is room for.
 func (s *Store) Prune(now int64) {
 	old := now - s.limits.Retention
+	s.traffic.prune(old)
 	n, over := 0, len(s.order)-s.limits.Flows
 	for n < len(s.order) && (s.order[n].Last < old || n < over) {
 		f := s.order[n]

@@ -24,22 +24,37 @@ type Vote struct {
 // Name implements Method.
 func (Vote) Name() string { return "vote" }
 
+// History implements Method.
+func (Vote) History() int { return 0 }
+
 // Rank implements Method.
 func (v Vote) Rank(w *Window) *Ranking {
-	r := &Ranking{Method: v.Name(), Start: w.Start, End: w.End}
-	votes := tally(w.Flows)
-	for _, s := range votes {
-		r.Total += s.Votes
-	}
-	for _, s := range votes {
-		if r.Total > 0 {
-			s.Share = s.Votes / r.Total
-		}
+	r := rankByVotes(v.Name(), w)
+	r.Candidates, r.Unexplained = v.algorithm1(w, r.Total)
+	r.countVotes()
+	return r
+}
+
+// rankByVotes ranks the links and names none.
+func rankByVotes(method string, w *Window) *Ranking {
+	r := &Ranking{Method: method, Start: w.Start, End: w.End}
+	for _, s := range tally(w.Flows) {
 		r.Links = append(r.Links, *s)
 	}
 	slices.SortFunc(r.Links, byVotes)
+	for i := range r.Links { // in order, that sums repeat exactly
+		r.Total += r.Links[i].Votes
+	}
+	for i := range r.Links {
+		if r.Total > 0 {
+			r.Links[i].Share = r.Links[i].Votes / r.Total
+		}
+	}
+	return r
+}
 
-	r.Candidates, r.Unexplained = v.algorithm1(w, r.Total)
+// countVotes writes the links' votes to the candidates.
+func (r *Ranking) countVotes() {
 	for i := range r.Candidates {
 		c := &r.Candidates[i]
 		for _, s := range r.Links {
@@ -48,7 +63,6 @@ func (v Vote) Rank(w *Window) *Ranking {
 			}
 		}
 	}
-	return r
 }
 
 // byVotes orders links by votes; among equals the one with more flows that
@@ -109,7 +123,7 @@ func (v Vote) algorithm1(w *Window, total float64) ([]Candidate, int) {
 			break
 		}
 		p := explains(top.Link, left, picks)
-		named := w.Open[p.link] || v.Rule.check(w, p, v.Rule.noise(w, p, nil)).ok
+		named := w.Open[Component{Link: p.link}] || v.Rule.check(w, p, v.Rule.noise(w, p, nil)).ok
 		if !named {
 			if q, ok := v.runnerUp(w, p, top.Votes, left, picks); ok {
 				p, named = q, true
@@ -214,7 +228,7 @@ func (v Vote) judge(w *Window, picks []pick) ([]Candidate, int) {
 	for _, p := range picks {
 		named[p.link] = true
 	}
-	open := func(l *topology.Link) bool { return w.Open[l] || named[l] }
+	open := func(l *topology.Link) bool { return w.Open[Component{Link: l}] || named[l] }
 	verdicts := make([]verdict, len(picks))
 	var noise []*Flow
 	for {
@@ -245,9 +259,9 @@ func (v Vote) judge(w *Window, picks []pick) ([]Candidate, int) {
 		out = append(out, v.candidate(w, p.link, p.flows, named[p.link], verdicts[i].reasons, open))
 	}
 	// A link that is named already and was not picked still has its support.
-	for l := range w.Open {
-		if !slices.ContainsFunc(picks, func(p pick) bool { return p.link == l }) {
-			out = append(out, v.candidate(w, l, nil, false, nil, open))
+	for c := range w.Open {
+		if c.Link != nil && !slices.ContainsFunc(picks, func(p pick) bool { return p.link == c.Link }) {
+			out = append(out, v.candidate(w, c.Link, nil, false, nil, open))
 		}
 	}
 	return out, len(noise)

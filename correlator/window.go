@@ -1,6 +1,7 @@
 package correlator
 
 import (
+	"math"
 	"slices"
 
 	"decaf/topology"
@@ -11,12 +12,21 @@ type Window struct {
 	Topo       *topology.Topology
 	Start, End int64 // ns; the span is [Start, End)
 
-	Flows  []*Flow      // lossy flows whose loss no device told of: these vote
-	Joined []JoinedFlow // lossy flows with a device's drop of theirs: these do not
-	Drops  []*Drop      // device drops that are evidence
-	// Open are the links that are named already: they explain their flows
+	Flows    []*Flow      // lossy flows whose loss no device told of: these vote
+	Pathless []*Flow      // the same without a path: these cannot vote
+	Joined   []JoinedFlow // lossy flows with a device's drop of theirs: these do not
+	Drops    []*Drop      // device drops that are evidence
+	Traffic  []Traffic    // loss-free packets, as far as hosts count them
+	// Watching are the devices whose agents were heard all through the window:
+	// they would have told of drops that they can see.
+	Watching []string
+	// Open are the components that are named already: they explain their flows
 	// without having to meet the rule again.
-	Open map[*topology.Link]bool
+	Open map[Component]bool
+	// Current is from when on a finding needs support, ns; what is older is
+	// history and weighs less the older it is, by e in Decay ns. A window without
+	// history has Current = Start.
+	Current, Decay int64
 
 	Waiting   int // flows too fresh to vote
 	Settled   int // flows that belong to a finding that is resolved
@@ -30,8 +40,30 @@ type Window struct {
 func (w *Window) since(start int64) *Window {
 	part := *w
 	part.Start = max(start, w.Start)
-	part.Flows = slices.DeleteFunc(slices.Clone(w.Flows), func(f *Flow) bool { return !f.overlaps(part.Start, part.End) })
+	part.Current = part.Start
+	out := func(f *Flow) bool { return !f.overlaps(part.Start, part.End) }
+	part.Flows = slices.DeleteFunc(slices.Clone(w.Flows), out)
+	part.Pathless = slices.DeleteFunc(slices.Clone(w.Pathless), out)
+	part.Joined = slices.DeleteFunc(slices.Clone(w.Joined), func(j JoinedFlow) bool { return out(j.Flow) })
+	part.Drops = slices.DeleteFunc(slices.Clone(w.Drops), func(d *Drop) bool { return d.Time < part.Start })
 	return &part
+}
+
+// weight is what evidence of this time counts for.
+func (w *Window) weight(at int64) float64 {
+	if at >= w.Current || w.Decay <= 0 {
+		return 1
+	}
+	return math.Exp(-float64(w.Current-at) / float64(w.Decay))
+}
+
+// held is the weight of all the time in the window before Current, in units of
+// the current part.
+func (w *Window) held() float64 {
+	if w.Start >= w.Current || w.Decay <= 0 || w.End <= w.Current {
+		return 0
+	}
+	return float64(w.Decay) * (1 - math.Exp(-float64(w.Current-w.Start)/float64(w.Decay))) / float64(w.End-w.Current)
 }
 
 // avoids says which of the spent components a flow of this time would not be
@@ -85,10 +117,10 @@ func (p Settled) spent(f *Flow, paths *pathSets) bool {
 // span gathers the evidence of [start, end). Flows first received after ripe
 // are not taken yet: device drops and undone notices may still come.
 func (s *Store) span(start, end, ripe int64, past []Settled, paths *pathSets) *Window {
-	w := &Window{Topo: s.topo, Start: start, End: end, Open: map[*topology.Link]bool{}, paths: paths, spent: slices.Clone(past)}
+	w := &Window{Topo: s.topo, Start: start, End: end, Current: start, Open: map[Component]bool{}, paths: paths, spent: slices.Clone(past), Traffic: s.traffic.of(start)}
 flows:
 	for _, f := range s.order {
-		if !f.overlaps(start, end) || !f.votes() && len(f.Retransmits) == 0 {
+		if !f.overlaps(start, end) {
 			continue
 		}
 		if f.Undone() || f.Local {
@@ -111,6 +143,8 @@ flows:
 		}
 		if f.votes() {
 			w.Flows = append(w.Flows, f)
+		} else {
+			w.Pathless = append(w.Pathless, f)
 		}
 	}
 drops:

@@ -36,9 +36,9 @@ type Deps struct {
 	Tracer    PathTracer
 	// Topology may be nil: then no host is known.
 	Topology *topology.Topology
-	// NetNS is the inode number of the network namespace to watch. 0: the one
-	// Run is called in.
-	NetNS uint32
+	// NetNS is the file of the network namespace to watch, such as
+	// /run/netns/web. Empty: the one Run is called in.
+	NetNS string
 	// Version is said in heartbeats.
 	Version string
 	// Counters, if set, adds counters to heartbeats.
@@ -53,11 +53,11 @@ type Agent struct {
 	rules rules
 	book  *book
 	count *counters
-	// lostRing follows the kernel's counter; ignoring holds the networks in
-	// force.
-	lostRing atomic.Uint64
-	ignoring atomic.Pointer[[]netip.Prefix]
-	workers  *workers
+	// lostRing and lostFlows follow the kernel's counters; ignoring holds the
+	// networks in force.
+	lostRing, lostFlows atomic.Uint64
+	ignoring            atomic.Pointer[[]netip.Prefix]
+	workers             *workers
 
 	attached chan struct{}
 	once     sync.Once
@@ -106,22 +106,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.deps.Publisher == nil || a.deps.Tracer == nil {
 		return errors.New("host agent: no publisher or no tracer given")
 	}
-	netns := a.deps.NetNS
-	if netns == 0 {
-		var err error
-		if netns, err = ownNetNS(); err != nil {
-			return err
-		}
+	ns, netns, err := openNetNS(a.deps.NetNS)
+	if err != nil {
+		return err
 	}
+	defer ns.Close()
 	interfaces := newIgnored(a.cfg.IgnoreInterfaces, a.cfg.IgnoreNetworks, a.log)
 	a.ignoring.Store(interfaces.refresh())
 
-	k, err := openKernel(netns, a.cfg.RingBytes, a.log)
+	k, err := openKernel(kernelOptions{netns: netns, ringBytes: a.cfg.RingBytes, flows: a.cfg.Flows.Enabled}, a.log)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	a.log.Info("watching retransmits", "source", source, "netns", netns)
+	a.log.Info("watching retransmits", "source", source, "netns", netns, "flows", a.cfg.Flows.Enabled)
 
 	// Traces end with ctx at the latest, but what they found is still sent.
 	a.workers = startWorkers(ctx, a.cfg.Trace.Workers, a.cfg.Trace.Queue, a.deps.Tracer, a.traced)
@@ -134,12 +132,25 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.readLost(k)
 		})
 	})
-	a.once.Do(func() { close(a.attached) })
-
-	err = k.Run(ctx, a.handle, func(err error) {
+	attached := func() { a.once.Do(func() { close(a.attached) }) }
+	// Neither part goes on without the other.
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	flowsEnded := make(chan error, 1)
+	if k.flows == nil {
+		attached()
+		flowsEnded <- nil
+	} else {
+		go func() {
+			defer stopWatch()
+			flowsEnded <- a.countFlows(watchCtx, k.flows, ns, netns, attached)
+		}()
+	}
+	err = k.Run(watchCtx, a.handle, func(err error) {
 		a.count.add(countBroken, 1)
 		a.log.Debug("cannot read a kernel event", "err", err)
 	})
+	stopWatch()
+	err = errors.Join(err, <-flowsEnded)
 	stopBeat()
 	beating.Wait()
 	a.workers.stop()
@@ -156,6 +167,16 @@ func (a *Agent) readLost(k *kernel) {
 	}
 	if before := a.lostRing.Swap(n); n > before {
 		a.log.Warn("events were lost: the agent does not get to read them in time; ring_bytes may be raised", "events", n-before)
+	}
+	if k.flows == nil {
+		return
+	}
+	if n, err = k.flows.Lost(); err != nil {
+		a.log.Warn("cannot count lost samples of closed flows", "err", err)
+		return
+	}
+	if before := a.lostFlows.Swap(n); n > before {
+		a.log.Warn("closed flows were not counted: the agent does not get to read them in time; ring_bytes may be raised", "flows", n-before)
 	}
 }
 

@@ -27,6 +27,11 @@ time, traces the way these packets go with the connection's own five-tuple, and
 publishes both over NATS. It never looks at payload, and a trace never reaches
 the other end.
 
+Every flows.interval (5s) it also publishes how much was sent without loss: per
+destination address the flows, packets and bytes, and a record of each flow that
+had to send something again. This tells busy links from bad ones. An interval's
+end takes some 1.5 µs per open connection; flows: {enabled: false} turns it off.
+
 It watches the network namespace it runs in, and needs root, or the
 capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with
 BTF type information.

@@ -21,12 +21,14 @@ type Config struct {
 	Topology string      `yaml:"topology"`
 	NATS     NATSConfig  `yaml:"nats"`
 	Trace    TraceConfig `yaml:"trace"`
+	Flows    FlowsConfig `yaml:"flows"`
 	// Epoch is the tumbling window in which a flow is traced at most once.
 	Epoch time.Duration `yaml:"epoch"`
 	// Heartbeat is the interval of the sign of life.
 	Heartbeat time.Duration `yaml:"heartbeat"`
-	// RingBytes is the size of the kernel's event buffer: a power of two and a
-	// multiple of the page size.
+	// RingBytes is the size of each of the kernel's two event buffers: of
+	// retransmits, and of closed flows. A power of two and a multiple of the
+	// page size.
 	RingBytes int `yaml:"ring_bytes"`
 	// IgnoreInterfaces and IgnoreNetworks name what is no evidence: flows with
 	// an address of such an interface, or within such a network, at either
@@ -60,6 +62,21 @@ type TraceConfig struct {
 	Queue   int `yaml:"queue"`
 }
 
+// FlowsConfig is about the counts of what flows send, without which blame
+// cannot tell a busy link from a bad one.
+type FlowsConfig struct {
+	Enabled bool `yaml:"enabled"`
+	// Interval is how long is counted before a row per destination is sent. It
+	// should divide the epoch.
+	Interval time.Duration `yaml:"interval"`
+	// MaxFlows is how many open connections are followed. More: inactive ones
+	// make room, and what finds none is ignored and counted.
+	MaxFlows int `yaml:"max_flows"`
+	// MaxRows is how many rows an interval may have, and how many records of
+	// flows with retransmits beside them.
+	MaxRows int `yaml:"max_rows"`
+}
+
 // DefaultConfig returns the configuration in force where a file says nothing.
 // Name, Site and NATS.URL have no default that works everywhere.
 func DefaultConfig() Config {
@@ -77,6 +94,9 @@ func DefaultConfig() Config {
 			Workers: 16,
 			Queue:   256,
 		},
+		// A flow takes some 70 bytes of memory, a row some 120 and on the wire
+		// some 60 before compression.
+		Flows:     FlowsConfig{Enabled: true, Interval: 5 * time.Second, MaxFlows: 100_000, MaxRows: 16_384},
 		Epoch:     30 * time.Second,
 		Heartbeat: 2 * time.Second,
 		RingBytes: 512 << 10,
@@ -115,6 +135,15 @@ func (c Config) Validate() error {
 	}
 	if c.Trace.Queue < 1 || c.Trace.Queue > 1<<20 {
 		bad("trace.queue: %d: give 1 to %d", c.Trace.Queue, 1<<20)
+	}
+	if c.Flows.Interval < time.Second || c.Flows.Interval > 5*time.Minute {
+		bad("flows.interval: %v: give 1s to 5m", c.Flows.Interval)
+	}
+	if c.Flows.MaxFlows < 1 || c.Flows.MaxFlows > 10_000_000 {
+		bad("flows.max_flows: %d: give 1 to 10000000", c.Flows.MaxFlows)
+	}
+	if c.Flows.MaxRows < 1 || c.Flows.MaxRows > 1_000_000 {
+		bad("flows.max_rows: %d: give 1 to 1000000", c.Flows.MaxRows)
 	}
 	if c.Epoch < time.Second {
 		bad("epoch: %v: give at least 1s", c.Epoch)

@@ -19,11 +19,13 @@ func write(t *testing.T, text string) string {
 
 func TestLoadConfig(t *testing.T) {
 	t.Setenv("DECAF_TRACE_RATE", "3")
+	t.Setenv("DECAF_FLOWS_ENABLED", "false")
 	cfg, err := LoadConfig(write(t, `
 name: web1
 site: east
 nats: {url: "tls://192.0.2.1:4222", tls: {ca: ca.pem, cert: c.pem, key: k.pem}}
 epoch: 1m
+flows: {interval: 10s}
 ignore_interfaces: [mgmt0]
 ignore_networks: [198.18.0.0/16, "fd00::/8"]
 `))
@@ -31,6 +33,7 @@ ignore_networks: [198.18.0.0/16, "fd00::/8"]
 		t.Fatal(err)
 	}
 	if cfg.Name != "web1" || cfg.NATS.TLS == nil || cfg.NATS.TLS.Key != "k.pem" || cfg.Epoch != time.Minute || cfg.Trace.Rate != 3 ||
+		cfg.Flows.Enabled || cfg.Flows.Interval != 10*time.Second || cfg.Flows.MaxRows != DefaultConfig().Flows.MaxRows ||
 		cfg.Trace.Workers != DefaultConfig().Trace.Workers || len(cfg.IgnoreInterfaces) != 1 || len(cfg.IgnoreNetworks) != 2 ||
 		cfg.IgnoreNetworks[1].String() != "fd00::/8" {
 		t.Errorf("%+v", cfg)
@@ -55,6 +58,11 @@ func TestConfigErrors(t *testing.T) {
 	f("trace: {resend: 60ms}", "trace.resend")
 	f("trace: {workers: 0}", "trace.workers:")
 	f("trace: {queue: 0}", "trace.queue:")
+	f("flows: {interval: 500ms}", "flows.interval:")
+	f("flows: {interval: 6m}", "flows.interval:")
+	f("flows: {max_flows: 0}", "flows.max_flows:")
+	f("flows: {max_rows: 0}", "flows.max_rows:")
+	f("flows: {max_row: 5}", "max_rows")
 	f("epoch: 10ms", "epoch:")
 	f("heartbeat: 1ms", "heartbeat:")
 	f("ring_bytes: 5000", "ring_bytes:")

@@ -8,27 +8,46 @@ import (
 
 // Names of the counters, as heartbeats and /metrics show them.
 const (
-	countEvents     = "events"                 // seen by the kernel programs and read
-	countLostRing   = "events_lost_ring"       // found the ring buffer full
-	countBroken     = "events_broken"          // could not be decoded
-	countIgnored    = "events_ignored"         // of ignored networks
-	countNotSent    = "retransmits_not_sent"   // tried by TCP, but nothing was sent
-	countRecords    = "retransmits"            // records published
-	countSegments   = "segments"               // segments in these
-	countLocal      = "retransmits_local"      // with a local cause
-	countClosed     = "connections_closed"     // that had sent something again
-	countUndone     = "connections_undone"     // of these, all of it needlessly
-	countQueueFull  = "traces_refused_queue"   // more traces waiting than the queue holds
-	countBookFull   = "traces_refused_book"    // more flows in this epoch than the book holds
-	countCrowded    = "traces_skipped_crowd"   // more records waiting for one trace than the book holds
-	countComplete   = "paths_complete"         // records by path status
-	countPartial    = "paths_partial"          // likewise
-	countRefused    = "paths_refused"          // likewise
-	countFailed     = "paths_failed"           // likewise
-	countCached     = "paths_cached"           // likewise
-	countSkipped    = "paths_skipped"          // likewise
-	countUnknown    = "paths_unknown"          // a path status this agent does not know
-	countHeartbeats = "heartbeats"             // published
+	countEvents     = "events"               // seen by the kernel programs and read
+	countLostRing   = "events_lost_ring"     // found the ring buffer full
+	countBroken     = "events_broken"        // could not be decoded
+	countIgnored    = "events_ignored"       // of ignored networks
+	countNotSent    = "retransmits_not_sent" // tried by TCP, but nothing was sent
+	countRecords    = "retransmits"          // records published
+	countSegments   = "segments"             // segments in these
+	countLocal      = "retransmits_local"    // with a local cause
+	countClosed     = "connections_closed"   // that had sent something again
+	countUndone     = "connections_undone"   // of these, all of it needlessly
+	countQueueFull  = "traces_refused_queue" // more traces waiting than the queue holds
+	countBookFull   = "traces_refused_book"  // more flows in this epoch than the book holds
+	countCrowded    = "traces_skipped_crowd" // more records waiting for one trace than the book holds
+	countComplete   = "paths_complete"       // records by path status
+	countPartial    = "paths_partial"        // likewise
+	countRefused    = "paths_refused"        // likewise
+	countFailed     = "paths_failed"         // likewise
+	countCached     = "paths_cached"         // likewise
+	countSkipped    = "paths_skipped"        // likewise
+	countUnknown    = "paths_unknown"        // a path status this agent does not know
+	countHeartbeats = "heartbeats"           // published
+
+	countFlowIntervals     = "flow_intervals"         // over which flows were counted
+	countFlowRows          = "flow_rows"              // of loss-free flows, published
+	countFlowsLossFree     = "flows_loss_free"        // flows in these, each once per interval
+	countFlowPackets       = "flow_packets"           // data segments in these
+	countFlowsLossy        = "flows_lossy"            // flows that sent something again, in no row
+	countFlowsLossyLeftOut = "flows_lossy_left_out"   // of these, without a record of their own: more than flows.max_rows
+	countFlowRowsLeftOut   = "flow_rows_left_out"     // flows in no row: more destinations than flows.max_rows
+	countFlowsIgnored      = "flows_ignored"          // flows not counted: more active ones than flows.max_flows
+	countFlowsEvicted      = "flows_evicted"          // inactive flows that made room for others
+	countFlowsUnknownStart = "flows_unknown_start"    // opened before they were first seen, and counted from then on
+	countFlowsVanished     = "flows_vanished"         // closed unseen: what they sent last is not counted
+	countFlowsLocal        = "flow_samples_local"     // of flows that do not leave this host
+	countFlowsExcluded     = "flow_samples_excluded"  // of ignored networks
+	countFlowLost          = "flow_samples_lost_ring" // of closed flows, found the ring buffer full
+	countFlowBroken        = "flow_samples_broken"    // could not be decoded
+	countFlowDumpFailed    = "flow_dumps_failed"      // broke off
+	countFlowTime          = "flow_time_ns"           // spent at the ends of intervals
+
 	countPubLeftOut = "records_left_out"       // by the publisher, NATS having been away too long
 	countPubWaiting = "records_unacknowledged" // by JetStream so far
 )
@@ -40,6 +59,9 @@ var counted = [...]string{
 	countLocal, countClosed, countUndone, countQueueFull, countBookFull, countCrowded,
 	countComplete, countPartial, countRefused, countFailed, countCached, countSkipped, countUnknown,
 	countHeartbeats,
+	countFlowIntervals, countFlowRows, countFlowsLossFree, countFlowPackets, countFlowsLossy, countFlowsLossyLeftOut,
+	countFlowRowsLeftOut, countFlowsIgnored, countFlowsEvicted, countFlowsUnknownStart, countFlowsVanished,
+	countFlowsLocal, countFlowsExcluded, countFlowBroken, countFlowDumpFailed, countFlowTime,
 }
 
 // counters count what the agent did and what it left out. Safe for concurrent

@@ -88,7 +88,6 @@ func decodeEvent(b []byte, caState field) (event, error) {
 	if len(b) < evBytes {
 		return event{}, fmt.Errorf("kernel event of %d bytes, want %d", len(b), evBytes)
 	}
-	u16 := func(at int) uint16 { return binary.NativeEndian.Uint16(b[at:]) }
 	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
 	u64 := func(at int) uint64 { return binary.NativeEndian.Uint64(b[at:]) }
 
@@ -113,19 +112,25 @@ func decodeEvent(b []byte, caState field) (event, error) {
 	if e.what < whatRetransmit || e.what > whatClosed {
 		return event{}, fmt.Errorf("kernel event of unknown sort %d", e.what)
 	}
-	var src, dst netip.Addr
-	switch family := u16(evFamily); family {
+	var err error
+	e.src, e.dst, err = decodeEnds(b)
+	return e, err
+}
+
+// decodeEnds reads addresses and ports of an event or a flow sample.
+func decodeEnds(b []byte) (src, dst netip.AddrPort, err error) {
+	var from, to netip.Addr
+	switch family := binary.NativeEndian.Uint16(b[evFamily:]); family {
 	case unix.AF_INET:
-		src = netip.AddrFrom4([4]byte(b[evSrc4:]))
-		dst = netip.AddrFrom4([4]byte(b[evDst4:]))
+		from = netip.AddrFrom4([4]byte(b[evSrc4:]))
+		to = netip.AddrFrom4([4]byte(b[evDst4:]))
 	case unix.AF_INET6:
 		// IPv4 over a dual-stack socket shows as ::ffff:a.b.c.d.
-		src = netip.AddrFrom16([16]byte(b[evSrc6:])).Unmap()
-		dst = netip.AddrFrom16([16]byte(b[evDst6:])).Unmap()
+		from = netip.AddrFrom16([16]byte(b[evSrc6:])).Unmap()
+		to = netip.AddrFrom16([16]byte(b[evDst6:])).Unmap()
 	default:
-		return event{}, fmt.Errorf("kernel event of unknown address family %d", family)
+		return src, dst, fmt.Errorf("kernel event of unknown address family %d", family)
 	}
-	e.src = netip.AddrPortFrom(src, u16(evSrcPort))
-	e.dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(b[evDstPort:]))
-	return e, nil
+	return netip.AddrPortFrom(from, binary.NativeEndian.Uint16(b[evSrcPort:])),
+		netip.AddrPortFrom(to, binary.BigEndian.Uint16(b[evDstPort:])), nil
 }

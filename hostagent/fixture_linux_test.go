@@ -26,7 +26,7 @@ import (
 )
 
 // needKernel skips where the kernel cannot be watched.
-func needKernel(t *testing.T) {
+func needKernel(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: loads BPF programs and makes network namespaces")
@@ -42,7 +42,10 @@ type space struct {
 	inum uint32
 }
 
-func newSpace(t *testing.T) *space {
+// file is the namespace's, for as long as the test holds it.
+func (s *space) file() string { return "/proc/self/fd/" + strconv.Itoa(s.fd) }
+
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	var s space
 	err := onOwnThread(func() error {
@@ -54,8 +57,12 @@ func newSpace(t *testing.T) *space {
 			return err
 		}
 		s.fd = fd
-		s.inum, err = ownNetNS()
-		return err
+		ns, inum, err := openNetNS("")
+		if err != nil {
+			return err
+		}
+		s.inum = inum
+		return ns.Close()
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +93,7 @@ func (s *space) do(fn func() error) error {
 
 // lab is a - r - b: two hosts and a router between them, with IPv4 and IPv6.
 type lab struct {
-	t       *testing.T
+	t       testing.TB
 	a, r, b *space
 	topo    *topology.Topology
 }
@@ -97,7 +104,7 @@ const (
 	strangerB      = "10.2.0.77" // an address of b that the topology does not know
 )
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	needKernel(t)
 	topo, err := topology.Parse("lab.yaml", []byte(labTopologyText))
@@ -208,7 +215,7 @@ type filter struct {
 	c     *nftables.Conn
 	table *nftables.Table
 	chain *nftables.Chain
-	t     *testing.T
+	t     testing.TB
 }
 
 // drop makes the router drop what comes in by a port and matches.
@@ -434,10 +441,20 @@ func (s *space) retransSegs(t *testing.T) uint64 {
 // watch runs an agent on a namespace until the test ends.
 func (l *lab) watch(s *space, t PathTracer) (*recorder, *Agent) {
 	l.t.Helper()
+	rec, a, stop := l.watchWith(s, t, func(*Config) {})
+	l.t.Cleanup(stop)
+	return rec, a
+}
+
+// watchWith runs an agent with a configuration of its own until stop, which is
+// called once.
+func (l *lab) watchWith(s *space, t PathTracer, change func(*Config)) (_ *recorder, _ *Agent, stop func()) {
+	l.t.Helper()
 	rec := newRecorder()
 	cfg := DefaultConfig()
 	cfg.Name, cfg.Site = "a", "lab"
-	a := New(cfg, Deps{Publisher: rec, Tracer: t, Topology: l.topo, NetNS: s.inum, Version: "test"})
+	change(&cfg)
+	a := New(cfg, Deps{Publisher: rec, Tracer: t, Topology: l.topo, NetNS: s.file(), Version: "test"})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -447,13 +464,12 @@ func (l *lab) watch(s *space, t PathTracer) (*recorder, *Agent) {
 		cancel()
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() {
+	return rec, a, func() {
 		cancel()
 		if err := <-done; err != nil {
 			l.t.Error(err)
 		}
-	})
-	return rec, a
+	}
 }
 
 // read reads exactly n bytes.
@@ -464,7 +480,7 @@ func read(c *net.TCPConn, n int) error {
 }
 
 // until polls a condition that nothing announces.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	tick := time.NewTicker(time.Millisecond)

@@ -31,6 +31,7 @@ type recorder struct {
 	mu   sync.Mutex
 	got  []*decafpb.Retransmit
 	beat []*decafpb.Heartbeat
+	flow []*decafpb.FlowRecord
 	news chan struct{}
 }
 
@@ -44,6 +45,8 @@ func (r *recorder) Publish(m proto.Message) {
 		r.got = append(r.got, m)
 	case *decafpb.Heartbeat:
 		r.beat = append(r.beat, m)
+	case *decafpb.FlowRecord:
+		r.flow = append(r.flow, m)
 	}
 	select {
 	case r.news <- struct{}{}:
@@ -61,6 +64,12 @@ func (r *recorder) beats() []*decafpb.Heartbeat {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]*decafpb.Heartbeat(nil), r.beat...)
+}
+
+func (r *recorder) flows() []*decafpb.FlowRecord {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]*decafpb.FlowRecord(nil), r.flow...)
 }
 
 // wait waits for a record that want likes.
@@ -100,6 +109,6 @@ func complete(context.Context, packet.Flow, int64) *decafpb.Path {
 }
 
 // testLog writes to the test's own log.
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }

@@ -45,6 +45,7 @@ func (a *Agent) Counters() map[string]uint64 {
 		out[name] = a.count.get(name)
 	}
 	out[countLostRing] = a.lostRing.Load()
+	out[countFlowLost] = a.lostFlows.Load()
 	if a.deps.Counters != nil {
 		maps.Copy(out, a.deps.Counters())
 	}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -25,27 +24,23 @@ type kernel struct {
 	links  []link.Link
 	reader *ringbuf.Reader
 	detach sync.Once
+	// flows is nil unless asked for.
+	flows *flowKernel
 	// missing names the tracepoints this kernel lacks, without which the
 	// agent still works.
 	missing []string
 }
 
-// ownNetNS returns the inode number of the calling thread's network namespace.
-func ownNetNS() (uint32, error) {
-	fi, err := os.Stat("/proc/thread-self/ns/net")
-	if err != nil {
-		return 0, fmt.Errorf("find own network namespace (is /proc mounted?): %w", err)
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, errors.New("find own network namespace: no inode number")
-	}
-	return uint32(st.Ino), nil
+// kernelOptions say what to watch.
+type kernelOptions struct {
+	netns     uint32 // inode number of the network namespace
+	ringBytes int    // size of each event buffer
+	flows     bool   // count what flows send
 }
 
-// openKernel loads and attaches the programs. Events gather in a buffer of
-// ringBytes from then on; Run reads them.
-func openKernel(netns uint32, ringBytes int, log *slog.Logger) (_ *kernel, err error) {
+// openKernel loads and attaches the programs. Events gather from then on; Run
+// reads them.
+func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 	// Before Linux 5.11 maps counted against the limit of locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		log.Debug("cannot raise the limit of locked memory", "err", err)
@@ -68,20 +63,11 @@ func openKernel(netns uint32, ringBytes int, log *slog.Logger) (_ *kernel, err e
 		}
 	}()
 
-	k.ring, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_host_ring", Type: ebpf.RingBuf, MaxEntries: uint32(ringBytes)})
+	k.ring, k.lost, k.reader, err = newRing("decaf_host", o.ringBytes)
 	if err != nil {
-		return nil, needsPrivilege("make the event buffer", err)
+		return nil, err
 	}
-	k.lost, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_host_lost", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
-	if err != nil {
-		return nil, needsPrivilege("make the counter of lost events", err)
-	}
-	k.reader, err = ringbuf.NewReader(k.ring)
-	if err != nil {
-		return nil, fmt.Errorf("open the event buffer: %w", err)
-	}
-
-	p := &programs{layout: l, netns: netns, ring: k.ring, lost: k.lost}
+	p := &programs{layout: l, netns: o.netns, ring: k.ring, lost: k.lost}
 	specs := map[string]*ebpf.ProgramSpec{}
 	for _, one := range []*ebpf.ProgramSpec{p.retransmit(), p.closed(), p.synAck()} {
 		// readLayout has insisted on the first; the others came with Linux 4.16.
@@ -90,21 +76,65 @@ func openKernel(netns uint32, ringBytes int, log *slog.Logger) (_ *kernel, err e
 			log.Warn("this kernel lacks a tracepoint; going on without", "tracepoint", one.AttachTo, "err", err)
 			continue
 		}
-		specs[one.AttachTo] = one
+		specs[one.Name] = one
 	}
+	if k.links, _, err = load(specs, types); err != nil {
+		return nil, err
+	}
+	if o.flows {
+		if k.flows, err = openFlows(p, o.ringBytes, types); err != nil {
+			return nil, fmt.Errorf("%w (flows: {enabled: false} does without the counts of loss-free flows)", err)
+		}
+	}
+	return k, nil
+}
+
+// newRing makes a ring buffer of that many bytes, its reader, and the counter
+// of what finds it full.
+func newRing(name string, bytes int) (ring, lost *ebpf.Map, reader *ringbuf.Reader, err error) {
+	ring, err = ebpf.NewMap(&ebpf.MapSpec{Name: name + "_ring", Type: ebpf.RingBuf, MaxEntries: uint32(bytes)})
+	if err != nil {
+		return nil, nil, nil, needsPrivilege("make the event buffer", err)
+	}
+	lost, err = ebpf.NewMap(&ebpf.MapSpec{Name: name + "_lost", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		ring.Close()
+		return nil, nil, nil, needsPrivilege("make the counter of lost events", err)
+	}
+	reader, err = ringbuf.NewReader(ring)
+	if err != nil {
+		ring.Close()
+		lost.Close()
+		return nil, nil, nil, fmt.Errorf("open the event buffer: %w", err)
+	}
+	return ring, lost, reader, nil
+}
+
+// load loads programs and attaches them, iterators beside the others. The
+// caller closes what it is given, with an error too.
+func load(specs map[string]*ebpf.ProgramSpec, types *btf.Cache) (links []link.Link, iters []*link.Iter, err error) {
 	loaded, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{Programs: specs}, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
-		return nil, needsPrivilege("load the programs", err)
+		return nil, nil, needsPrivilege("load the programs", err)
 	}
 	defer loaded.Close() // the links hold the programs
 	for name, prog := range loaded.Programs {
+		to := specs[name].AttachTo
+		if specs[name].AttachType == ebpf.AttachTraceIter {
+			at, err := link.AttachIter(link.IterOptions{Program: prog})
+			if err != nil {
+				return links, iters, needsPrivilege("make an iterator over "+to+" sockets", err)
+			}
+			iters = append(iters, at)
+			continue
+		}
 		at, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
-			return nil, needsPrivilege("attach the program to "+name, err)
+			return links, iters, needsPrivilege("attach the program to "+to, err)
 		}
-		k.links = append(k.links, at)
+		links = append(links, at)
 	}
-	return k, nil
+	return links, iters, nil
 }
 
 // needsPrivilege says what to do about a refusal by the kernel.
@@ -161,8 +191,12 @@ func (k *kernel) unlink() error {
 
 // Lost is how many events found the buffer full, since openKernel.
 func (k *kernel) Lost() (uint64, error) {
+	return readCounter(k.lost)
+}
+
+func readCounter(m *ebpf.Map) (uint64, error) {
 	var n uint64
-	if err := k.lost.Lookup(uint32(0), &n); err != nil {
+	if err := m.Lookup(uint32(0), &n); err != nil {
 		return 0, fmt.Errorf("read the counter of lost events: %w", err)
 	}
 	return n, nil
@@ -172,6 +206,9 @@ func (k *kernel) Lost() (uint64, error) {
 func (k *kernel) Close() error {
 	var errs []error
 	errs = append(errs, k.unlink())
+	if k.flows != nil {
+		errs = append(errs, k.flows.Close())
+	}
 	if k.reader != nil {
 		errs = append(errs, k.reader.Close())
 	}

@@ -440,7 +440,7 @@ func TestOtherNamespaceIsNotSeen(t *testing.T) {
 // A reader that does not keep up loses events, and each is counted.
 func TestFullRingIsCounted(t *testing.T) {
 	l := newLab(t)
-	small, err := openKernel(l.a.inum, 4096, slog.New(slog.DiscardHandler))
+	small, err := openKernel(kernelOptions{netns: l.a.inum, ringBytes: 4096}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -488,7 +488,7 @@ func TestWithoutPrivileges(t *testing.T) {
 			t.Errorf("capset: %v", err)
 			return nil
 		}
-		k, err := openKernel(1, 1<<16, slog.New(slog.DiscardHandler))
+		k, err := openKernel(kernelOptions{netns: 1, ringBytes: 1 << 16}, slog.New(slog.DiscardHandler))
 		if err == nil {
 			k.Close()
 		}
@@ -496,6 +496,42 @@ func TestWithoutPrivileges(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "CAP_BPF") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("error %v, want one line that names the capabilities", err)
+	}
+}
+
+// The capabilities that errors and help name are enough.
+func TestNamedPrivilegesSuffice(t *testing.T) {
+	needKernel(t)
+	var k *kernel
+	err := onOwnThread(func() error {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var some [2]unix.CapUserData
+		for _, c := range []int{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_RAW} {
+			some[c/32].Permitted |= 1 << (c % 32)
+			some[c/32].Effective |= 1 << (c % 32)
+		}
+		err := unix.Capset(&header, &some[0])
+		if err != nil {
+			return err
+		}
+		ns, inum, err := openNetNS("")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := enterNetNS(ns, inum); err != nil { // our own
+			return err
+		}
+		if k, err = openKernel(kernelOptions{netns: inum, ringBytes: 1 << 16, flows: true}, slog.New(slog.DiscardHandler)); err != nil {
+			return err
+		}
+		return k.flows.Dump(func(*flowSample) {}, func(err error) { t.Error(err) })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

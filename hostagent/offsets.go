@@ -29,11 +29,14 @@ type layout struct {
 	sport                            field // struct inet_sock
 	caState, retransmits             field // struct inet_connection_sock
 	totalRetrans, dsackDups          field // struct tcp_sock
+	dataSegsOut                      field // likewise
+	bytesSent, bytesRetrans          field // likewise
 	cb                               field // struct sk_buff
 	seq, endSeq, gsoSegs, cbTCPFlags field // struct tcp_skb_cb, within cb
 	sntISN                           field // struct tcp_request_sock
 	rskOps                           field // struct request_sock
 	opsFamily                        field // struct request_sock_ops
+	seqFile                          field // struct bpf_iter_meta
 	retransmitArgs                   int   // arguments of tcp_retransmit_skb
 }
 
@@ -61,6 +64,10 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 	get(&l.retransmits, "inet_connection_sock", "icsk_retransmits")
 	get(&l.totalRetrans, "tcp_sock", "total_retrans")
 	get(&l.dsackDups, "tcp_sock", "dsack_dups")
+	get(&l.dataSegsOut, "tcp_sock", "data_segs_out")
+	get(&l.bytesSent, "tcp_sock", "bytes_sent")
+	get(&l.bytesRetrans, "tcp_sock", "bytes_retrans")
+	get(&l.seqFile, "bpf_iter_meta", "seq")
 	get(&l.cb, "sk_buff", "cb")
 	get(&l.seq, "tcp_skb_cb", "seq")
 	get(&l.endSeq, "tcp_skb_cb", "end_seq")
@@ -94,6 +101,7 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 		{"skc_state", l.state, 1}, {"inet_sport", l.sport, 2}, {"inum", l.inum, 4},
 		{"seq", l.seq, 4}, {"end_seq", l.endSeq, 4}, {"tcp_gso_segs", l.gsoSegs, 2},
 		{"total_retrans", l.totalRetrans, 4}, {"dsack_dups", l.dsackDups, 4}, {"snt_isn", l.sntISN, 4},
+		{"data_segs_out", l.dataSegsOut, 4}, {"bytes_sent", l.bytesSent, 8}, {"bytes_retrans", l.bytesRetrans, 8},
 		{"rsk_ops", l.rskOps, 8}, {"family", l.opsFamily, 4},
 	} {
 		if w.f.size != 0 && w.f.size != w.want {

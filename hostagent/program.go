@@ -13,6 +13,8 @@ import (
 //  2. builds one event (layout in event.go) on its stack,
 //  3. hands it to the ring buffer, or counts it as lost.
 //
+// Those of flowprogram.go build flow samples instead.
+//
 // They need no root for themselves: tp_btf and the bpf system call work inside
 // a container or a network namespace where tracefs is not mounted.
 //
@@ -30,14 +32,19 @@ type programs struct {
 }
 
 func (p *programs) spec(tracepoint string, body asm.Instructions) *ebpf.ProgramSpec {
-	ins := p.begin()
+	ins := p.begin(0)
 	ins = append(ins, body...)
 	ins = append(ins, p.send()...)
+	return tracing("decaf_"+shortName(tracepoint), ebpf.AttachTraceRawTp, tracepoint, ins)
+}
+
+// tracing is a program on a tracepoint or an iterator.
+func tracing(name string, how ebpf.AttachType, to string, ins asm.Instructions) *ebpf.ProgramSpec {
 	return &ebpf.ProgramSpec{
-		Name:         "decaf_" + shortName(tracepoint),
+		Name:         name,
 		Type:         ebpf.Tracing,
-		AttachType:   ebpf.AttachTraceRawTp,
-		AttachTo:     tracepoint,
+		AttachType:   how,
+		AttachTo:     to,
 		Instructions: ins,
 		// The kernel lets only programs that declare a licence compatible with
 		// its own read struct sock ("Cannot access kernel 'struct sock' from
@@ -54,11 +61,12 @@ func shortName(tracepoint string) string {
 	return tracepoint
 }
 
-// begin keeps the arguments, filters by namespace and clears the event.
-func (p *programs) begin() asm.Instructions {
+// begin keeps the arguments, of which the one at socket is the socket, filters
+// by namespace and clears the event.
+func (p *programs) begin(socket int16) asm.Instructions {
 	ins := asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1),
-		asm.LoadMem(asm.R7, asm.R6, 0, asm.DWord),
+		asm.LoadMem(asm.R7, asm.R6, socket, asm.DWord),
 		asm.JEq.Imm(asm.R7, 0, leave),
 		asm.LoadMem(asm.R1, asm.R7, p.layout.net.offset, asm.DWord),
 		asm.JEq.Imm(asm.R1, 0, leave),
@@ -185,13 +193,19 @@ func (p *programs) closed() *ebpf.ProgramSpec {
 		asm.LoadMem(asm.R1, asm.R9, l.totalRetrans.offset, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, leave))
 	ins = append(ins, p.addresses(asm.R7)...)
-	ins = append(ins,
-		// skc_num is 0 by now, the port lives on in inet_sport, in network order.
-		asm.LoadMem(asm.R1, asm.R9, l.sport.offset, asm.Half),
-		asm.HostTo(asm.BE, asm.R1, asm.Half),
-		store(evSrcPort, asm.R1, asm.Half))
+	ins = append(ins, p.boundPort()...)
 	ins = append(ins, p.cookie(asm.R7)...)
 	return p.spec("tcp_destroy_sock", ins)
+}
+
+// boundPort copies the local port of a socket that may be closed: its skc_num
+// is 0 by then, the port lives on in inet_sport, in network order.
+func (p *programs) boundPort() asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMem(asm.R1, asm.R9, p.layout.sport.offset, asm.Half),
+		asm.HostTo(asm.BE, asm.R1, asm.Half),
+		store(evSrcPort, asm.R1, asm.Half),
+	}
 }
 
 // tcpSock makes r9 the socket as struct tcp_sock, and notes its state and

@@ -64,6 +64,9 @@ func TestServe(t *testing.T) {
 			for _, h := range b.GetHeartbeats() {
 				rec.Publish(h)
 			}
+			for _, f := range b.GetFlows() {
+				rec.Publish(f)
+			}
 		})
 	}()
 	defer func() {
@@ -113,6 +116,18 @@ func TestServe(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Errorf("serve: %v", err)
 	}
+	// So do the records of flows: both connections lost what they sent, some of
+	// it in another interval maybe.
+	until(t, "the records of flows", func() bool {
+		retransmits := uint64(0)
+		for _, r := range rec.flows() {
+			if r.GetOrigin().GetProducer() != "a" || r.GetFlows() == 0 && r.GetFlow().GetDstPort() == 0 {
+				t.Fatalf("record %v", r)
+			}
+			retransmits += r.GetRetransmits()
+		}
+		return retransmits >= 4
+	})
 	// The last heartbeat says it all, and was sent before Serve returned.
 	until(t, "the last heartbeat", func() bool {
 		beats := rec.beats()
@@ -129,10 +144,11 @@ func labAround(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	inum, err := ownNetNS()
+	ns, inum, err := openNetNS("")
 	if err != nil {
 		t.Fatal(err)
 	}
+	ns.Close()
 	l := &lab{t: t, a: &space{fd: fd, inum: inum}, r: newSpace(t), b: newSpace(t)}
 	if err := l.wire(); err != nil {
 		t.Fatal(err)

@@ -63,6 +63,7 @@ func newVirtual(t *topology.Topology, o RunOptions) (*virtual, error) {
 		engine: correlator.NewEngine(cfg, t, nil, func() string { findings++; return fmt.Sprintf("f-%d", findings) }),
 	}
 	v.said.heard = newPresence()
+	v.engine.Watch(v.watching)
 	o.Progress("fabric of %d devices and %d hosts, %d directed links, on a virtual clock", len(t.Devices), len(t.Hosts), len(t.Links))
 	return v, nil
 }
@@ -75,6 +76,16 @@ func (v *virtual) start(context.Context) (time.Time, error) {
 	v.began = v.flow.Start()
 	v.read()
 	return v.began, nil
+}
+
+// watching lists the devices whose agents were heard all through a time.
+func (v *virtual) watching(from, to int64) (list []string) {
+	for _, d := range v.topo.Devices {
+		if ok, _ := v.said.heard.all(d.Name, from, to); ok {
+			list = append(list, d.Name)
+		}
+	}
+	return list
 }
 
 // read takes the next batch from the fabric.

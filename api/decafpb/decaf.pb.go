@@ -2121,8 +2121,8 @@ type Finding struct {
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Component     string                 `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"`       // "link a>b", "device d", "host h"
 	Class         string                 `protobuf:"bytes,3,opt,name=class,proto3" json:"class,omitempty"`               // of the drops, when a device saw them
-	Method        string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`             // "vote", "device-evidence"
-	Probability   float64                `protobuf:"fixed64,5,opt,name=probability,proto3" json:"probability,omitempty"` // 0 while the method gives votes only
+	Method        string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`             // "fused", "vote", "device-evidence"
+	Probability   float64                `protobuf:"fixed64,5,opt,name=probability,proto3" json:"probability,omitempty"` // posterior of the component or one of its equivalents; 0 where the method gives votes only
 	Votes         float64                `protobuf:"fixed64,6,opt,name=votes,proto3" json:"votes,omitempty"`
 	VotesShare    float64                `protobuf:"fixed64,7,opt,name=votes_share,json=votesShare,proto3" json:"votes_share,omitempty"` // of all votes cast in the window
 	FromNs        uint64                 `protobuf:"varint,8,opt,name=from_ns,json=fromNs,proto3" json:"from_ns,omitempty"`              // first supporting evidence
@@ -2133,6 +2133,7 @@ type Finding struct {
 	Hosts         []string               `protobuf:"bytes,13,rep,name=hosts,proto3" json:"hosts,omitempty"`           // whom it hurt
 	Interfaces    []string               `protobuf:"bytes,14,rep,name=interfaces,proto3" json:"interfaces,omitempty"` // on a device: "eth1"
 	Evidence      *Evidence              `protobuf:"bytes,15,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Equivalent    []string               `protobuf:"bytes,16,rep,name=equivalent,proto3" json:"equivalent,omitempty"` // components that the evidence cannot tell from this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2272,6 +2273,13 @@ func (x *Finding) GetEvidence() *Evidence {
 	return nil
 }
 
+func (x *Finding) GetEquivalent() []string {
+	if x != nil {
+		return x.Equivalent
+	}
+	return nil
+}
+
 // FaultReport is what a user said.
 type FaultReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2402,6 +2410,7 @@ type Verdict struct {
 	Revision      uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	Final         bool                   `protobuf:"varint,9,opt,name=final,proto3" json:"final,omitempty"` // the window and the time for late evidence are over
 	Evidence      *Evidence              `protobuf:"bytes,10,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Equivalent    []string               `protobuf:"bytes,11,rep,name=equivalent,proto3" json:"equivalent,omitempty"` // components that the evidence cannot tell from this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2502,6 +2511,13 @@ func (x *Verdict) GetFinal() bool {
 func (x *Verdict) GetEvidence() *Evidence {
 	if x != nil {
 		return x.Evidence
+	}
+	return nil
+}
+
+func (x *Verdict) GetEquivalent() []string {
+	if x != nil {
+		return x.Equivalent
 	}
 	return nil
 }
@@ -2712,7 +2728,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"path_count\x18\x05 \x01(\x04R\tpathCount\x12#\n" +
 	"\rmatched_count\x18\x06 \x01(\x04R\fmatchedCount\x12\x19\n" +
 	"\bleft_out\x18\a \x01(\x04R\aleftOut\x12\x18\n" +
-	"\areasons\x18\b \x03(\tR\areasons\"\xae\x03\n" +
+	"\areasons\x18\b \x03(\tR\areasons\"\xce\x03\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tcomponent\x18\x02 \x01(\tR\tcomponent\x12\x14\n" +
@@ -2734,7 +2750,10 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\n" +
 	"interfaces\x18\x0e \x03(\tR\n" +
 	"interfaces\x12.\n" +
-	"\bevidence\x18\x0f \x01(\v2\x12.decaf.v1.EvidenceR\bevidence\"\x81\x02\n" +
+	"\bevidence\x18\x0f \x01(\v2\x12.decaf.v1.EvidenceR\bevidence\x12\x1e\n" +
+	"\n" +
+	"equivalent\x18\x10 \x03(\tR\n" +
+	"equivalent\"\x81\x02\n" +
 	"\vFaultReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03src\x18\x02 \x01(\tR\x03src\x12\x10\n" +
@@ -2746,7 +2765,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\bfiled_ns\x18\b \x01(\x04R\afiledNs\x12\x12\n" +
 	"\x04says\x18\t \x01(\tR\x04says\x12+\n" +
 	"\averdict\x18\n" +
-	" \x01(\v2\x11.decaf.v1.VerdictR\averdict\"\xa4\x02\n" +
+	" \x01(\v2\x11.decaf.v1.VerdictR\averdict\"\xc4\x02\n" +
 	"\aVerdict\x12\x18\n" +
 	"\averdict\x18\x01 \x01(\tR\averdict\x12\x1c\n" +
 	"\tcomponent\x18\x02 \x01(\tR\tcomponent\x12\x14\n" +
@@ -2758,7 +2777,10 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x14\n" +
 	"\x05final\x18\t \x01(\bR\x05final\x12.\n" +
 	"\bevidence\x18\n" +
-	" \x01(\v2\x12.decaf.v1.EvidenceR\bevidence*|\n" +
+	" \x01(\v2\x12.decaf.v1.EvidenceR\bevidence\x12\x1e\n" +
+	"\n" +
+	"equivalent\x18\v \x03(\tR\n" +
+	"equivalent*|\n" +
 	"\vRouteChange\x12\x1c\n" +
 	"\x18ROUTE_CHANGE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ROUTE_CHANGE_WITHDRAWN\x10\x01\x12\x18\n" +

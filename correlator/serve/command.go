@@ -33,11 +33,21 @@ HTTP API and its page.
 
 It subscribes over gNMI to the devices of the topology, takes the evidence of
 host agents over NATS, and keeps it in the data directory. Settings come from
-the file, then from DECAF_… variables (DECAF_API_LISTEN for api.listen).`,
+the file, then from DECAF_… variables (DECAF_API_LISTEN for api.listen).
+
+method says how links, devices and hosts are named as the cause of loss:
+  fused  infers it from all evidence at once: the paths of flows that lost
+         packets, loss-free traffic, what devices drop, and what they would have
+         shown and did not. Findings carry a probability, the components that
+         cannot be told apart, and why. The default.
+  vote   counts 007's votes: each flow that lost packets spreads one over the
+         links of its path. Simple to check by hand; needs more flows on a large
+         network, and names neither devices nor hosts by hosts' evidence alone.`,
 		Example: `  decaf topology clos --pods 2 > topology.yaml
   cat > serve.yaml <<END
   topology: topology.yaml
   data: /var/lib/decaf
+  method: fused
   END
   decaf serve --config serve.yaml`,
 	})

@@ -2,15 +2,21 @@ package serve
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"decaf/api/service"
+	"decaf/correlator"
 )
 
 // Config of the service process.
 type Config struct {
 	// Topology is the file of the network to watch.
 	Topology string `yaml:"topology"`
+	// Method by which links, devices and hosts are named: fused or vote.
+	Method string `yaml:"method"`
 	// Data is the directory that evidence, reports and findings are kept in.
 	Data string            `yaml:"data"`
 	NATS NATS              `yaml:"nats"`
@@ -42,9 +48,10 @@ type API struct {
 // DefaultConfig keeps a day or a GiB of evidence and listens on loopback.
 func DefaultConfig() Config {
 	return Config{
-		NATS: NATS{MaxBytes: 1 << 30, MaxAge: 24 * time.Hour},
-		API:  API{Listen: "127.0.0.1:8080"},
-		Log:  service.LogConfig{Level: "info", Format: "text"},
+		Method: correlator.Methods()[0],
+		NATS:   NATS{MaxBytes: 1 << 30, MaxAge: 24 * time.Hour},
+		API:    API{Listen: "127.0.0.1:8080"},
+		Log:    service.LogConfig{Level: "info", Format: "text"},
 	}
 }
 
@@ -57,6 +64,8 @@ func (c *Config) Validate() error {
 		return errors.New("data: name a directory to keep evidence, reports and findings in")
 	case c.NATS.URL != "" && c.NATS.Listen != "":
 		return errors.New("nats: url and listen exclude each other: either use a server or embed one")
+	case !slices.Contains(correlator.Methods(), c.Method):
+		return fmt.Errorf("method %q: give one of %s", c.Method, strings.Join(correlator.Methods(), ", "))
 	}
 	return nil
 }

@@ -101,8 +101,10 @@ func (s *Service) disconnect(context.Context) error {
 
 func (s *Service) startCorrelator(context.Context) (err error) {
 	cfg := correlator.DefaultConfig()
-	cfg.Topology, cfg.Site = s.topo, s.topo.Site
-	s.corr = correlator.New(cfg, correlator.Deps{Conn: s.conn, Log: s.log})
+	cfg.Topology, cfg.Site, cfg.Method = s.topo, s.topo.Site, s.cfg.Method
+	if s.corr, err = correlator.New(cfg, correlator.Deps{Conn: s.conn, Log: s.log}); err != nil {
+		return err
+	}
 	s.conn.RegisterMetrics(s.health.Metrics())
 	s.corr.RegisterMetrics(s.health.Metrics())
 	return nil

@@ -172,6 +172,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 	}{
 		{"no topology", "topology", func(c *Config) { c.Topology = "" }},
 		{"no data", "data", func(c *Config) { c.Data = "" }},
+		{"no such method", "fused, vote", func(c *Config) { c.Method = "vore" }},
 		{"both servers", "exclude each other", func(c *Config) { c.NATS.URL, c.NATS.Listen = "nats://127.0.0.1:1", "127.0.0.1:0" }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

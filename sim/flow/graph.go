@@ -15,7 +15,7 @@ import (
 const MaxHops = 6
 
 // MaxLinks bounds the directed links of one fabric.
-const MaxLinks = 1 << 21
+const MaxLinks = topology.MaxClosLinks
 
 // Node is a device or host by its number: devices come first, in the order of
 // topology.Clos, then hosts.

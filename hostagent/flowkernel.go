@@ -1,0 +1,134 @@
+package hostagent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// flowKernel is the source of flow samples, for one goroutine.
+type flowKernel struct {
+	maps   flowMaps
+	reader *ringbuf.Reader
+	links  []link.Link
+	iters  []*link.Iter // one
+	buf    []byte
+	record ringbuf.Record
+}
+
+// dumpBuffer is as much as the kernel gives an iterator's reader at once.
+const dumpBuffer = 8 * 4096
+
+// openFlows loads and attaches the flow programs of p. Last samples gather in a
+// buffer of ringBytes from then on; Wait reads them.
+func openFlows(p *programs, ringBytes int, types *btf.Cache) (_ *flowKernel, err error) {
+	k := &flowKernel{buf: make([]byte, dumpBuffer)}
+	defer func() {
+		if err != nil {
+			k.Close()
+		}
+	}()
+	if k.maps.ring, k.maps.lost, k.reader, err = newRing("decaf_flow", ringBytes); err != nil {
+		return nil, err
+	}
+	if k.maps.opened, err = ebpf.NewMap(openedSpec()); err != nil {
+		return nil, needsPrivilege("make the map of sockets", err)
+	}
+	specs := map[string]*ebpf.ProgramSpec{}
+	for _, one := range []*ebpf.ProgramSpec{p.established(k.maps), p.dump(k.maps), p.last(k.maps)} {
+		specs[one.Name] = one
+	}
+	if k.links, k.iters, err = load(specs, types); err != nil {
+		return nil, fmt.Errorf("count flows: %w", err)
+	}
+	return k, nil
+}
+
+// Dump hands over a sample of every connected TCP socket in the network
+// namespace of the calling thread, if that is the one watched; broken gets what
+// cannot be read.
+func (k *flowKernel) Dump(each func(*flowSample), broken func(error)) error {
+	it, err := k.iters[0].Open()
+	if err != nil {
+		return fmt.Errorf("list the sockets: %w", err)
+	}
+	defer it.Close()
+	held := 0
+	for {
+		n, err := it.Read(k.buf[held:])
+		held += n
+		whole := held / evBytes * evBytes
+		for at := 0; at < whole; at += evBytes {
+			s, err := decodeFlowSample(k.buf[at : at+evBytes])
+			if err != nil {
+				broken(err)
+				continue
+			}
+			each(&s)
+		}
+		held = copy(k.buf, k.buf[whole:held])
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("list the sockets: %w", err)
+		}
+	}
+}
+
+// Wait hands over the last samples of sockets closed until the deadline; Stop
+// ends it early. Many are read long after the fact, in time for the deadline.
+func (k *flowKernel) Wait(deadline time.Time, each func(*flowSample), broken func(error)) error {
+	k.reader.SetDeadline(deadline)
+	for {
+		switch err := k.reader.ReadInto(&k.record); {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read the last samples of flows: %w", err)
+		}
+		s, err := decodeFlowSample(k.record.RawSample)
+		if err != nil {
+			broken(err)
+			continue
+		}
+		each(&s)
+	}
+}
+
+// Stop ends a Wait, from another goroutine, once it has read what is there.
+func (k *flowKernel) Stop() {
+	if err := k.reader.Flush(); err != nil {
+		k.reader.Close()
+	}
+}
+
+// Lost is how many last samples found the buffer full.
+func (k *flowKernel) Lost() (uint64, error) { return readCounter(k.maps.lost) }
+
+// Close detaches the programs.
+func (k *flowKernel) Close() error {
+	var errs []error
+	for _, l := range k.links {
+		errs = append(errs, l.Close())
+	}
+	for _, i := range k.iters {
+		errs = append(errs, i.Close())
+	}
+	if k.reader != nil {
+		errs = append(errs, k.reader.Close())
+	}
+	for _, m := range []*ebpf.Map{k.maps.opened, k.maps.ring, k.maps.lost} {
+		if m != nil {
+			errs = append(errs, m.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
