@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"decaf/api/gnmi"
+	"decaf/api/packet"
 	"decaf/api/service"
 	"decaf/api/yang"
 
@@ -35,6 +36,11 @@ type Agent struct {
 	source source // while it runs
 	// what the source counted, as last read
 	lost, passed uint64
+
+	reporting sync.Mutex // orders what is published, too
+	reporter  *reporter
+	usage     usage // at the fuse's last look
+	load      load
 }
 
 // New checks the configuration, reads the TLS files and returns an agent that
@@ -65,6 +71,9 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 		classifier: newClassifier(rules),
 		ignore:     map[string]bool{},
 	}
+	a.reporter = newReporter(cfg.settings,
+		newAggregates(maxAggregates, prefixLength{cfg.Aggregates.PrefixV4, cfg.Aggregates.PrefixV6}, a.started.Add(-time.Duration(a.started.Nanosecond()))),
+		newFuse(cfg.Fuse.budget()))
 	for _, name := range cfg.IgnoreInterfaces {
 		a.ignore[name] = true
 	}
@@ -101,7 +110,7 @@ func (a *Agent) Addr(ctx context.Context) net.Addr { return a.target.Addr(ctx) }
 // than its process has to lock its goroutine to its thread. It ends in order:
 // first it sees no more, then it hands on what it saw, then its sessions end.
 func (a *Agent) Run(ctx context.Context) error {
-	src, err := openSource(a.classifier.never(), a.log)
+	src, err := openSource(a.classifier.never(), a.cfg.pace(), a.log)
 	if err != nil {
 		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
 	}
@@ -110,13 +119,17 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // run is Run with the source that it opened; it closes it.
 func (a *Agent) run(ctx context.Context, src source) error {
+	use := func(src source) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.source = src
+	}
+	use(src) // before anyone can ask
 	if _, err := a.target.Listen(ctx); err != nil {
+		use(nil)
 		src.close()
 		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
 	}
-	a.mu.Lock()
-	a.source = src
-	a.mu.Unlock()
 	a.log.Info("device agent sees drops", "source", eventSource, "ignored_interfaces", a.cfg.IgnoreInterfaces)
 
 	// Contexts in the order of the end, each cancelled when the part before it
@@ -131,11 +144,19 @@ func (a *Agent) run(ctx context.Context, src source) error {
 		served <- a.target.Run(serving)
 		stopSeeing() // nobody to tell
 	}()
+	// The other stream goes on until no more is seen.
+	aggregating, stopAggregating := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAggregating()
+	aggregated := make(chan struct{})
+	go func() {
+		defer close(aggregated)
+		a.aggregate(aggregating)
+	}()
 	readErr := src.read(seeing, func(r *record, at time.Time) { a.drop(src, r, at) })
+	stopAggregating()
+	<-aggregated
 	a.counts() // for the last time
-	a.mu.Lock()
-	a.source = nil
-	a.mu.Unlock()
+	use(nil)
 	src.close()
 	stopServing()
 	serveErr := <-served
@@ -150,19 +171,66 @@ func (a *Agent) drop(src source, r *record, at time.Time) {
 	reason, function := src.reason(r.reason), src.function(r.location)
 	v := a.classifier.classify(reason, function, r.dstErrno)
 	in, out := direction(r, function)
-	ingress, egress := src.ifname(in), src.ifname(out)
-	if !v.loss || a.ignore[ingress] || a.ignore[egress] {
-		a.ledger.ignore()
+	if !v.loss {
+		a.ledger.ignore(1)
 		return
 	}
-	ev := newEvent(r, at, v.class, reason, function, ingress, egress)
+	ev := newEvent(r, at, v.class, reason, function, src.ifname(in), src.ifname(out))
 	if dst, ok := netip.AddrFromSlice(ev.GetPacket().GetFlow().GetDst()); ok && !v.known && housekeeping(dst) {
-		a.ledger.ignore()
+		a.ledger.ignore(1)
 		return
 	}
-	a.ledger.enter(ev, r.packets, uint64(r.length), v.known)
-	seq := ev.Origin.Seq
-	a.target.Publish(yang.EventUpdates(ev, seq%uint64(a.cfg.Ring), ev.Origin.BootId))
+	a.enter(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known}, time.Now())
+}
+
+// enter counts a drop from any source, and publishes its event when it is to
+// have one.
+func (a *Agent) enter(o observed, now time.Time) {
+	ev := o.event
+	if a.ignore[ev.Ingress] || a.ignore[ev.Egress] {
+		a.ledger.ignore(1)
+		return
+	}
+	d := drop{class: ev.Class, reason: ev.Reason, ingress: ev.Ingress, egress: ev.Egress, packets: o.packets, bytes: o.bytes}
+	if ev.Packet != nil {
+		if f, err := packet.FlowFromPB(ev.Packet.Flow); err == nil {
+			d.flow = f
+		}
+	}
+	a.reporting.Lock()
+	defer a.reporting.Unlock()
+	what := a.reporter.take(now, &d)
+	if what.count {
+		a.ledger.count(d.class, 1, d.packets, d.bytes, o.known)
+	}
+	a.transitions()
+	if !what.report {
+		return
+	}
+	a.ledger.enter(ev)
+	a.target.Publish(yang.RepeatedEventUpdates(ev, ev.Origin.Seq%uint64(a.cfg.Ring), ev.Origin.BootId, what.repeats))
+}
+
+// held counts drops that the source held back, as it tells of them.
+func (a *Agent) held(src source, h held, now time.Time) {
+	reason, function := src.reason(h.record.reason), src.function(h.record.location)
+	v := a.classifier.classify(reason, function, h.record.dstErrno)
+	in, out := direction(h.record, function)
+	d := drop{class: v.class, reason: reason, ingress: src.ifname(in), egress: src.ifname(out), packets: h.packets, bytes: h.bytes}
+	if !v.loss || a.ignore[d.ingress] || a.ignore[d.egress] {
+		a.ledger.ignore(h.drops)
+		return
+	}
+	why := overThreshold
+	if h.lost {
+		why = overQueue
+	}
+	a.reporting.Lock()
+	defer a.reporting.Unlock()
+	if a.reporter.unseen(now, &d, h.drops, why) {
+		a.ledger.count(d.class, h.drops, h.packets, h.bytes, v.known)
+	}
+	a.transitions()
 }
 
 // counts returns what the source counted: drops it had no room for, and what it
@@ -186,6 +254,8 @@ func (a *Agent) counts() (lost, passed uint64) {
 func (a *Agent) State() yang.AgentState {
 	lost, passed := a.counts()
 	t, s := a.ledger.totals(), a.target.Stats()
+	a.reporting.Lock()
+	defer a.reporting.Unlock()
 	return yang.AgentState{
 		Name:              a.cfg.Name,
 		BootID:            a.ledger.bootID,
@@ -199,6 +269,15 @@ func (a *Agent) State() yang.AgentState {
 		DropsIgnored:      t.ignored + passed,
 		DropsUnclassified: t.unclassified,
 		Subscribers:       s.Subscribers,
+
+		Aggregates:          t.aggregates,
+		AggregatesMerged:    a.reporter.aggregates.merged,
+		Transitions:         t.transitions,
+		Fuse:                a.reporter.fuse.allows("").String(),
+		DropsUncounted:      a.reporter.uncounted,
+		DuplicatesForgotten: a.reporter.forgotten(),
+		CPU:                 uint64(a.load.cpu * 1000),
+		MemoryBytes:         uint64(a.load.memory),
 	}
 }
 
@@ -207,6 +286,11 @@ func (a *Agent) state(now time.Time) []*gnmipb.Notification {
 	out := []*gnmipb.Notification{yang.AgentUpdates(a.State(), now)}
 	for _, c := range a.ledger.totals().classes {
 		out = append(out, yang.ClassUpdates(c, now))
+	}
+	a.reporting.Lock()
+	defer a.reporting.Unlock()
+	for _, c := range a.reporter.reporting() {
+		out = append(out, yang.ReportingUpdates(c, now))
 	}
 	return out
 }
@@ -230,6 +314,9 @@ func (a *Agent) Describe(set *metrics.Set) {
 		"decaf_device_drops_ignored":      func(s yang.AgentState) uint64 { return s.DropsIgnored },
 		"decaf_device_drops_unclassified": func(s yang.AgentState) uint64 { return s.DropsUnclassified },
 		"decaf_device_subscribers":        func(s yang.AgentState) uint64 { return s.Subscribers },
+		"decaf_device_aggregates":         func(s yang.AgentState) uint64 { return s.Aggregates },
+		"decaf_device_transitions":        func(s yang.AgentState) uint64 { return s.Transitions },
+		"decaf_device_drops_uncounted":    func(s yang.AgentState) uint64 { return s.DropsUncounted },
 	} {
 		set.NewGauge(name, func() float64 { return float64(get(a.State())) })
 	}

@@ -27,8 +27,31 @@ func Command() *cobra.Command {
 		Short: "Run the agent on a switch, router or firewall: the packets it drops, and why",
 		Long: `Run the agent on a device that forwards packets. It watches the packets that the
 kernel drops, tells why in the classes of the IETF discard model, and serves
-drop events and counters over gNMI (model decaf-loss). It holds up no packet,
-and it sends nothing unless a client subscribes.
+that over gNMI (model decaf-loss). It holds up no packet, and it sends nothing
+unless a client subscribes.
+
+It tells of drops in two streams. /loss/events has an event for each dropped
+packet, as long as its class has less than report.threshold of them a second
+(default 1000); above it the events of that class stop until the rate has been
+under 80 % of the threshold for report.hold (2s). /loss/aggregates goes on
+whatever happens: every report.interval (1s), by class and interface, how many
+packets were dropped, how many had no event and why, and the flows and prefixes
+that had most of them. /loss/transitions tells when a class crosses its
+threshold. With report.deduplicate a flow has one event when its drops begin, one
+each so often while they go on, and a transition when they stopped.
+
+What is different for a class, and for all below it, stands under classes:
+
+  classes:
+    policy/l3/acl: {deduplicate: 10s}    # one event per flow and 10 s
+    no-buffer: {threshold: 100}          # few events, and aggregates
+    errors/l2: {ignore: true}            # counted, never reported
+
+A fuse keeps the agent from harming the device: above a budget (fuse.cpu in
+cores, fuse.memory_bytes, fuse.events a second, fuse.queue as a share) the class
+that makes most of the work is allowed less, step by step: full, sampled
+(1 event in 16), aggregates, counters, off. After fuse.back_off of quiet it is
+allowed more again. Each step is a transition.
 
 It watches the network namespace it runs in, and needs root, or the
 capabilities CAP_BPF and CAP_PERFMON, on Linux 5.17 or later with BTF type
@@ -36,7 +59,8 @@ information. On other systems --check and --dump work, to prepare a
 configuration; the agent itself ends at once and says why.
 
 Every key of the configuration file can be given as an environment variable:
-tls.cert is DECAF_TLS_CERT. --dump shows all keys with the values in force.`,
+tls.cert is DECAF_TLS_CERT; classes stand in the file alone. --dump shows all
+keys with the values in force.`,
 		Example: `  decaf device --config /etc/decaf/device.yaml
   decaf device --config device.yaml --check
   DECAF_NAME=p0-t1-0 DECAF_LISTEN=127.0.0.1:9339 decaf device`,

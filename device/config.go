@@ -24,6 +24,14 @@ type Config struct {
 	// work: management. A packet that came in by one or was to leave by one
 	// is left out.
 	IgnoreInterfaces []string `yaml:"ignore_interfaces"`
+	// Report is how drops are reported, and Classes what is different for a
+	// class and all below it: the nearest that gives a key counts.
+	Report  ReportConfig           `yaml:"report"`
+	Classes map[string]ClassConfig `yaml:"classes"`
+	// Aggregates is how loss aggregates are made.
+	Aggregates AggregatesConfig `yaml:"aggregates"`
+	// Fuse bounds what the agent takes from the device.
+	Fuse FuseConfig `yaml:"fuse"`
 	// Health is a loopback address for /healthz, /readyz and /metrics; empty
 	// is none.
 	Health string            `yaml:"health"`
@@ -32,7 +40,10 @@ type Config struct {
 
 // DefaultConfig listens on gNMI's own port on loopback and keeps 1024 events.
 func DefaultConfig() Config {
-	return Config{Listen: "127.0.0.1:9339", Ring: 1024}
+	return Config{
+		Listen: "127.0.0.1:9339", Ring: 1024,
+		Report: defaultReport(), Aggregates: AggregatesConfig{PrefixV4: 24, PrefixV6: 48}, Fuse: defaultFuse(),
+	}
 }
 
 const maxRing = 1 << 20
@@ -53,5 +64,5 @@ func (c *Config) Validate() error {
 	case !service.Loopback(c.Listen) && (c.TLS.CA == "" || c.TLS.Cert == "" || c.TLS.Key == ""):
 		return fmt.Errorf("listen %s can be reached from outside: give tls ca, cert and key, or listen on a loopback address", c.Listen)
 	}
-	return nil
+	return c.validateReporting()
 }

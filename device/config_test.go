@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"decaf/api/service"
 )
@@ -29,6 +30,18 @@ func TestLoadConfig(t *testing.T) {
 		{"plain text off loopback", "name: r\nlisten: 192.0.2.1:9339\n", "give tls ca, cert and key"},
 		{"everywhere in plain text", "name: r\nlisten: :9339\n", "give tls ca, cert and key"},
 		{"no ring", "name: r\nring: 0\n", "ring 0"},
+		{"what is reported", "name: r\nreport: {threshold: 500, burst: 2000, hold: 5s, interval: 10s, deduplicate: 0s, ignore: false}\nclasses:\n  policy/l3: {threshold: 0}\n  policy/l3/acl: {deduplicate: 10s, interval: 250ms}\n  errors: {ignore: true}\naggregates: {prefix_v4: 16, prefix_v6: 32}\nfuse: {cpu: 0.05, memory_bytes: 67108864, events: 1000, queue: 0.3, back_off: 10s, max_back_off: 1m}\n", ""},
+		{"unknown class", "name: r\nclasses: {policy/l4: {ignore: true}}\n", `"policy/l4" is no class: the classes are`},
+		{"unknown key of a class", "name: r\nclasses: {policy/l3: {treshold: 1}}\n", `:2: unknown key "treshold": did you mean "threshold"?`},
+		{"threshold below 0", "name: r\nclasses: {policy/l3: {threshold: -1}}\n", "classes: policy/l3: threshold -1: give drops per second"},
+		{"threshold that is none", "name: r\nreport: {threshold: .nan}\n", "report: threshold NaN"},
+		{"interval without unit", "name: r\nreport: {interval: 1}\n", "has no unit"},
+		{"interval too short", "name: r\nclasses: {no-buffer: {interval: 1ms}}\n", "classes: no-buffer: interval 1ms: give a duration from 100ms"},
+		{"de-duplication too long", "name: r\nreport: {deduplicate: 3h}\n", "deduplicate 3h"},
+		{"prefix too long", "name: r\naggregates: {prefix_v4: 33}\n", "prefix_v4 33"},
+		{"fuse without memory", "name: r\nfuse: {memory_bytes: 0}\n", "fuse: memory_bytes 0"},
+		{"fuse without queue", "name: r\nfuse: {queue: 50}\n", "fuse: queue 50"},
+		{"back-off the wrong way round", "name: r\nfuse: {back_off: 1m, max_back_off: 1s}\n", "max_back_off is less"},
 		{"huge ring", "name: r\nring: 2000000\n", "ring 2000000"},
 	} {
 		file := filepath.Join(t.TempDir(), "device.yaml")
@@ -43,6 +56,25 @@ func TestLoadConfig(t *testing.T) {
 			t.Errorf("%s: %+v", tc.what, cfg)
 		case tc.wrong != "" && (err == nil || !strings.Contains(err.Error(), tc.wrong)):
 			t.Errorf("%s: %v, want %q in it", tc.what, err, tc.wrong)
+		}
+	}
+}
+
+// The nearest class that gives a key counts, key by key.
+func TestSettingsAreInherited(t *testing.T) {
+	cfg := DefaultConfig()
+	err := service.DecodeConfig("c.yaml", []byte("report: {threshold: 500}\nclasses:\n  policy: {threshold: 7, deduplicate: 5s}\n  policy/l3/acl: {threshold: 9}\n  policy/l3: {ignore: true}\n"), &cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for class, want := range map[string]classSettings{
+		NoBuffer:    {Threshold: 500, Burst: 500, Hold: 2 * time.Second, Interval: time.Second},
+		PolicyL2ACL: {Threshold: 7, Burst: 7, Hold: 2 * time.Second, Interval: time.Second, Deduplicate: 5 * time.Second},
+		PolicyL3RPF: {Threshold: 7, Burst: 7, Hold: 2 * time.Second, Interval: time.Second, Deduplicate: 5 * time.Second, Ignore: true},
+		PolicyL3ACL: {Threshold: 9, Burst: 9, Hold: 2 * time.Second, Interval: time.Second, Deduplicate: 5 * time.Second, Ignore: true},
+	} {
+		if got := cfg.settings(class); got != want {
+			t.Errorf("%s: %+v, want %+v", class, got, want)
 		}
 	}
 }
@@ -65,7 +97,7 @@ func TestCommandChecks(t *testing.T) {
 		t.Errorf("check with a certificate that is not there: %v", err)
 	}
 	out, err := run("--config", file, "--dump")
-	if err != nil || !strings.Contains(out, "name: r\n") || !strings.Contains(out, "ring: 1024") {
+	if err != nil || !strings.Contains(out, "name: r\n") || !strings.Contains(out, "ring: 1024") || !strings.Contains(out, "threshold: 1000") || !strings.Contains(out, "hold: 2s") {
 		t.Errorf("dump: %v\n%s", err, out)
 	}
 	if _, err := run("--config", filepath.Join(t.TempDir(), "none.yaml")); err == nil || !strings.Contains(err.Error(), "none.yaml") {

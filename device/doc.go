@@ -2,11 +2,11 @@
 // every packet the device drops, says in one vocabulary why, and serves that
 // over gNMI.
 //
-// What lives here: where drops are seen (the Linux kernel's skb:kfree_skb),
-// the tables that turn a source's reason into a class, the event sequence and
-// the counters, the agent's configuration and command. What does not: the gNMI
-// sessions (api/gnmi), the model (api/yang), packet headers (api/packet), and
-// any conclusion from drops (correlator).
+// What lives here: where drops are seen (the Linux kernel's skb:kfree_skb, real
+// switches' sFlow, the firewall's log), the tables that turn a source's reason into a class, the two
+// streams and what bounds them, the counters, the agent's configuration and
+// command. What does not: the gNMI sessions (api/gnmi), the model (api/yang),
+// packet headers (api/packet), and any conclusion from drops (correlator).
 //
 // The way through it, along a drop: program_linux.go is the eBPF program, with
 // the running kernel's field offsets from offsets_linux.go; kernel_linux.go loads
@@ -14,8 +14,24 @@
 // being those of errno.go; symbol_linux.go names the function that dropped, as
 // function.go trims it; reason.go classifies, by the classes of class.go;
 // direction.go finds ingress and egress, named by interfaces_linux.go; event.go
-// makes the drop event; ledger.go counts and numbers; agent.go runs it all,
-// config.go and command.go are its outside.
+// makes the drop event. The files named sflow and nflog have their own way up to there,
+// observed.go; merge.go makes one event of a packet that two sources saw, as
+// duplicate.go pairs them. Then reporter.go decides what is told of it; ledger.go counts and
+// numbers; agent.go runs it all, config.go, settings.go and command.go are its
+// outside.
+//
+// The reporter is made of engines without I/O that take the time as a
+// parameter. threshold.go stops the events of a class that has too many;
+// repetition.go thins out those of one flow; aggregate.go counts, always, with
+// the top flows and prefixes from heavy.go; fuse.go allows a class less when the
+// agent takes more than its budget, as usage.go measures it. stream.go gives
+// them the time and publishes what they say.
+//
+// A flood is bounded where it is seen: the kernel program has a bucket per
+// cause (place, reason, interfaces, route) and counts what it holds back, and
+// what finds no room, so that counters and aggregates are whole all the same.
+// Only the flows of what was held back are not known; an aggregate says of how
+// many packets that is so (unattributed).
 //
 // source.go is the line between the two: the files named _linux are where drops
 // are seen, all others build and are tested anywhere. Where there is no such

@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,10 @@ import (
 // kernelBuffer is the ring buffer between kernel and agent: some 4800 records.
 const kernelBuffer = 1 << 20
 
+// maxCauses bounds what drops are counted by in the kernel: reasons, places and
+// interfaces.
+const maxCauses = 1024
+
 // kernel is the source of drops that the Linux kernel itself sees:
 // skb:kfree_skb in the agent's network namespace.
 type kernel struct {
@@ -25,6 +30,9 @@ type kernel struct {
 	symbols  *symbols
 	events   *ebpf.Map
 	counters *ebpf.Map
+	causes   *ebpf.Map
+	tallies  map[string]tally // as last read; bounded by maxCauses
+	unsent   uint64           // drops in them, as last read
 	program  *ebpf.Program
 	link     link.Link
 	reader   *ringbuf.Reader
@@ -32,7 +40,7 @@ type kernel struct {
 
 // openSource loads and attaches the program, for the network namespace of the
 // calling thread. never holds the reasons to pass over.
-func openSource(never map[string]bool, log *slog.Logger) (_ source, err error) {
+func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, err error) {
 	var ns unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
 		return nil, fmt.Errorf("find own network namespace: %w", err)
@@ -45,7 +53,7 @@ func openSource(never map[string]bool, log *slog.Logger) (_ source, err error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &kernel{log: log, reasons: reasons}
+	k := &kernel{log: log, reasons: reasons, tallies: map[string]tally{}}
 	defer func() {
 		if err == nil {
 			return
@@ -64,6 +72,9 @@ func openSource(never map[string]bool, log *slog.Logger) (_ source, err error) {
 	if k.counters, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_counts", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: counters}); err != nil {
 		return nil, fmt.Errorf("create counters: %w", err)
 	}
+	if k.causes, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_causes", Type: ebpf.PerCPUHash, KeySize: causeSize, ValueSize: tallySize, MaxEntries: maxCauses}); err != nil {
+		return nil, fmt.Errorf("create causes: %w", err)
+	}
 	if k.symbols, err = newSymbols(); err != nil {
 		return nil, err
 	}
@@ -73,7 +84,7 @@ func openSource(never map[string]bool, log *slog.Logger) (_ source, err error) {
 			ignore = append(ignore, number)
 		}
 	}
-	if k.program, err = ebpf.NewProgram(dropProgram(off, uint32(ns.Ino), ignore, k.events, k.counters)); err != nil {
+	if k.program, err = ebpf.NewProgram(dropProgram(off, uint32(ns.Ino), ignore, limit.bucket(), k.events, k.counters, k.causes)); err != nil {
 		return nil, fmt.Errorf("load drop program: %w", err)
 	}
 	if k.reader, err = ringbuf.NewReader(k.events); err != nil {
@@ -147,6 +158,77 @@ func (k *kernel) counts() (lost, passed uint64, err error) {
 	return lost, passed, errors.Join(errLost, errPassed)
 }
 
+// bucket is the pace as the program counts.
+func (p pace) bucket() bucket {
+	cost := float64(time.Second) / max(p.rate, 1)
+	return bucket{cost: int64(max(cost, 1)), tolerance: int64(cost * max(p.burst-1, 0))}
+}
+
+// tally is what was not sent of a cause, over all CPUs.
+type tally struct{ held, lost [3]uint64 } // drops, packets, bytes
+
+// held reads the causes map when its drops changed.
+func (k *kernel) held(handle func(held)) error {
+	bucketed, err1 := k.count(countHeld)
+	lost, err2 := k.count(countLost)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if bucketed+lost == k.unsent {
+		return nil
+	}
+	var key [causeSize]byte
+	var values [][tallySize]byte
+	entries := k.causes.Iterate()
+	for entries.Next(&key, &values) {
+		var now tally
+		for _, v := range values {
+			for i := range 3 {
+				now.held[i] += binary.NativeEndian.Uint64(v[tallyHeld+8*i:])
+				now.lost[i] += binary.NativeEndian.Uint64(v[tallyLost+8*i:])
+			}
+		}
+		before := k.tallies[string(key[:])]
+		if now == before {
+			continue
+		}
+		k.tallies[string(key[:])] = now
+		k.unsent += now.held[0] - before.held[0] + now.lost[0] - before.lost[0]
+		r := parseCause(key[:])
+		for _, w := range []struct {
+			now, before [3]uint64
+			lost        bool
+		}{{now.held, before.held, false}, {now.lost, before.lost, true}} {
+			if drops := w.now[0] - w.before[0]; drops > 0 {
+				handle(held{record: &r, drops: drops, packets: w.now[1] - w.before[1], bytes: w.now[2] - w.before[2], lost: w.lost})
+			}
+		}
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("read what the kernel held back: %w", err)
+	}
+	return nil
+}
+
+// parseCause reads a key of the causes map.
+func parseCause(b []byte) record {
+	ne := binary.NativeEndian
+	return record{
+		location: ne.Uint64(b[causeLocation:]),
+		reason:   ne.Uint32(b[causeReason:]),
+		inIf:     ne.Uint32(b[causeInIf:]),
+		devIf:    ne.Uint32(b[causeDevIf:]),
+		dstIf:    ne.Uint32(b[causeDstIf:]),
+		dstFlags: ne.Uint32(b[causeDstFlags:]),
+		dstErrno: routeErrno(ne.Uint16(b[causeDstError:])),
+	}
+}
+
+// backlog is how full the ring buffer is, from 0 to 1.
+func (k *kernel) backlog() float64 {
+	return float64(k.reader.AvailableBytes()) / float64(k.reader.BufferSize())
+}
+
 // count returns one of the program's counters over all CPUs.
 func (k *kernel) count(key uint32) (uint64, error) {
 	var per []uint64
@@ -176,7 +258,7 @@ func (k *kernel) close() {
 	if k.names != nil {
 		k.names.close()
 	}
-	for _, m := range []*ebpf.Map{k.events, k.counters} {
+	for _, m := range []*ebpf.Map{k.events, k.counters, k.causes} {
 		if m != nil {
 			m.Close()
 		}

@@ -17,6 +17,7 @@ import (
 	"decaf/api/service"
 	"decaf/api/yang"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
@@ -73,6 +74,8 @@ func startAgent(t testing.TB, n *node, cfg Config) *Agent {
 func testConfig() Config {
 	cfg := DefaultConfig()
 	cfg.Name, cfg.Listen = "r", "127.0.0.1:0"
+	// The agent shares the process with the test, whose work is not its own.
+	cfg.Fuse.CPU, cfg.Fuse.MemoryBytes = 1024, 1<<40
 	return cfg
 }
 
@@ -367,8 +370,8 @@ func TestKernelQueue(t *testing.T) {
 	}
 }
 
-// TestKernelFlood: under a flood each drop is either an event or counted as lost,
-// and a client gets the events in order, with no hole that is not counted.
+// TestKernelFlood: under a flood each drop is counted, whether it has an event,
+// is held back or finds no room, and a client gets the events in order, with no hole that is not counted.
 func TestKernelFlood(t *testing.T) {
 	const flood = 20_000
 	l := newLab(t)
@@ -388,7 +391,7 @@ func TestKernelFlood(t *testing.T) {
 	begin := time.Now()
 	go l.h1.sendRaw(packets...)
 	var seen, holes, last uint64
-	poll(t, "every drop an event or lost", func() bool {
+	poll(t, "every drop counted", func() bool {
 		for {
 			select {
 			case ev := <-events:
@@ -410,12 +413,138 @@ func TestKernelFlood(t *testing.T) {
 		for _, c := range a.ledger.totals().classes {
 			packets += c.Packets // some meet a full backlog before the filter
 		}
-		return packets+s.EventsLost == flood && last == s.Events
+		return packets == flood && last == s.Events
 	})
 	s := a.State()
 	t.Logf("%d drops in %s: %d events, %d lost in the kernel, %d at the client", flood, time.Since(begin).Round(time.Millisecond), s.Events, s.EventsLost, s.EventsLostQueue)
+	var size, told, suppressed uint64
+	for _, c := range a.ledger.totals().classes {
+		size += c.Bytes
+		told += c.Events
+	}
+	a.reporting.Lock()
+	for _, c := range a.reporter.reporting() {
+		suppressed += c.Suppressed.Threshold + c.Suppressed.Queue
+	}
+	a.reporting.Unlock()
+	if size != flood*uint64(len(b)) || told+suppressed != flood {
+		t.Errorf("%d bytes, %d events and %d suppressed; want %d bytes and together %d", size, told, suppressed, flood*len(b), flood)
+	}
+	// What the kernel sends up is bounded, not what the agent does with it.
+	if k := a.source.(*kernel); told > flood/2 {
+		t.Errorf("%d events of a flood; %+v", told, k.tallies)
+	}
 	if holes != s.EventsLostQueue {
 		t.Errorf("%d holes in what the client saw, %d counted", holes, s.EventsLostQueue)
+	}
+}
+
+// TestKernelTwoStreams: a flood of one class ends that class's events, not
+// another's; its aggregates have every drop and every flow above 1 % within its
+// bound; when it is over the events come back.
+func TestKernelTwoStreams(t *testing.T) {
+	l := newLab(t)
+	l.withoutIPv6()
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	cfg := testConfig()
+	cfg.Report.Threshold, cfg.Report.Hold, cfg.Report.Interval = 100, 0, 200*time.Millisecond
+	wide := 1e6 // for this one the kernel holds nothing back: every header is looked at
+	cfg.Classes = map[string]ClassConfig{PolicyL3Policer: {Threshold: &wide}}
+	a := startAgent(t, l.r, cfg)
+	updates := subscribe(t, dial(t, l.r, a, nil))
+	marshal := func(src, dst string) []byte {
+		b, err := packet.Probe{Flow: packet.Flow{Src: addrPort(src), Dst: addrPort(dst), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}.Marshal(nil)
+		l.h1.must("probe", err)
+		return b
+	}
+	// Two elephants of a quarter each among flows of one packet.
+	const flood = 4000
+	truth, size := map[string]uint64{}, uint64(0)
+	var packets [][]byte
+	for i := range flood {
+		port := 40000 + i%2
+		if i%4 >= 2 {
+			port = 10000 + i
+		}
+		src := fmt.Sprintf("10.0.1.2:%d", port)
+		truth[src]++
+		packets = append(packets, marshal(src, "10.0.2.2:7001"))
+		size = uint64(len(packets[0]))
+	}
+	go l.h1.sendRaw(packets...)
+
+	var (
+		total             yang.Aggregate // of the flood
+		flows, flowErrors = map[string]uint64{}, map[string]uint64{}
+		events            = map[string]uint64{}
+		other             bool
+		path              []string
+	)
+	total.LossAggregate = &decafpb.LossAggregate{}
+	deadline := time.After(20 * time.Second)
+	for total.Packets < flood || !slices.Contains(path, PolicyL3ACL+" events") || !other {
+		select {
+		case n := <-updates:
+			if ev, is, err := yang.DecodeEvent(n); err != nil {
+				t.Fatal(err)
+			} else if is {
+				events[ev.Class]++
+				other = other || ev.Class == ErrorsL3RxNoRoute
+			}
+			if tr, is, err := yang.DecodeTransition(n); err != nil {
+				t.Fatal(err)
+			} else if is {
+				path = append(path, tr.Class+" "+tr.To)
+				if len(path) == 1 { // while the flood is on
+					l.h1.sendRaw(marshal("10.0.1.2:5000", "10.9.9.9:80"))
+				}
+			}
+			agg, is, err := yang.DecodeAggregate(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Some may meet a full backlog before the filter.
+			if !is || agg.Class != PolicyL3ACL && agg.Class != NoBuffer {
+				continue
+			}
+			if agg.Class == PolicyL3ACL && (agg.Ingress != "eth1" || agg.Egress != "eth2" || agg.Reason != "NETFILTER_DROP") {
+				t.Errorf("aggregate %v", agg.LossAggregate)
+			}
+			total.Unattributed += agg.Unattributed
+			total.Packets += agg.Packets
+			total.Bytes += agg.Bytes
+			total.Events += agg.Events
+			total.Suppressed.Threshold += agg.Suppressed.Threshold
+			total.Suppressed.Queue += agg.Suppressed.Queue
+			for _, c := range agg.TopFlows {
+				f, err := packet.FlowFromPB(c.Flow)
+				if err != nil {
+					t.Fatal(err)
+				}
+				flows[f.Src.String()] += c.Packets
+				flowErrors[f.Src.String()] += c.PacketsError
+			}
+		case <-deadline:
+			t.Fatalf("after 20 s: %+v, %v, %v, %+v", total, path, events, a.State())
+		}
+	}
+	t.Logf("%d packets: %d events, %+v suppressed; %v", total.Packets, total.Events, total.Suppressed, path)
+	if total.Packets != flood || total.Bytes != flood*size || total.Events+total.Suppressed.Threshold+total.Suppressed.Queue != flood || total.Events != events[PolicyL3ACL]+events[NoBuffer] {
+		t.Errorf("%d packets, %d bytes, %d events, %+v; want %d packets of %d bytes, %d events", total.Packets, total.Bytes, total.Events, total.Suppressed, flood, size, events[PolicyL3ACL]+events[NoBuffer])
+	}
+	if total.Events < 100 || total.Events > flood/2 {
+		t.Errorf("%d events above a threshold of 100", total.Events)
+	}
+	if slices.Index(path, PolicyL3ACL+" aggregates") != 0 || !slices.Contains(path, PolicyL3ACL+" events") {
+		t.Errorf("transitions %v", path)
+	}
+	if total.Unattributed > total.Suppressed.Queue {
+		t.Errorf("%d packets nobody looked at, %d drops found no room", total.Unattributed, total.Suppressed.Queue)
+	}
+	for _, src := range []string{"10.0.1.2:40000", "10.0.1.2:40001"} {
+		if truth[src] > flows[src]+total.Unattributed || truth[src] < flows[src]-flowErrors[src] {
+			t.Errorf("%s: %d packets, told [%d, %d]", src, truth[src], flows[src]-flowErrors[src], flows[src])
+		}
 	}
 }
 
@@ -435,6 +564,36 @@ func poll(t testing.TB, what string, holds func() bool) {
 	}
 }
 
+// BenchmarkFlood measures what a drop costs in the kernel while most are held
+// back, by the kernel's own statistics, and how many records came up of it.
+func BenchmarkFlood(b *testing.B) {
+	l := newLab(b)
+	l.withoutIPv6()
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	l.r.must("program statistics", err)
+	defer stats.Close()
+	a := startAgent(b, l.r, testConfig())
+	p := packet.Probe{Flow: packet.Flow{Src: addrPort("10.0.1.2:40000"), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}
+	raw, err := p.Marshal(nil)
+	l.r.must("probe", err)
+	burst := slices.Repeat([][]byte{raw}, 1000)
+	k := a.source.(*kernel)
+	before, err := k.program.Stats()
+	l.r.must("program statistics", err)
+	for b.Loop() {
+		l.h1.sendRaw(burst...)
+	}
+	after, err := k.program.Stats()
+	l.r.must("program statistics", err)
+	held, err := k.count(countHeld)
+	l.r.must("count", err)
+	drops := after.RunCount - before.RunCount
+	b.ReportMetric(float64(after.Runtime-before.Runtime)/float64(drops), "kernel-ns/run")
+	b.ReportMetric(float64(held)/float64(b.N*len(burst)), "held/drop")
+	b.ReportMetric(float64(b.N*len(burst))/b.Elapsed().Seconds(), "drops/s")
+}
+
 // BenchmarkDropToClient measures from the moment the kernel drops a packet to
 // the moment a gNMI client, over mutual TLS, has the event. One drop at a time:
 // the reader sleeps in between, as it does most of its life.
@@ -448,6 +607,7 @@ func BenchmarkDropToClient(b *testing.B) {
 	client, err := ca.Issue("collector.test")
 	l.r.must("certificate", err)
 	cfg := testConfig()
+	cfg.Report.Threshold, cfg.Fuse.Events = 1e6, 1e6 // as fast as one follows the other
 	cfg.TLS = server
 	conf, err := client.Client("127.0.0.1")
 	l.r.must("client", err)

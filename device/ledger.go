@@ -9,12 +9,15 @@ import (
 	"decaf/api/yang"
 )
 
-// ledger numbers the events and counts the drops by class. It does no I/O.
+// ledger numbers what is reported, each kind by itself, and counts the drops by
+// class. It does no I/O.
 type ledger struct {
 	mu           sync.Mutex
 	producer     string
 	bootID       uint64
-	seq          uint64
+	seq          uint64 // of events
+	aggregates   uint64
+	transitions  uint64
 	classes      map[string]*yang.ClassCounters // bounded: by the classes there are
 	ignored      uint64                         // seen here, and no loss
 	unclassified uint64
@@ -24,43 +27,75 @@ func newLedger(producer string, bootID uint64) *ledger {
 	return &ledger{producer: producer, bootID: bootID, classes: map[string]*yang.ClassCounters{}}
 }
 
-// enter counts an event, which stands for so many packets on the wire of so
-// many bytes together, and gives it its origin.
-func (l *ledger) enter(ev *decafpb.DropEvent, packets, bytes uint64, known bool) {
+// count counts drops, which stand for so many packets on the wire of so many
+// bytes together.
+func (l *ledger) count(class string, drops, packets, bytes uint64, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.seq++
-	ev.Origin = &decafpb.Origin{Producer: l.producer, BootId: l.bootID, Seq: l.seq}
-	c := l.classes[ev.Class]
-	if c == nil {
-		c = &yang.ClassCounters{Name: ev.Class}
-		l.classes[ev.Class] = c
-	}
+	c := l.class(class)
 	c.Packets += packets
 	c.Bytes += bytes
-	c.Events++
 	if !known {
-		l.unclassified++
+		l.unclassified += drops
 	}
 }
 
-// ignore counts what was freed and is no loss.
-func (l *ledger) ignore() {
+// enter gives an event its origin, and counts it.
+func (l *ledger) enter(ev *decafpb.DropEvent) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ignored++
+	l.seq++
+	ev.Origin = l.origin(l.seq)
+	l.class(ev.Class).Events++
+}
+
+// enterAggregate gives a loss aggregate its origin.
+func (l *ledger) enterAggregate(a *decafpb.LossAggregate) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.aggregates++
+	a.Origin = l.origin(l.aggregates)
+}
+
+// enterTransition numbers a transition.
+func (l *ledger) enterTransition(t *yang.Transition) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.transitions++
+	t.Sequence, t.BootID = l.transitions, l.bootID
+}
+
+func (l *ledger) origin(seq uint64) *decafpb.Origin {
+	return &decafpb.Origin{Producer: l.producer, BootId: l.bootID, Seq: seq}
+}
+
+func (l *ledger) class(name string) *yang.ClassCounters {
+	c := l.classes[name]
+	if c == nil {
+		c = &yang.ClassCounters{Name: name}
+		l.classes[name] = c
+	}
+	return c
+}
+
+// ignore counts what was freed and is no loss.
+func (l *ledger) ignore(drops uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ignored += drops
 }
 
 // totals are the ledger's counters at one moment.
 type totals struct {
 	classes                    []yang.ClassCounters // by name
 	seq, ignored, unclassified uint64
+	aggregates, transitions    uint64
 }
 
 func (l *ledger) totals() totals {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := totals{seq: l.seq, ignored: l.ignored, unclassified: l.unclassified}
+	t := totals{seq: l.seq, ignored: l.ignored, unclassified: l.unclassified, aggregates: l.aggregates, transitions: l.transitions}
 	for _, name := range slices.Sorted(maps.Keys(l.classes)) {
 		t.classes = append(t.classes, *l.classes[name])
 	}

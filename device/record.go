@@ -69,15 +69,11 @@ func parseRecord(b []byte) (record, error) {
 		devIf:    ne.Uint32(b[recDevIf:]),
 		dstIf:    ne.Uint32(b[recDstIf:]),
 		dstFlags: ne.Uint32(b[recDstFlags:]),
+		dstErrno: routeErrno(ne.Uint16(b[recDstError:])),
 		queue:    ne.Uint16(b[recQueue:]),
 		vlan:     ne.Uint16(b[recVLAN:]) & 0x0fff, // VID of the TCI, IEEE 802.1Q
 		packets:  max(1, uint64(ne.Uint16(b[recSegments:]))),
 		header:   b[recHeader : recHeader+captured],
-	}
-	// An errno, positive in IPv4's routes (ip_route_input_slow), negative in
-	// IPv6's (ip6_rt_type_to_error).
-	if e := int(int16(ne.Uint16(b[recDstError:]))); e > -4096 && e < 4096 {
-		r.dstErrno = errno(max(e, -e))
 	}
 	network, data := uint32(ne.Uint16(b[recNetwork:])), ne.Uint32(b[recData:])
 	// skb->len counts from skb->data, which may stand at the MAC header, the
@@ -90,4 +86,13 @@ func parseRecord(b []byte) (record, error) {
 		r.linkLayer = b[recLinkLayer : recLinkLayer+14]
 	}
 	return r, nil
+}
+
+// routeErrno reads the error of a route: an errno, positive in IPv4's routes
+// (ip_route_input_slow), negative in IPv6's (ip6_rt_type_to_error).
+func routeErrno(raw uint16) errno {
+	if e := int(int16(raw)); e > -4096 && e < 4096 {
+		return errno(max(e, -e))
+	}
+	return 0
 }

@@ -26,3 +26,25 @@ type source interface {
 	counts() (lost, passed uint64, err error)
 	close()
 }
+
+// held is what a source counted of one cause and did not hand on: the record has
+// all that the drops have in common, and no packet.
+type held struct {
+	record                *record
+	drops, packets, bytes uint64
+	lost                  bool // for lack of room; else to bound what a flood sends
+}
+
+// holder is a source that holds back the records of a flood.
+type holder interface {
+	// held hands on what was counted since the last call. It may be called
+	// while read runs, and after it.
+	held(handle func(held)) error
+}
+
+// pace is how many records of one cause a source hands on: so many a second,
+// and so many at once.
+type pace struct{ rate, burst float64 }
+
+// leastPace keeps enough records coming of a flood to tell its flows.
+var leastPace = pace{rate: 2000, burst: 2000}

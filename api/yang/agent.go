@@ -15,11 +15,20 @@ type AgentState struct {
 	EventSource       string // how drops are seen: "tp_btf"
 	Slots             uint64 // of the event ring
 	Events            uint64 // sequence of the last event
-	EventsLost        uint64 // drops not taken from the kernel in time
+	EventsLost        uint64 // drops not taken from the kernel in time; their class counts them
 	EventsLostQueue   uint64 // events not sent to slow subscribers
 	DropsIgnored      uint64 // freed for a reason that is no loss, or on an interface left out
 	DropsUnclassified uint64 // in class unknown because no rule knows the reason
 	Subscribers       uint64
+
+	Aggregates          uint64 // sequence of the last loss aggregate
+	AggregatesMerged    uint64 // packets counted without their interfaces: too many aggregates at a time
+	Transitions         uint64 // sequence of the last transition
+	Fuse                string // what it allows of the whole agent: "full"
+	DropsUncounted      uint64 // taken while the fuse was off for their class
+	DuplicatesForgotten uint64 // flows forgotten before they stopped: too many
+	CPU                 uint64 // thousandths of one core
+	MemoryBytes         uint64
 }
 
 var agentLeaves = within("", []leaf[AgentState]{
@@ -59,6 +68,30 @@ var agentLeaves = within("", []leaf[AgentState]{
 	{name: "subscribers", typ: Uint64, always: true,
 		getUint: func(a *AgentState) uint64 { return a.Subscribers },
 		setUint: func(a *AgentState, v uint64) { a.Subscribers = v }},
+	{name: "aggregates", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.Aggregates },
+		setUint: func(a *AgentState, v uint64) { a.Aggregates = v }},
+	{name: "aggregates-merged", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.AggregatesMerged },
+		setUint: func(a *AgentState, v uint64) { a.AggregatesMerged = v }},
+	{name: "transitions", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.Transitions },
+		setUint: func(a *AgentState, v uint64) { a.Transitions = v }},
+	{name: "fuse", typ: String,
+		getString: func(a *AgentState) string { return a.Fuse },
+		setString: func(a *AgentState, v string) error { a.Fuse = v; return nil }},
+	{name: "drops-uncounted", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.DropsUncounted },
+		setUint: func(a *AgentState, v uint64) { a.DropsUncounted = v }},
+	{name: "duplicates-forgotten", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.DuplicatesForgotten },
+		setUint: func(a *AgentState, v uint64) { a.DuplicatesForgotten = v }},
+	{name: "cpu", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.CPU },
+		setUint: func(a *AgentState, v uint64) { a.CPU = v }},
+	{name: "memory", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.MemoryBytes },
+		setUint: func(a *AgentState, v uint64) { a.MemoryBytes = v }},
 })
 
 // AgentUpdates returns the state as a notification with prefix

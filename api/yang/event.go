@@ -18,10 +18,10 @@ const MaxHeader = 128
 // maxPrefixes bounds what a decoder takes of the leaf-list prefix.
 const maxPrefixes = 4096
 
-// event is a drop event with the two numbers that only the ring knows.
+// event is a drop event with the numbers that only its device knows.
 type event struct {
 	*decafpb.DropEvent
-	slot, sequence, bootID uint64
+	slot, sequence, bootID, repeats uint64
 }
 
 var eventLeaves = within("", []leaf[event]{
@@ -59,6 +59,9 @@ var eventLeaves = within("", []leaf[event]{
 	{name: "queue", typ: Uint,
 		getUint: func(e *event) uint64 { return uint64(e.Queue) },
 		setUint: func(e *event, v uint64) { e.Queue = uint32(v) }},
+	{name: "repeats", typ: Uint64,
+		getUint: func(e *event) uint64 { return e.repeats },
+		setUint: func(e *event, v uint64) { e.repeats = v }},
 	{name: "prefix", typ: Strings, getStrings: prefixes, setStrings: setPrefixes},
 })
 
@@ -123,7 +126,13 @@ var packetLeaves = within("packet", []leaf[decafpb.Packet]{
 // Origin.Producer is not sent, since the collector knows whom it asked. Leaves
 // that are not known are left out. Slices of the event are shared.
 func EventUpdates(ev *decafpb.DropEvent, slot, bootID uint64) *gnmipb.Notification {
-	e := &event{DropEvent: ev, slot: slot, sequence: ev.GetOrigin().GetSeq(), bootID: bootID}
+	return RepeatedEventUpdates(ev, slot, bootID, 0)
+}
+
+// RepeatedEventUpdates is EventUpdates for an event that stands also for so
+// many drops of its flow before it.
+func RepeatedEventUpdates(ev *decafpb.DropEvent, slot, bootID, repeats uint64) *gnmipb.Notification {
+	e := &event{DropEvent: ev, slot: slot, sequence: ev.GetOrigin().GetSeq(), bootID: bootID, repeats: repeats}
 	n := &gnmipb.Notification{
 		Timestamp: int64(ev.GetTimeNs()),
 		Prefix:    statePath("events", "event", "slot", strconv.FormatUint(slot, 10)),

@@ -63,6 +63,10 @@ func TestEventThereAndBack(t *testing.T) {
 		if d := cmp.Diff(ev, got, protocmp.Transform()); d != "" {
 			t.Error(d)
 		}
+		// Whom the leaf of a repeated event is not for gets the same event.
+		if got, is, err = DecodeEvent(RepeatedEventUpdates(ev, 1, ev.Origin.BootId, 12)); err != nil || !is || !proto.Equal(got, ev) {
+			t.Errorf("repeated: %v, %v, %v", got, is, err)
+		}
 	}
 }
 
@@ -244,6 +248,8 @@ func TestCountersThereAndBack(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	for _, n := range []*gnmipb.Notification{
 		EventUpdates(fullEvent(), 1, 9), EventUpdates(eventV6(), 1, 9),
+		AggregateUpdates(fullAggregate(), 1, 9), TransitionUpdates(Transition{Sequence: 1, BootID: 9, Kind: "fuse"}, 1),
+		ReportingUpdates(ClassReporting{Name: "unknown"}, time.Unix(1, 0)),
 		ClassUpdates(ClassCounters{Name: "unknown"}, time.Unix(1, 0)), AgentUpdates(AgentState{}, time.Unix(1, 0)), {},
 	} {
 		b, err := proto.Marshal(n)
@@ -259,6 +265,18 @@ func FuzzDecode(f *testing.F) {
 		}
 		DecodeClass(n)
 		DecodeAgent(n)
+		DecodeTransition(n)
+		DecodeReporting(n)
+		if agg, is, err := DecodeAggregate(n); is && err == nil {
+			again, is, err := DecodeAggregate(AggregateUpdates(*agg, 1, agg.Origin.BootId))
+			if err != nil || !is {
+				t.Fatalf("%v, %v", is, err)
+			}
+			again.Origin.Producer = agg.Origin.Producer
+			if d := cmp.Diff(agg, again, protocmp.Transform()); d != "" {
+				t.Error(d)
+			}
+		}
 		ev, is, err := DecodeEvent(n)
 		if err != nil || !is {
 			return

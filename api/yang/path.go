@@ -41,6 +41,16 @@ func find[T any](table []leaf[T], name string) *leaf[T] {
 // prefix and path. It returns the key and the rest, nil when the update lies
 // elsewhere.
 func under(n *gnmipb.Notification, u *gnmipb.Update, container, list, key string) (string, []*gnmipb.PathElem) {
+	value, rest := inside(n, u, container, list, key)
+	if len(rest) < 2 || rest[0].GetName() != "state" {
+		return "", nil
+	}
+	return value, rest[1:]
+}
+
+// inside is under for all of the entry: what it returns begins with the name of
+// a child of the entry.
+func inside(n *gnmipb.Notification, u *gnmipb.Update, container, list, key string) (string, []*gnmipb.PathElem) {
 	prefix, path := n.GetPrefix().GetElem(), u.GetPath().GetElem()
 	at := func(i int) *gnmipb.PathElem {
 		if i < len(prefix) {
@@ -73,10 +83,6 @@ func under(n *gnmipb.Notification, u *gnmipb.Update, container, list, key string
 		value = v
 		i++
 	}
-	if !named(i, "state") {
-		return "", nil
-	}
-	i++
 	var rest []*gnmipb.PathElem
 	for ; at(i) != nil; i++ {
 		rest = append(rest, at(i))
@@ -89,9 +95,15 @@ func under(n *gnmipb.Notification, u *gnmipb.Update, container, list, key string
 // whether there was any; leaves that the table does not know are passed over,
 // since a later revision of the module may have more.
 func decode(n *gnmipb.Notification, container, list, key string, set func(leaf []*gnmipb.PathElem, v *gnmipb.TypedValue) error) (string, bool, error) {
+	return decodeBy(under, n, container, list, key, set)
+}
+
+// decodeBy is decode with what takes paths apart: under or inside.
+func decodeBy(apart func(*gnmipb.Notification, *gnmipb.Update, string, string, string) (string, []*gnmipb.PathElem),
+	n *gnmipb.Notification, container, list, key string, set func(leaf []*gnmipb.PathElem, v *gnmipb.TypedValue) error) (string, bool, error) {
 	value, any := "", false
 	for _, u := range n.GetUpdate() {
-		k, rest := under(n, u, container, list, key)
+		k, rest := apart(n, u, container, list, key)
 		if rest == nil {
 			if any {
 				return "", true, fmt.Errorf("notification mixes %s with other data", container)

@@ -80,6 +80,9 @@ func Schema() *Node {
 			{Name: "class", Keys: []string{"name"}, Children: []*Node{
 				{Name: "name", Type: String},
 				{Name: "state", Children: leaves(classLeaves, State)},
+				{Name: "reporting", Children: []*Node{
+					{Name: "state", Children: leaves(reportingLeaves, State)},
+				}},
 			}},
 		}},
 		{Name: "events", Kind: Event, Children: []*Node{
@@ -88,7 +91,29 @@ func Schema() *Node {
 				{Name: "state", Kind: Event, Children: event},
 			}},
 		}},
+		{Name: "aggregates", Kind: Event, Children: []*Node{
+			{Name: "aggregate", Keys: []string{"slot"}, Kind: Event, Children: []*Node{
+				{Name: "slot", Type: Uint64, Kind: Event},
+				{Name: "state", Kind: Event, Children: leaves(aggregateLeaves, Event)},
+				{Name: "flows", Kind: Event, Children: []*Node{ranked("flow", leaves(flowLeaves, Event))}},
+				{Name: "prefixes", Kind: Event, Children: []*Node{ranked("prefix", leaves(prefixLeaves, Event))}},
+			}},
+		}},
+		{Name: "transitions", Kind: Event, Children: []*Node{
+			{Name: "transition", Keys: []string{"slot"}, Kind: Event, Children: []*Node{
+				{Name: "slot", Type: Uint64, Kind: Event},
+				{Name: "state", Kind: Event, Children: leaves(transitionLeaves, Event)},
+			}},
+		}},
 	}}}}
+}
+
+// ranked is a list of an aggregate, by rank.
+func ranked(name string, state []*Node) *Node {
+	return &Node{Name: name, Keys: []string{"rank"}, Kind: Event, Children: []*Node{
+		{Name: "rank", Type: Uint, Kind: Event},
+		{Name: "state", Kind: Event, Children: state},
+	}}
 }
 
 func leaves[T any](table []leaf[T], kind Kind) []*Node {

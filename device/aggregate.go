@@ -1,0 +1,227 @@
+package device
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"decaf/api/decafpb"
+	"decaf/api/packet"
+	"decaf/api/yang"
+)
+
+// drop is what the engines of both streams need to know of a dropped packet.
+type drop struct {
+	class, reason   string
+	ingress, egress string
+	packets, bytes  uint64      // on the wire: a segmentation offload packet is several
+	flow            packet.Flow // zero when it shows none
+}
+
+// outcome is what becomes of a drop's event.
+type outcome uint8
+
+const (
+	reported      outcome = iota
+	overThreshold         // the class's rate is above its threshold
+	overFuse              // the fuse allows less than all events
+	overQueue             // no room between where drops are seen and the agent
+	duplicate             // the flow had an event already
+)
+
+// suppress counts drops that have no event.
+func suppress(s *yang.Suppressed, o outcome, n uint64) {
+	switch o {
+	case overThreshold:
+		s.Threshold += n
+	case overFuse:
+		s.Fuse += n
+	case overQueue:
+		s.Queue += n
+	case duplicate:
+		s.Duplicate += n
+	}
+}
+
+const (
+	// hitters are the flows, and the prefixes each way, that an aggregate keeps
+	// count of: what it tells is too high by 1/hitters of its packets at most.
+	hitters = 200
+	// topShare is the share of an aggregate's packets from which on a flow or
+	// prefix is told of for certain; it must be more than 1/hitters. topMore is
+	// how many are told of anyway.
+	topShare = 0.01
+	topMore  = 10
+	// maxAggregates bounds those that are open at a time; at 200 flows and 400
+	// prefixes each they hold some 100 kB.
+	maxAggregates = 256
+)
+
+// aggregateKey is what drops are counted by.
+type aggregateKey struct{ class, ingress, egress string }
+
+// aggregate counts the drops of one class and interface over one interval.
+type aggregate struct {
+	aggregateKey
+	start, end   time.Time // as the engine's clock counts
+	startNs      uint64    // time of day
+	reason       string
+	packets      uint64
+	bytes        uint64
+	events       uint64
+	suppressed   yang.Suppressed
+	unattributed uint64
+
+	flows                 *heavy[packet.Flow]
+	sources, destinations *heavy[netip.Prefix]
+}
+
+// prefixLength is the length of the prefixes that are counted, by family.
+type prefixLength struct{ v4, v6 int }
+
+// aggregates counts drops by class and interface over intervals, always: what
+// becomes of a drop's event is counted with it. It does no I/O; a clock that
+// jumps does not disturb it as long as the times given have a monotonic part.
+type aggregates struct {
+	room   int
+	length prefixLength
+	base   time.Time // intervals begin at whole multiples since then
+	open   map[aggregateKey]*aggregate
+	closed []*aggregate
+	merged uint64 // packets counted without their interfaces, for lack of room
+}
+
+func newAggregates(room int, length prefixLength, base time.Time) *aggregates {
+	return &aggregates{room: room, length: length, base: base, open: map[aggregateKey]*aggregate{}}
+}
+
+// add counts a drop and what becomes of its event.
+func (a *aggregates) add(now time.Time, interval time.Duration, d *drop, o outcome) {
+	g := a.at(now, interval, aggregateKey{d.class, d.ingress, d.egress}, d.packets)
+	g.count(d.reason, d.packets, d.bytes)
+	if o == reported {
+		g.events++
+	} else {
+		suppress(&g.suppressed, o, 1)
+	}
+	if !d.flow.Src.IsValid() {
+		g.unattributed += d.packets
+		return
+	}
+	g.flows.add(d.flow, d.packets)
+	g.sources.add(a.prefix(d.flow.Src.Addr()), d.packets)
+	g.destinations.add(a.prefix(d.flow.Dst.Addr()), d.packets)
+}
+
+// unseen counts drops that were counted where they are seen, so many of them
+// without an event, and whose headers nobody looked at. d has their packets and
+// bytes together.
+func (a *aggregates) unseen(now time.Time, interval time.Duration, d *drop, drops uint64, o outcome) {
+	g := a.at(now, interval, aggregateKey{d.class, d.ingress, d.egress}, d.packets)
+	g.count(d.reason, d.packets, d.bytes)
+	suppress(&g.suppressed, o, drops)
+	g.unattributed += d.packets
+}
+
+func (g *aggregate) count(reason string, packets, bytes uint64) {
+	if g.packets == 0 {
+		g.reason = reason
+	} else if g.reason != reason {
+		g.reason = "" // several
+	}
+	g.packets += packets
+	g.bytes += bytes
+}
+
+func (a *aggregates) prefix(addr netip.Addr) netip.Prefix {
+	bits := a.length.v6
+	if addr.Is4() {
+		bits = a.length.v4
+	}
+	p, _ := addr.Prefix(bits) // the length was checked with the configuration
+	return p
+}
+
+// at returns the aggregate of the present interval.
+func (a *aggregates) at(now time.Time, interval time.Duration, key aggregateKey, packets uint64) *aggregate {
+	g := a.open[key]
+	if g == nil && len(a.open) >= a.room && (key.ingress != "" || key.egress != "") {
+		// Not known where, then: there is one such per class.
+		key.ingress, key.egress = "", ""
+		g = a.open[key]
+		a.merged += packets
+	}
+	if g != nil && !now.Before(g.end) {
+		a.closed = append(a.closed, g)
+		g = nil
+	}
+	if g == nil {
+		since := max(now.Sub(a.base), 0)
+		offset := since % interval
+		g = &aggregate{
+			aggregateKey: key,
+			start:        now.Add(-offset), end: now.Add(interval - offset),
+			startNs: uint64(now.UnixNano() - int64(offset)),
+			flows:   newHeavy[packet.Flow](hitters), sources: newHeavy[netip.Prefix](hitters), destinations: newHeavy[netip.Prefix](hitters),
+		}
+		a.open[key] = g
+	}
+	return g
+}
+
+// due takes out the aggregates whose interval is over, the earliest first.
+func (a *aggregates) due(now time.Time) []*aggregate {
+	for key, g := range a.open {
+		if !now.Before(g.end) {
+			a.closed = append(a.closed, g)
+			delete(a.open, key)
+		}
+	}
+	out := a.closed
+	a.closed = nil
+	slices.SortStableFunc(out, func(x, y *aggregate) int {
+		return cmp.Or(x.end.Compare(y.end), cmp.Compare(x.class, y.class), cmp.Compare(x.ingress, y.ingress), cmp.Compare(x.egress, y.egress))
+	})
+	return out
+}
+
+// flush takes out all of them; those whose interval is not over end now.
+func (a *aggregates) flush(now time.Time) []*aggregate {
+	for g := range maps.Values(a.open) {
+		if g.end.After(now) {
+			g.end = now
+		}
+	}
+	return a.due(now)
+}
+
+// wire returns the aggregate as it is sent, without its origin.
+func (g *aggregate) wire() yang.Aggregate {
+	out := yang.Aggregate{
+		LossAggregate: &decafpb.LossAggregate{
+			StartNs: g.startNs,
+			EndNs:   g.startNs + uint64(max(g.end.Sub(g.start), 0)),
+			Class:   g.class, Reason: g.reason, Ingress: g.ingress, Egress: g.egress,
+			Packets: g.packets, Bytes: g.bytes,
+			SuppressedThreshold: g.suppressed.Threshold, SuppressedFuse: g.suppressed.Fuse, SuppressedQueue: g.suppressed.Queue,
+		},
+		Events: g.events, Suppressed: g.suppressed, Unattributed: g.unattributed,
+	}
+	for _, h := range g.flows.top(topShare, topMore) {
+		out.TopFlows = append(out.TopFlows, &decafpb.FlowCount{Flow: h.key.PB(), Packets: h.packets, PacketsError: h.err})
+	}
+	for _, side := range []struct {
+		source bool
+		of     *heavy[netip.Prefix]
+	}{{true, g.sources}, {false, g.destinations}} {
+		for _, h := range side.of.top(topShare, topMore) {
+			out.TopPrefixes = append(out.TopPrefixes, &decafpb.PrefixCount{
+				Prefix: &decafpb.Prefix{Address: h.key.Addr().AsSlice(), Length: uint32(h.key.Bits())},
+				Source: side.source, Packets: h.packets, PacketsError: h.err,
+			})
+		}
+	}
+	return out
+}

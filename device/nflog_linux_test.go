@@ -1,0 +1,198 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"decaf/api/packet"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// logAndDrop makes the node log what comes to a destination port at a hook, and
+// drop it.
+func (n *node) logAndDrop(hook *nftables.ChainHook, port, group uint16, prefix string) {
+	n.t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(int(n.ns)))
+	n.must("nftables", err)
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "logged"})
+	chain := c.AddChain(&nftables.Chain{Name: fmt.Sprintf("c%d", port), Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(port >> 8), byte(port)}},
+		&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: group, Data: []byte(prefix)},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	n.must("nftables rule", c.Flush())
+}
+
+// readNFLOG opens the source in a node.
+func (n *node) readNFLOG(cfg NFLOGConfig) *nflog {
+	n.t.Helper()
+	var s *nflog
+	n.must("open nflog", n.do(func() error {
+		names, err := openInterfaces(sflowLog(n.t))
+		if err != nil {
+			return err
+		}
+		n.t.Cleanup(names.close)
+		s, err = openNFLOG(cfg, names.name, sflowLog(n.t))
+		return err
+	}))
+	n.t.Cleanup(s.close)
+	return s
+}
+
+// observeAll runs a source until the test ends.
+func observeAll(t *testing.T, s observer) <-chan observed {
+	t.Helper()
+	events := make(chan observed, 4096)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.observe(ctx, func(o observed) { events <- o }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return events
+}
+
+// The kernel's own log statement, in a router that drops by rule: the event
+// names the rule.
+func TestNFLOGNamesTheRule(t *testing.T) {
+	l := newLab(t)
+	l.r.logAndDrop(nftables.ChainHookForward, 7001, 12, "acl-12")
+	l.r.logAndDrop(nftables.ChainHookPrerouting, 7002, 12, "acl-early: ")
+	l.r.logAndDrop(nftables.ChainHookForward, 7003, 13, "rate-5")
+	s := l.r.readNFLOG(NFLOGConfig{Groups: []uint16{12, 13}, Classes: []NFLOGClass{{"rate-", PolicyL3Policer}}})
+	events := observeAll(t, s)
+	for i, tc := range []struct {
+		name, dst, class, reason, ingress, egress string
+		ttl                                       uint32
+	}{
+		{"forward", "10.0.2.2:7001", PolicyL3ACL, "acl-12", "eth1", "eth2", 8},
+		{"forward v6", "[fd00:2::2]:7001", PolicyL3ACL, "acl-12", "eth1", "eth2", 8},
+		{"prerouting", "10.0.2.2:7002", PolicyL3ACL, "acl-early", "eth1", "", 9},
+		{"another group, another class", "10.0.2.2:7003", PolicyL3Policer, "rate-5", "eth1", "eth2", 8},
+	} {
+		dst := addrPort(tc.dst)
+		src := addrPort(fmt.Sprintf("10.0.1.2:%d", 40000+i))
+		if dst.Addr().Is6() {
+			src = addrPort(fmt.Sprintf("[fd00:1::2]:%d", 40000+i))
+		}
+		p := packet.Probe{Flow: packet.Flow{Src: src, Dst: dst, Proto: packet.TCP}, TTL: 9, Seq: 0xdeadbeef, Ack: 77, ID: 4711}
+		b, err := p.Marshal(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.h1.sendRaw(b)
+		var o observed
+		select {
+		case o = <-events:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: no event", tc.name)
+		}
+		ev := o.event
+		if ev.Class != tc.class || ev.Reason != tc.reason || ev.Source != "nflog" || ev.Ingress != tc.ingress || ev.Egress != tc.egress {
+			t.Errorf("%s: class %q, reason %q, source %q, in %q, out %q", tc.name, ev.Class, ev.Reason, ev.Source, ev.Ingress, ev.Egress)
+		}
+		got, err := packet.FlowFromPB(ev.Packet.GetFlow())
+		if err != nil || got != p.Flow {
+			t.Errorf("%s: flow %v, %v; want %v", tc.name, got, err, p.Flow)
+		}
+		if ev.Packet.GetTcpSeq() != 0xdeadbeef || ev.Packet.GetTtl() != tc.ttl || o.bytes != uint64(len(b)) || len(ev.Packet.GetHeader()) != len(b) {
+			t.Errorf("%s: seq %#x, ttl %d, %d bytes, %d of header", tc.name, ev.Packet.GetTcpSeq(), ev.Packet.GetTtl(), o.bytes, len(ev.Packet.GetHeader()))
+		}
+		if dst.Addr().Is4() && ev.Packet.GetIpId() != 4711 {
+			t.Errorf("%s: ip id %d", tc.name, ev.Packet.GetIpId())
+		}
+		if mac := net.HardwareAddr(ev.Packet.GetSrcMac()).String(); mac != l.h1.link("eth0").Attrs().HardwareAddr.String() {
+			t.Errorf("%s: source mac %s is not that of h1", tc.name, mac)
+		}
+		if d := time.Since(time.Unix(0, int64(ev.TimeNs))); d < -time.Millisecond || d > 10*time.Second {
+			t.Errorf("%s: event is %s old", tc.name, d)
+		}
+	}
+	if lost, _, err := s.counts(); lost != 0 || err != nil || len(events) != 0 {
+		t.Errorf("%d lost, %v, %d events more than sent", lost, err, len(events))
+	}
+}
+
+// What the socket had no room for is counted to the packet.
+func TestNFLOGOverflow(t *testing.T) {
+	n := newNode(t)
+	n.logAndDrop(nftables.ChainHookOutput, 9, 12, "acl-12")
+	s := n.readNFLOG(NFLOGConfig{Groups: []uint16{12}})
+	raw, err := s.file.SyscallConn()
+	n.must("socket", err)
+	n.must("socket", raw.Control(func(fd uintptr) {
+		n.must("receive buffer", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096))
+	}))
+	const flood = 500
+	send := func(packets int) {
+		n.must("send", n.do(func() error {
+			c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			for range packets {
+				// A dropped packet shows to its sender as EPERM.
+				if _, err := c.Write([]byte("x")); err != nil && !errors.Is(err, unix.EPERM) {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	send(flood)
+	events := observeAll(t, s)
+	received := 0
+	drain := func() {
+		for len(events) > 0 {
+			<-events
+			received++
+		}
+	}
+	poll(t, "what fits is read", func() bool { drain(); return received > 0 && s.overflows.Load() > 0 })
+	send(1) // its number tells how many are missing
+	poll(t, "all is accounted for", func() bool { drain(); return uint64(received)+s.lost.Load() == flood+1 })
+	t.Logf("%d of %d packets read, %d lost, %d overflows", received, flood+1, s.lost.Load(), s.overflows.Load())
+	if received >= flood {
+		t.Errorf("%d read: nothing overflowed", received)
+	}
+}
+
+func TestNFLOGCannotOpen(t *testing.T) {
+	n := newNode(t)
+	n.readNFLOG(NFLOGConfig{Groups: []uint16{12}})
+	err := n.do(func() error {
+		_, err := openNFLOG(NFLOGConfig{Groups: []uint16{7, 12}}, testIfname, sflowLog(t))
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "group 12") || !strings.Contains(err.Error(), "another program reads this group") {
+		t.Errorf("a group that is taken: %v", err)
+	}
+	// A thread without privileges; it ends with its goroutine.
+	err = n.do(func() error {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		if err := unix.Capset(&header, &slices.Clone([]unix.CapUserData{{}, {}})[0]); err != nil {
+			return fmt.Errorf("capset: %w", err)
+		}
+		_, err := openNFLOG(NFLOGConfig{Groups: []uint16{8}}, testIfname, sflowLog(t))
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "run as root, or give the binary cap_net_admin") {
+		t.Errorf("without privileges: %v", err)
+	}
+}

@@ -1,0 +1,23 @@
+//go:build !linux
+
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+)
+
+// nflog is there on Linux only.
+type nflog struct{}
+
+// openNFLOG fails: netfilter is Linux's.
+func openNFLOG(NFLOGConfig, func(uint32) string, *slog.Logger) (*nflog, error) {
+	return nil, fmt.Errorf("nflog: this is %s, and only Linux has NFLOG: take nflog out of the configuration: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+func (*nflog) observe(context.Context, func(observed)) error { return errors.ErrUnsupported }
+func (*nflog) counts() (lost, passed uint64, err error)      { return 0, 0, nil }
+func (*nflog) close()                                        {}

@@ -1,0 +1,199 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ReportConfig is how classes are reported.
+type ReportConfig struct {
+	// Threshold is how many drops a second a class may have and still get an
+	// event for each. Above it the events of the class stop; its aggregates go
+	// on. 0 is no events at all.
+	Threshold float64 `yaml:"threshold"`
+	// Burst is how many drops at once are not yet above it; 0 is as many as
+	// the threshold has in a second.
+	Burst float64 `yaml:"burst"`
+	// Hold is how long the rate must have been under 80 % of the threshold
+	// before the events come back.
+	Hold time.Duration `yaml:"hold"`
+	// Interval is what one aggregate spans.
+	Interval time.Duration `yaml:"interval"`
+	// Deduplicate, when not 0, gives a flow's drops one event when they begin,
+	// one each so often while they go on, and a transition when they stopped.
+	Deduplicate time.Duration `yaml:"deduplicate"`
+	// Ignore leaves out events and aggregates; the drops are counted.
+	Ignore bool `yaml:"ignore"`
+}
+
+// ClassConfig changes some of ReportConfig for a class and all below it.
+type ClassConfig struct {
+	Threshold   *float64       `yaml:"threshold,omitempty"`
+	Burst       *float64       `yaml:"burst,omitempty"`
+	Hold        *time.Duration `yaml:"hold,omitempty"`
+	Interval    *time.Duration `yaml:"interval,omitempty"`
+	Deduplicate *time.Duration `yaml:"deduplicate,omitempty"`
+	Ignore      *bool          `yaml:"ignore,omitempty"`
+}
+
+// AggregatesConfig is how loss aggregates are made.
+type AggregatesConfig struct {
+	// PrefixV4 and PrefixV6 are the lengths of the prefixes that are counted.
+	PrefixV4 int `yaml:"prefix_v4"`
+	PrefixV6 int `yaml:"prefix_v6"`
+}
+
+// FuseConfig is what the agent may take from the device it watches.
+type FuseConfig struct {
+	CPU         float64       `yaml:"cpu"`          // cores
+	MemoryBytes uint64        `yaml:"memory_bytes"` // of the process
+	Events      float64       `yaml:"events"`       // per second
+	Queue       float64       `yaml:"queue"`        // share of the room between kernel and agent, 0 to 1
+	BackOff     time.Duration `yaml:"back_off"`     // quiet before the first step back
+	MaxBackOff  time.Duration `yaml:"max_back_off"` // it doubles up to this
+}
+
+// classSettings are what holds for one class.
+type classSettings ReportConfig
+
+// defaultReport bounds what one class can send and lets through what a single
+// fault makes.
+func defaultReport() ReportConfig {
+	return ReportConfig{Threshold: 1000, Hold: 2 * time.Second, Interval: time.Second}
+}
+
+func defaultFuse() FuseConfig {
+	return FuseConfig{CPU: 0.25, MemoryBytes: 256 << 20, Events: 10_000, Queue: 0.5, BackOff: 5 * time.Second, MaxBackOff: 5 * time.Minute}
+}
+
+func (c FuseConfig) budget() budget {
+	return budget{cpu: c.CPU, memory: float64(c.MemoryBytes), events: c.Events, queue: c.Queue, backOff: c.BackOff, longest: c.MaxBackOff}
+}
+
+// over returns the settings with what c changes.
+func (c ClassConfig) over(s ReportConfig) ReportConfig {
+	set(&s.Threshold, c.Threshold)
+	set(&s.Burst, c.Burst)
+	set(&s.Hold, c.Hold)
+	set(&s.Interval, c.Interval)
+	set(&s.Deduplicate, c.Deduplicate)
+	set(&s.Ignore, c.Ignore)
+	return s
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// settings returns what holds for a class: the settings of its parents, and its
+// own over them.
+func (c *Config) settings(class string) classSettings {
+	s := c.Report
+	for at := 0; at < len(class); {
+		next := strings.IndexByte(class[at:], '/')
+		if next < 0 {
+			next = len(class) - at
+		}
+		at += next
+		s = c.Classes[class[:at]].over(s)
+		at++
+	}
+	if s.Burst == 0 {
+		s.Burst = s.Threshold
+	}
+	return classSettings(s)
+}
+
+// pace is how many records of one cause the source hands on: as many as the
+// highest threshold needs.
+func (c *Config) pace() pace {
+	p := leastPace
+	raise := func(s classSettings) {
+		p.rate, p.burst = max(p.rate, s.Threshold), max(p.burst, s.Burst)
+	}
+	raise(c.settings(""))
+	for name := range c.Classes {
+		raise(c.settings(name))
+	}
+	return p
+}
+
+// validateReporting says what is wrong with what is reported.
+func (c *Config) validateReporting() error {
+	if err := c.Report.validate(); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	known := map[string]bool{}
+	for _, class := range Classes() {
+		for at := class; ; at = at[:strings.LastIndexByte(at, '/')] {
+			known[at] = true
+			if !strings.Contains(at, "/") {
+				break
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Classes)) {
+		if !known[name] {
+			return fmt.Errorf("classes: %q is no class: the classes are %s, and what they begin with", name, strings.Join(Classes(), ", "))
+		}
+		if err := ReportConfig(c.settings(name)).validate(); err != nil {
+			return fmt.Errorf("classes: %s: %w", name, err)
+		}
+	}
+	if n := c.Aggregates.PrefixV4; n < 0 || n > 32 {
+		return fmt.Errorf("aggregates: prefix_v4 %d: give a prefix length from 0 to 32", n)
+	}
+	if n := c.Aggregates.PrefixV6; n < 0 || n > 128 {
+		return fmt.Errorf("aggregates: prefix_v6 %d: give a prefix length from 0 to 128", n)
+	}
+	if err := c.Fuse.validate(); err != nil {
+		return fmt.Errorf("fuse: %w", err)
+	}
+	return nil
+}
+
+const (
+	minInterval = 100 * time.Millisecond
+	maxInterval = time.Hour
+)
+
+func (c ReportConfig) validate() error {
+	switch {
+	case !(c.Threshold >= 0 && c.Threshold <= 1e9):
+		return fmt.Errorf("threshold %g: give drops per second from 0 (no events) to 1e9", c.Threshold)
+	case !(c.Burst >= 0 && c.Burst <= 1e9):
+		return fmt.Errorf("burst %g: give a number of drops from 0 (as many as the threshold) to 1e9", c.Burst)
+	case c.Hold < 0 || c.Hold > maxInterval:
+		return fmt.Errorf("hold %s: give a duration from 0s to %s", c.Hold, maxInterval)
+	case c.Interval < minInterval || c.Interval > maxInterval:
+		return fmt.Errorf("interval %s: give a duration from %s to %s", c.Interval, minInterval, maxInterval)
+	case c.Deduplicate != 0 && (c.Deduplicate < minInterval || c.Deduplicate > maxInterval):
+		return fmt.Errorf("deduplicate %s: give 0s (off), or a duration from %s to %s", c.Deduplicate, minInterval, maxInterval)
+	}
+	return nil
+}
+
+func (c FuseConfig) validate() error {
+	const leastMemory = 16 << 20 // the agent at rest
+	switch {
+	case !(c.CPU > 0 && c.CPU <= 1024):
+		return fmt.Errorf("cpu %g: give a number of cores above 0, such as 0.05", c.CPU)
+	case c.MemoryBytes < leastMemory:
+		return fmt.Errorf("memory_bytes %d: give %d or more, which the agent takes at rest", c.MemoryBytes, leastMemory)
+	case !(c.Events > 0 && c.Events <= 1e9):
+		return fmt.Errorf("events %g: give events per second above 0", c.Events)
+	case !(c.Queue > 0 && c.Queue <= 1):
+		return fmt.Errorf("queue %g: give a share above 0 and up to 1", c.Queue)
+	case c.BackOff < time.Second:
+		return fmt.Errorf("back_off %s: give 1s or more", c.BackOff)
+	case c.MaxBackOff < c.BackOff:
+		return errors.New("max_back_off is less than back_off")
+	}
+	return nil
+}

@@ -1,0 +1,126 @@
+package device
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"decaf/api/yang"
+)
+
+const (
+	// beat is how often time passes for the reporter: an aggregate is late by
+	// that much at most.
+	beat = 50 * time.Millisecond
+	// lookEvery is how often the fuse looks at the load.
+	lookEvery = time.Second
+)
+
+// aggregate publishes loss aggregates and transitions, and lets the fuse look,
+// until ctx ends; then it publishes what is left.
+func (a *Agent) aggregate(ctx context.Context) {
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	a.look(time.Now()) // what came before is not the load of this
+	for {
+		select {
+		case <-ticker.C:
+			now := time.Now()
+			if now.Sub(a.usage.at) >= lookEvery {
+				a.look(now)
+			}
+			a.takeHeld(now)
+			a.tick(now)
+		case <-ctx.Done():
+			now := time.Now()
+			a.takeHeld(now)
+			a.tick(now)
+			a.reporting.Lock()
+			a.publish(a.reporter.aggregates.flush(now))
+			a.reporting.Unlock()
+			return
+		}
+	}
+}
+
+// takeHeld counts what the source held back since the last time.
+func (a *Agent) takeHeld(now time.Time) {
+	a.mu.Lock()
+	src := a.source // stays open while this runs
+	a.mu.Unlock()
+	h, ok := src.(holder)
+	if !ok {
+		return
+	}
+	if err := h.held(func(h held) { a.held(src, h, now) }); err != nil {
+		a.log.Warn("drops that the source held back are counted later", "error", err)
+	}
+}
+
+// tick publishes what is due.
+func (a *Agent) tick(now time.Time) {
+	a.reporting.Lock()
+	defer a.reporting.Unlock()
+	a.publish(a.reporter.tick(now))
+	a.transitions()
+}
+
+// publish numbers and publishes aggregates. The caller holds a.reporting.
+func (a *Agent) publish(list []*aggregate) {
+	for _, g := range list {
+		w := g.wire()
+		a.ledger.enterAggregate(w.LossAggregate)
+		a.target.Publish(yang.AggregateUpdates(w, w.Origin.Seq%uint64(a.cfg.Ring), w.Origin.BootId))
+	}
+}
+
+// transitions publishes those that gathered. The caller holds a.reporting.
+func (a *Agent) transitions() {
+	for _, t := range a.reporter.takeTransitions() {
+		t.TimeNs = uint64(t.at.UnixNano())
+		a.ledger.enterTransition(&t.Transition)
+		severity := slog.LevelInfo
+		if t.Kind == "flow" {
+			severity = slog.LevelDebug
+		}
+		a.log.Log(context.Background(), severity, "reports less or more than before", "kind", t.Kind, "class", t.Class, "from", t.From, "to", t.To, "cause", t.Cause, "measured", t.Measured, "limit", t.Limit)
+		a.target.Publish(yang.TransitionUpdates(t.Transition, t.Sequence%uint64(a.cfg.Ring)))
+	}
+}
+
+// backlogged is a source that can tell how full the room between it and the
+// agent is, from 0 to 1.
+type backlogged interface{ backlog() float64 }
+
+// look measures what the agent took since the last time and lets the fuse judge.
+func (a *Agent) look(now time.Time) {
+	a.mu.Lock()
+	queue := 0.0
+	if b, ok := a.source.(backlogged); ok {
+		queue = b.backlog()
+	}
+	a.mu.Unlock()
+	lost, _ := a.counts()
+	events := a.ledger.totals().seq
+
+	a.reporting.Lock()
+	defer a.reporting.Unlock()
+	before := a.usage
+	a.usage = measureUsage(now)
+	a.usage.events, a.usage.lost = events, lost
+	if before.at.IsZero() {
+		return
+	}
+	if lost > before.lost {
+		queue = 1 // it ran over since
+	}
+	seconds := max(now.Sub(before.at), time.Millisecond).Seconds()
+	a.load = load{
+		cpu:    (a.usage.cpu - before.cpu).Seconds() / seconds,
+		memory: float64(a.usage.memory),
+		events: float64(events-before.events) / seconds,
+		queue:  queue,
+	}
+	a.reporter.look(now, a.load)
+	a.transitions()
+}
