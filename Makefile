@@ -21,9 +21,9 @@ build: ## build bin/decaf
 test: build ## all tests; as root also those on the kernel fabric; names what it skipped
 	@$(GO) tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile $(BIN).test.json -- $(TESTFLAGS) $(PKGS)
 
-soak: build ## every scenario ROUNDS times (default 10), then ten quiet minutes; as root, 50 minutes
+soak: build ## each of SCENARIOS ROUNDS times (default 10), then ten quiet minutes; as root, 40 minutes
 	@mkdir -p bin/soak; failed=0; \
-	for name in silent-loss-1 silent-loss-5 acl no-route queue; do \
+	for name in $${SCENARIOS:-silent-loss-1 silent-loss-5 acl no-route queue}; do \
 	  for seed in $$(seq 1 $${ROUNDS:-10}); do \
 	    $(BIN) sim run $$name --fabric kernel --seed $$seed > bin/soak/$$name-$$seed.txt 2>&1 && result=passed || { result=FAILED; failed=1; }; \
 	    echo "$$result $$name seed $$seed: $$(grep -h 'detected at' bin/soak/$$name-$$seed.txt | sed 's/^ *//')"; \

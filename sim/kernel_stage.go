@@ -93,7 +93,7 @@ func (k *kernelStage) faultOff(n int, w faultWindow) (uint64, error) {
 	truth := a.Truth()
 	for _, d := range truth.Drops {
 		k.losses = append(k.losses, loss{
-			atNS: uint64(d.Time.UnixNano()), seq: d.Seq, data: d.Payload > 0, link: linkOf(w.On), fault: w.fault,
+			atNS: uint64(d.Time.UnixNano()), seq: d.Seq, data: d.Payload > 0, link: d.Link, fault: w.fault,
 			flow: packet.Flow{Src: unmapped(d.Src), Dst: unmapped(d.Dst), Proto: d.Protocol},
 		})
 	}

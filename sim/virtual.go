@@ -3,7 +3,6 @@ package sim
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"decaf/api"
@@ -267,13 +266,4 @@ func (v *virtual) truth() (*fabricTruth, error) {
 		})
 	}
 	return out, nil
-}
-
-// linkOf gives the link in "link a>b", "" for anything else.
-func linkOf(component string) string {
-	link, _ := strings.CutPrefix(component, "link ")
-	if link == component {
-		return ""
-	}
-	return link
 }

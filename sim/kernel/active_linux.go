@@ -28,6 +28,41 @@ type Active struct {
 	stopErr error
 }
 
+// effects is how each kind begins, and the counter that tells what it took.
+var effects = map[string]struct {
+	source string
+	begin  func(*Fabric, *target) (effect, error)
+}{
+	"silent-loss":   {"xdp", (*Fabric).silentLoss},
+	"corrupt":       {"xdp", (*Fabric).corrupt},
+	"queue":         {"tbf", (*Fabric).queue},
+	"acl":           {"nftables", (*Fabric).acl},
+	"no-route":      {"IpExtInNoRoutes", (*Fabric).noRoute},
+	"route-flap":    {"IpExtInNoRoutes", (*Fabric).routeFlap},
+	"blackhole":     {"nftables", (*Fabric).blackhole},
+	"ttl-loop":      {"nftables", (*Fabric).ttlLoop},
+	"mtu":           {"nftables", (*Fabric).mtu},
+	"device-down":   {"nftables", (*Fabric).deviceDown},
+	"device-loss":   {"xdp", (*Fabric).deviceLoss},
+	"syn-blackhole": {"xdp", (*Fabric).synBlackhole},
+	"host-slow":     {"TcpActiveOpens", (*Fabric).hostSlow},
+	"server-slow":   {"TcpPassiveOpens", (*Fabric).serverSlow},
+	"server-reset":  {"nftables", (*Fabric).serverReset},
+}
+
+// apart refuses what would not come apart again: a device that goes down takes its
+// routes along, those of another fault too.
+func (f *Fabric) apart(g *target) error {
+	const down = "device-down"
+	for _, a := range f.active {
+		other := a.truth.Fault
+		if a.truth.Component == g.fault.Component() && (g.fault.Kind == down || other.Kind == down) {
+			return fmt.Errorf("the device has a fault of kind %s already, and %s goes with no other", other.Kind, down)
+		}
+	}
+	return nil
+}
+
 // Apply begins a fault. When it ends is the caller's affair, at the latest it
 // ends with the fabric: At, For and Every of the fault are not looked at. A key
 // that the kind cannot honour is an error.
@@ -45,29 +80,16 @@ func (f *Fabric) Apply(fault scenario.Fault) (*Active, error) {
 	if f.closed {
 		return fail(errors.New("the fabric is closed"))
 	}
-	var e effect
-	var source string
-	switch fault.Kind {
-	case "silent-loss":
-		source = "xdp"
-		e, err = f.silentLoss(g)
-	case "acl":
-		source = "nftables"
-		e, err = f.acl(g)
-	case "no-route":
-		source = "IpExtInNoRoutes"
-		e, err = f.noRoute(g)
-	case "queue":
-		source = "tbf"
-		e, err = f.queue(g)
-	default:
-		err = errors.New("not built")
+	if err := f.apart(g); err != nil {
+		return fail(err)
 	}
+	how := effects[fault.Kind]
+	e, err := how.begin(f, g)
 	if err != nil {
 		return fail(err)
 	}
 	a := &Active{fabric: f, effect: e, truth: Truth{
-		Fault: fault, Component: fault.Component(), From: time.Now(), Source: source,
+		Fault: fault, Component: fault.Component(), From: time.Now(), Source: how.source,
 	}}
 	f.active = append(f.active, a)
 	return a, nil

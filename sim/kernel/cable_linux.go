@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
@@ -89,6 +90,35 @@ func (s *space) raise(index int, addr netip.Prefix) error {
 	return nil
 }
 
+// carrierTime is how long the kernel may take to note at one end of a cable that the
+// other came up or went down.
+const carrierTime = 5 * time.Second
+
+// await returns when interfaces have a carrier, and so a queue, or none. Until the
+// kernel has noted a change they drop what is sent over them. It may leave that for a
+// second, but does it at once for an interface that is asked for by itself
+// (rtnl_getlink in net/core/rtnetlink.c).
+func (s *space) await(up bool, indexes ...int) error {
+	const running = unix.IFF_LOWER_UP | unix.IFF_RUNNING
+	deadline := time.Now().Add(carrierTime)
+	for _, i := range indexes {
+		for {
+			l, err := s.rt.LinkByIndex(i)
+			if err != nil {
+				return fmt.Errorf("read the state of interface %d: %w", i, err)
+			}
+			if (l.Attrs().RawFlags&running == running) == up {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s: the carrier did not change within %v", l.Attrs().Name, carrierTime)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return nil
+}
+
 func address(p netip.Prefix) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{
 		IP:   p.Addr().AsSlice(),
@@ -112,27 +142,32 @@ func (s *space) pin(index int, addr netip.Addr, mac net.HardwareAddr) error {
 	return nil
 }
 
-// plainOffloads are what an interface must not do, so that one drop is one
-// packet: with segmentation offload on a veth a single drop takes up to 64 KB.
-// Numbers of include/uapi/linux/ethtool.h.
-var plainOffloads = []struct {
+// offloading is something an interface does for packets, by the number of the command
+// that sets it (include/uapi/linux/ethtool.h).
+type offloading struct {
 	name    string
 	command uint32
-}{
-	{"tcp segmentation", 0x1f}, // ETHTOOL_STSO
-	{"generic segmentation", 0x24},
-	{"generic receive", 0x2c},
 }
 
-// plain turns offloads off, for interfaces of the namespace the thread is in.
-func plain(names []string) error {
+var genericReceive = offloading{"generic receive", 0x2c} // ETHTOOL_SGRO
+
+// plainOffloads are what an interface must not do, so that one drop is one
+// packet: with segmentation offload on a veth a single drop takes up to 64 KB.
+var plainOffloads = []offloading{
+	{"tcp segmentation", 0x1f},     // ETHTOOL_STSO
+	{"generic segmentation", 0x24}, // ETHTOOL_SGSO
+	genericReceive,
+}
+
+// without turns offloads off, for interfaces of the namespace the thread is in.
+func without(offloads []offloading, names []string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open a socket for interface settings: %w", err)
 	}
 	defer unix.Close(fd)
 	for _, name := range names {
-		for _, o := range plainOffloads {
+		for _, o := range offloads {
 			value := struct{ command, data uint32 }{o.command, 0}
 			if err := offloadCommand(fd, name, unsafe.Pointer(&value)); err != nil {
 				return fmt.Errorf("turn off %s offload of %s: %w", o.name, name, err)

@@ -8,9 +8,13 @@
 //     over all shortest paths (routes.go, routes_linux.go), the sysctls that make
 //     a probe take the path of the flow it stands for (sysctl_linux.go), and an
 //     out-of-band management network (management_linux.go);
-//   - faults (fault.go), each with the truth about what it dropped taken from a
-//     counter that is not decaf's own: silentloss_linux.go, acl_linux.go,
-//     noroute_linux.go, queue_linux.go;
+//   - faults (fault.go), each with the truth about what it took from a counter that
+//     is not decaf's own. Of packets on a link (wire_linux.go): silent-loss, corrupt
+//     (corrupt_linux.go), and for a whole device device-loss and syn-blackhole
+//     (wires_linux.go). Of queues (queue_linux.go): queue, host-slow. Of a device's
+//     filter and routes: acl, no-route, route-flap, and by a detour (detour_linux.go)
+//     blackhole, ttl-loop and mtu. Of its power: device-down. Of servers: server-slow,
+//     server-reset. In each one's file it says which devices see it and as what;
 //   - traffic: many short TCP connections (traffic.go says who talks to whom,
 //     generator.go talks).
 //

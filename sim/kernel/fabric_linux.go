@@ -40,6 +40,7 @@ type node struct {
 // child is a process that [Fabric.Start] started. The pid descriptor names it even
 // after its number was given to another.
 type child struct {
+	node    string
 	process *os.Process
 	pidfd   int
 }
@@ -92,7 +93,30 @@ func Build(ctx context.Context, t *topology.Topology, o Options) (_ *Fabric, err
 			return nil, fmt.Errorf("%s: %w", n.title(), err)
 		}
 	}
-	return f, nil
+	return f, f.awaitCarriers()
+}
+
+// awaitCarriers returns when all cables can carry packets.
+func (f *Fabric) awaitCarriers() error {
+	for i, n := range f.nodes {
+		index := n.index
+		if i == 0 {
+			var err error
+			if index, err = n.space.indexes(); err != nil {
+				return err
+			}
+		}
+		var all []int
+		for name, number := range index {
+			if i > 0 || name != "lo" { // the management namespace leaves it down
+				all = append(all, number)
+			}
+		}
+		if err := n.space.await(true, all...); err != nil {
+			return fmt.Errorf("%s: %w", n.title(), err)
+		}
+	}
+	return nil
 }
 
 func (n *node) title() string {
@@ -193,7 +217,7 @@ func (f *Fabric) furnish(i int, n *node, routes []route, neighbours map[topology
 	}
 	err = s.onResident(func() error {
 		return errors.Join(
-			plain(append(names, ManagementInterface)),
+			without(plainOffloads, append(names, ManagementInterface)),
 			writeSysctl("ipv4/conf/"+ManagementInterface+"/forwarding", "0"),
 		)
 	})
@@ -296,7 +320,7 @@ func (f *Fabric) Start(name string, cmd *exec.Cmd) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start %s in %s: watch the process: %w", cmd.Path, n.title(), err), cmd.Process.Kill(), cmd.Wait())
 	}
-	f.children = append(f.children, child{process: cmd.Process, pidfd: fd})
+	f.children = append(f.children, child{node: name, process: cmd.Process, pidfd: fd})
 	return nil
 }
 

@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,22 +20,26 @@ type Truth struct {
 	Component string
 	// From and To are when the fault came and went; To is zero while it is active.
 	From, To time.Time
-	// Source names the counter: "xdp", "nftables", "IpExtInNoRoutes", "tbf".
+	// Source names the counter: "xdp", "nftables", "tbf", or the kernel's own name.
 	Source string
-	// Packets were dropped; Seen is how many passed by that the fault could have
+	// Packets were lost; Seen is how many passed by that the fault could have
 	// taken, 0 where the counter does not tell.
 	Packets, Seen uint64
-	// Drops are the packets, oldest first, of silent-loss only; LeftOut is how
-	// many more were dropped than are listed.
+	// Connections were slowed down or reset by a fault of a host.
+	Connections uint64
+	// Drops are the packets, oldest first, of kinds that no device sees: silent-loss,
+	// corrupt, device-loss, syn-blackhole. LeftOut is how many more were lost than are
+	// listed.
 	Drops   []Drop
 	LeftOut uint64
 	// Err says why the figures are not whole, nil when they are.
 	Err error
 }
 
-// Drop is one packet that a silent-loss fault took.
+// Drop is one packet that a fault took on a link.
 type Drop struct {
 	Time     time.Time
+	Link     string         // the directed link
 	Src, Dst netip.AddrPort // port 0 where the protocol has none
 	Protocol uint8          // IP protocol number
 	IPID     uint16
@@ -48,7 +53,7 @@ type Drop struct {
 // maxDrops bounds the packets that one fault lists.
 const maxDrops = 1 << 17
 
-// recordSize is one packet in a silent-loss fault's ring: the time, 20 bytes of
+// recordSize is one packet in a wire's ring: the time, 20 bytes of
 // IP header and 20 from behind its options.
 const recordSize = 8 + 20 + 20
 
@@ -91,10 +96,55 @@ func CheckFault(t *topology.Topology, f scenario.Fault) error {
 type target struct {
 	fault    scenario.Fault
 	rate     float64
+	below    uint32         // a random number of 32 bits below it is a hit
+	all      bool           // every packet is one
 	link     *topology.Link // for faults of links
 	device   string         // for faults of devices
+	host     string         // for faults of hosts
 	src, dst []netip.Prefix // nil: any
 	port     uint16         // 0: any
+	// towards are the addresses of hosts that a fault of routes takes packets to.
+	towards []netip.Prefix
+}
+
+// kind is what a fault kind takes, and why it takes no more.
+type kind struct {
+	on     string // the kind of component
+	rate   bool   // may hit a share of the packets
+	noRate string // why not
+	// match are the keys it can choose packets by; noMatch says why not by others.
+	match   []string
+	noMatch string
+	// near, of faults of a device's routes: packets to hosts on the device's own links
+	// are hit too.
+	routed, near bool
+}
+
+var (
+	anyPacket = []string{"src", "dst", "port"}
+	byRoute   = []string{"dst"}
+)
+
+const knowsDestinations = "a route knows destinations only"
+
+var kinds = map[string]kind{
+	"silent-loss": {on: "link", rate: true, match: anyPacket},
+	"corrupt":     {on: "link", rate: true, match: anyPacket},
+	"queue":       {on: "link", noRate: "how much overflows is up to the traffic", noMatch: "all packets wait in one queue"},
+
+	"acl":           {on: "device", rate: true, match: anyPacket},
+	"no-route":      {on: "device", noRate: "a route is gone for all packets", match: byRoute, noMatch: knowsDestinations, routed: true},
+	"route-flap":    {on: "device", rate: true, match: byRoute, noMatch: knowsDestinations, routed: true}, // rate: of the time
+	"blackhole":     {on: "device", rate: true, match: byRoute, noMatch: knowsDestinations, routed: true},
+	"ttl-loop":      {on: "device", noRate: "a packet that loops comes by again and again", match: byRoute, noMatch: knowsDestinations, routed: true, near: true},
+	"mtu":           {on: "device", rate: true, match: anyPacket, routed: true, near: true},
+	"device-down":   {on: "device", noRate: "its links are down for all packets", noMatch: "its links are down for all packets"},
+	"device-loss":   {on: "device", rate: true, match: anyPacket},
+	"syn-blackhole": {on: "device", rate: true, match: anyPacket},
+
+	"host-slow":    {on: "host", noRate: "all that it sends waits in one queue", noMatch: "all that it sends waits in one queue"},
+	"server-slow":  {on: "host", noRate: "its processes stand still for all connections", noMatch: "its processes stand still for all connections"},
+	"server-reset": {on: "host", rate: true, match: []string{"src", "port"}, noMatch: "the host is the destination"}, // rate: of the connections
 }
 
 // resolve checks what a fault asks for against what its kind can do on this
@@ -102,12 +152,8 @@ type target struct {
 func resolve(t *topology.Topology, f scenario.Fault) (*target, error) {
 	kind, ok := kinds[f.Kind]
 	if !ok {
-		known := make([]string, 0, len(kinds))
-		for k := range kinds {
-			known = append(known, k)
-		}
-		slices.Sort(known)
-		return nil, fmt.Errorf("the kernel fabric cannot make a fault of kind %q; it can make %s", f.Kind, strings.Join(known, ", "))
+		return nil, fmt.Errorf("the kernel fabric cannot make a fault of kind %q; it can make %s",
+			f.Kind, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
 	}
 	what, name, ok := scenario.SplitComponent(f.On)
 	if !ok {
@@ -127,66 +173,111 @@ func resolve(t *topology.Topology, f scenario.Fault) (*target, error) {
 			return nil, fmt.Errorf("on: no device %q in the topology", name)
 		}
 		g.device = name
+	case "host":
+		if _, ok = t.Host(name); !ok {
+			return nil, fmt.Errorf("on: no host %q in the topology", name)
+		}
+		g.host = name
 	}
+	if err := g.setRate(kind); err != nil {
+		return nil, err
+	}
+	if err := g.setMatch(t, kind); err != nil {
+		return nil, err
+	}
+	return g, g.setRoutes(t, kind)
+}
+
+// setRate checks and sets the share of packets.
+func (g *target) setRate(k kind) error {
 	if g.rate == 0 {
 		g.rate = 1
 	}
 	if !(g.rate > 0 && g.rate <= 1) {
-		return nil, fmt.Errorf("rate: %v is not a share above 0 and up to 1", f.Rate)
+		return fmt.Errorf("rate: %v is not a share above 0 and up to 1", g.rate)
 	}
-	if g.rate != 1 && !kind.rate {
-		return nil, fmt.Errorf("rate: %s cannot hit a share of the packets; leave it out", f.Kind)
+	if g.rate != 1 && !k.rate {
+		return fmt.Errorf("rate: %s cannot hit a share of the packets: %s; leave it out", g.fault.Kind, k.noRate)
 	}
+	if g.rate == 1 {
+		g.all = true
+		return nil
+	}
+	if g.below = uint32(g.rate * (1 << 32)); g.below == 0 {
+		return fmt.Errorf("rate: %v is below 2^-32, the smallest that can be drawn", g.rate)
+	}
+	return nil
+}
+
+// setMatch checks and sets which packets are meant.
+func (g *target) setMatch(t *topology.Topology, k kind) (err error) {
+	m := g.fault.Match
 	for _, key := range []struct {
 		name  string
 		given bool
-	}{{"src", f.Match.Src != ""}, {"dst", f.Match.Dst != ""}, {"port", f.Match.Port != 0}} {
-		if key.given && !slices.Contains(kind.match, key.name) {
-			return nil, fmt.Errorf("match: %s cannot choose packets by %s; leave it out", f.Kind, key.name)
+	}{{"src", m.Src != ""}, {"dst", m.Dst != ""}, {"port", m.Port != 0}} {
+		if key.given && !slices.Contains(k.match, key.name) {
+			return fmt.Errorf("match: %s cannot choose packets by %s: %s; leave it out", g.fault.Kind, key.name, k.noMatch)
 		}
 	}
-	if f.Match.Port < 0 || f.Match.Port > 65535 {
-		return nil, fmt.Errorf("match: port %d is not in 1..65535", f.Match.Port)
+	if m.Port < 0 || m.Port > 65535 {
+		return fmt.Errorf("match: port %d is not in 1..65535", m.Port)
 	}
-	g.port = uint16(f.Match.Port)
-	if _, _, err := g.threshold(); err != nil {
-		return nil, err
-	}
-	var err error
-	if g.src, g.dst, err = f.Match.Prefixes(t); err != nil {
-		return nil, err
+	g.port = uint16(m.Port)
+	if g.src, g.dst, err = m.Prefixes(t); err != nil {
+		return err
 	}
 	for _, p := range slices.Concat(g.src, g.dst) {
 		if !p.Addr().Is4() {
-			return nil, fmt.Errorf("match: %s: the kernel fabric speaks IPv4 only", p)
+			return fmt.Errorf("match: %s: the kernel fabric speaks IPv4 only", p)
 		}
 	}
-	return g, nil
+	return nil
 }
 
-// kind is what a fault kind takes.
-type kind struct {
-	on    string   // the kind of component
-	rate  bool     // may hit a share of the packets
-	match []string // keys it can choose packets by
-}
-
-var kinds = map[string]kind{
-	"silent-loss": {on: "link", rate: true, match: []string{"src", "dst", "port"}},
-	"acl":         {on: "device", rate: true, match: []string{"src", "dst", "port"}},
-	"no-route":    {on: "device", match: []string{"dst"}},
-	"queue":       {on: "link"},
-}
-
-// threshold tells chance apart from certainty: a random number of 32 bits below the
-// threshold is a hit; all is true when every packet is one.
-func (g *target) threshold() (below uint32, all bool, err error) {
-	if g.rate >= 1 {
-		return 0, true, nil
+// setRoutes finds the addresses that a fault of a device's routes is about.
+func (g *target) setRoutes(t *topology.Topology, k kind) error {
+	if !k.routed {
+		return nil
 	}
-	n := uint64(g.rate * (1 << 32))
-	if n == 0 {
-		return 0, false, fmt.Errorf("rate: %v is below 2^-32, the smallest that can be drawn", g.rate)
+	g.towards = hostAddresses(t, g.device, g.dst, k.near)
+	if len(g.towards) == 0 {
+		which := "host"
+		if g.fault.Match.Dst != "" {
+			which = fmt.Sprintf("host in %q", g.fault.Match.Dst)
+		}
+		if !k.near {
+			which += " that is not on its own links"
+		}
+		return fmt.Errorf("match: %s on %s takes nothing: there is no %s", g.fault.Kind, g.device, which)
 	}
-	return uint32(n), false, nil
+	if g.fault.Kind == "ttl-loop" && len(deviceLinks(t, g.device)) == 0 {
+		return fmt.Errorf("on: ttl-loop needs another device next to it, %s has none", g.device)
+	}
+	return nil
+}
+
+// hostAddresses lists the addresses of hosts that lie in one of the prefixes, nil
+// standing for all; near says whether those on the device's own links are among them.
+func hostAddresses(t *topology.Topology, device string, list []netip.Prefix, near bool) []netip.Prefix {
+	var all []netip.Prefix
+	for _, h := range t.Hosts {
+		if !near && slices.ContainsFunc(t.LinksFrom(h.Name), func(l *topology.Link) bool { return l.To.Node == device }) {
+			continue
+		}
+		for _, a := range h.Addresses {
+			if list == nil || slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) }) {
+				all = append(all, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+	}
+	return all
+}
+
+// deviceLinks lists a device's links to other devices.
+func deviceLinks(t *topology.Topology, device string) []*topology.Link {
+	return slices.DeleteFunc(slices.Clone(t.LinksFrom(device)), func(l *topology.Link) bool {
+		_, isDevice := t.Device(l.To.Node)
+		return !isDevice
+	})
 }

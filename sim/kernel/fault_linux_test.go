@@ -147,6 +147,23 @@ func TestFaultsDropWhatTheySay(t *testing.T) {
 		{"no route", scenario.Fault{Kind: "no-route", On: "device p0-tor0"}, 1},
 		{"no route to this host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: to}}, 1},
 		{"no route to another host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
+		{"blackhole", scenario.Fault{Kind: "blackhole", On: "device p0-tor0"}, 1},
+		{"blackhole of a part", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Rate: 0.1}, 0.1},
+		{"blackhole to this host", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Match: scenario.Match{Dst: to}}, 1},
+		{"blackhole to another host", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
+		{"blackhole of what is on its own links", scenario.Fault{Kind: "blackhole", On: "device p1-tor1"}, 0},
+		{"loop at the last device", scenario.Fault{Kind: "ttl-loop", On: "device p1-tor1"}, 1},
+		{"loop to another host", scenario.Fault{Kind: "ttl-loop", On: "device p1-tor1", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
+		{"loop on the way back", scenario.Fault{Kind: "ttl-loop", On: "device p0-tor0"}, 0},
+		{"mtu", scenario.Fault{Kind: "mtu", On: "device p0-tor0"}, 0}, // the datagrams fit
+		{"device down", scenario.Fault{Kind: "device-down", On: "device p0-tor0"}, 1},
+		{"device down elsewhere", scenario.Fault{Kind: "device-down", On: "device p0-tor1"}, 0},
+		{"device loss", scenario.Fault{Kind: "device-loss", On: "device p0-tor0"}, 1},
+		{"device loss of a part, twice", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Rate: 0.05}, 1 - 0.95*0.95},
+		{"device loss to this port", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Match: scenario.Match{Port: port}}, 1},
+		{"device loss to another port", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Match: scenario.Match{Port: port + 1}}, 0},
+		{"syn blackhole", scenario.Fault{Kind: "syn-blackhole", On: "device p0-tor0"}, 0}, // these are no SYNs
+		{"server reset", scenario.Fault{Kind: "server-reset", On: "host " + to}, 0},       // nor TCP
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := state(t, f)
@@ -165,7 +182,7 @@ func TestFaultsDropWhatTheySay(t *testing.T) {
 			if math.Abs(float64(lost)-c.share*sent) > slack {
 				t.Errorf("%d of %d lost, want a share of %v", lost, sent, c.share)
 			}
-			if c.fault.Kind == "silent-loss" && uint64(len(truth.Drops))+truth.LeftOut != lost {
+			if truth.Source == "xdp" && uint64(len(truth.Drops))+truth.LeftOut != lost {
 				t.Errorf("%d packets listed and %d left out, %d lost", len(truth.Drops), truth.LeftOut, lost)
 			}
 			if truth.Component != c.fault.On {
@@ -174,54 +191,85 @@ func TestFaultsDropWhatTheySay(t *testing.T) {
 			if n := datagrams(t, f, from, to, port, 200); n != 200 {
 				t.Errorf("%d of 200 datagrams arrive after the fault", n)
 			}
-			if after := state(t, f); !slices.Equal(after, before) {
-				t.Errorf("left behind:\n%v\nwere\n%v", after, before)
-			}
+			restored(t, f, before)
 		})
 	}
 }
 
-// state lists routes, queues, packet filters and XDP programs of all nodes.
+// state lists routes of all tables, routing rules, neighbours, interfaces with their
+// queues and offloads, packet filters and XDP programs of all nodes.
 func state(t *testing.T, f *Fabric) (lines []string) {
 	t.Helper()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, n := range f.nodes {
-		routes, err := n.space.rt.RouteList(nil, netlink.FAMILY_V4)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var some []string
+		add := func(format string, args ...any) { some = append(some, fmt.Sprintf(n.Name+": "+format, args...)) }
+		routes, err := n.space.rt.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		check(err)
 		for _, r := range routes {
-			some = append(some, fmt.Sprintf("%s: %v", n.Name, r))
+			add("%v table %d mtu %d flags %v", r, r.Table, r.MTU, r.ListFlags())
 		}
-		slices.Sort(some) // the order within a table is not kept
-		lines = append(lines, some...)
+		rules, err := n.space.rt.RuleList(netlink.FAMILY_V4)
+		check(err)
+		for _, r := range rules {
+			add("%v", r)
+		}
+		neighbours, err := n.space.rt.NeighList(0, netlink.FAMILY_V4)
+		check(err)
+		for _, x := range neighbours {
+			if x.State == netlink.NUD_PERMANENT {
+				add("neighbour %v at %v on %d", x.IP, x.HardwareAddr, x.LinkIndex)
+			}
+		}
 		all, err := n.space.links()
-		if err != nil {
-			t.Fatal(err)
-		}
+		check(err)
 		for _, l := range all {
 			x := l.Attrs().Xdp
 			queues, err := n.space.rt.QdiscList(l)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check(err)
 			kinds := []string{}
 			for _, q := range queues {
 				kinds = append(kinds, q.Type())
 			}
-			lines = append(lines, fmt.Sprintf("%s: %s xdp %v queues %v", n.Name, l.Attrs().Name, x != nil && x.Attached, kinds))
+			add("%s %v mtu %d xdp %v queues %v", l.Attrs().Name, l.Attrs().Flags, l.Attrs().MTU, x != nil && x.Attached, kinds)
+			if l.Type() == "veth" {
+				var on [3]bool
+				for i, command := range []uint32{getSendChecksum, 0x1e, 0x23} { // ETHTOOL_GTSO, ETHTOOL_GGSO
+					on[i] = offload(t, f, n.Name, l.Attrs().Name, command)
+				}
+				add("%s offloads %v, merges %v", l.Attrs().Name, on, merges(t, f, n.Name, l.Attrs().Name))
+			}
 		}
 		filter, err := openFilter(n.space)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check(err)
 		tables, err := filter.ListTables()
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, fmt.Sprintf("%s: %d tables", n.Name, len(tables)))
+		check(err)
+		add("%d tables", len(tables))
+		slices.Sort(some) // the order within a table is not kept
+		lines = append(lines, some...)
 	}
 	return lines
+}
+
+// restored compares with an earlier state.
+func restored(t *testing.T, f *Fabric, before []string) {
+	t.Helper()
+	after := state(t, f)
+	for _, line := range after {
+		if !slices.Contains(before, line) {
+			t.Errorf("left behind: %s", line)
+		}
+	}
+	for _, line := range before {
+		if !slices.Contains(after, line) {
+			t.Errorf("lost: %s", line)
+		}
+	}
 }
 
 func TestQueueOverflowsOnBursts(t *testing.T) {
@@ -237,9 +285,7 @@ func TestQueueOverflowsOnBursts(t *testing.T) {
 	if truth.Seen != sent {
 		t.Errorf("the queue saw %d packets, %d were sent", truth.Seen, sent)
 	}
-	if after := state(t, f); !slices.Equal(after, before) {
-		t.Errorf("left behind:\n%v\nwere\n%v", after, before)
-	}
+	restored(t, f, before)
 	if n := datagrams(t, f, from, to, port, 200); n != 200 {
 		t.Errorf("%d of 200 datagrams arrive after the fault", n)
 	}
@@ -274,18 +320,24 @@ func TestSilentLossRaisesNoDropEvent(t *testing.T) {
 	heard := listenDrops(t, f.Node("p0-tor0").Inode)
 	const from, to, port, sent = "p0-tor0-h0", "p1-tor1-h1", 7000, 500
 
-	a := apply(t, f, scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0"})
-	arrived := datagrams(t, f, from, to, port, sent)
-	if truth := stop(t, a); arrived != 0 || truth.Packets != sent {
-		t.Fatalf("%d arrived, %d dropped", arrived, truth.Packets)
-	}
-	if n := heard(); n != 0 {
-		t.Errorf("%d drop events of %d silent drops", n, sent)
+	for _, fault := range []scenario.Fault{
+		{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0"},
+		{Kind: "device-loss", On: "device p0-tor0"},
+	} {
+		a := apply(t, f, fault)
+		arrived := datagrams(t, f, from, to, port, sent)
+		if truth := stop(t, a); arrived != 0 || truth.Packets != sent {
+			t.Fatalf("%s: %d arrived, %d dropped", fault.Kind, arrived, truth.Packets)
+		}
+		if n := heard(); n != 0 {
+			t.Errorf("%s: %d drop events of %d silent drops", fault.Kind, n, sent)
+		}
 	}
 	// The other kinds are heard, packet by packet.
 	for _, fault := range []scenario.Fault{
 		{Kind: "acl", On: "device p0-tor0"},
 		{Kind: "no-route", On: "device p0-tor0"},
+		{Kind: "blackhole", On: "device p0-tor0"},
 		{Kind: "queue", On: "link p0-tor0>p0-tor0-h1"},
 	} {
 		before := heard()
@@ -293,7 +345,7 @@ func TestSilentLossRaisesNoDropEvent(t *testing.T) {
 		if fault.Kind == "queue" {
 			dst = "p0-tor0-h1"
 		}
-		a = apply(t, f, fault)
+		a := apply(t, f, fault)
 		datagrams(t, f, from, dst, port, sent)
 		truth := stop(t, a)
 		if n := heard() - before; n == 0 || n != truth.Packets {
@@ -434,7 +486,12 @@ func TestSilentLossComesAndGoesUnnoticed(t *testing.T) {
 // merges says whether generic receive offload is on, by ETHTOOL_GGRO.
 func merges(t *testing.T, f *Fabric, node, name string) bool {
 	t.Helper()
-	value := struct{ command, data uint32 }{command: 0x2b}
+	return offload(t, f, node, name, 0x2b)
+}
+
+func offload(t *testing.T, f *Fabric, node, name string, command uint32) bool {
+	t.Helper()
+	value := struct{ command, data uint32 }{command: command}
 	err := f.Do(node, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -475,6 +532,7 @@ func TestQueueUnderTraffic(t *testing.T) {
 
 func TestTwoFaultsOfOneKind(t *testing.T) {
 	f := build(t, standard)
+	before := state(t, f)
 	for _, c := range []struct {
 		kind, on string
 		fits     bool
@@ -483,6 +541,16 @@ func TestTwoFaultsOfOneKind(t *testing.T) {
 		{"queue", "link p0-t1-0>t2-1", false},
 		{"no-route", "device t2-1", false},
 		{"acl", "device t2-1", true},
+		{"corrupt", "link p0-t1-0>t2-1", false},
+		{"route-flap", "device t2-1", false},
+		{"blackhole", "device t2-1", true},
+		{"ttl-loop", "device t2-1", true},
+		{"mtu", "device t2-1", true},
+		{"device-down", "device t2-1", false},
+		{"device-loss", "device t2-1", false},
+		{"syn-blackhole", "device t2-1", false},
+		{"host-slow", "host p0-tor0-h0", false},
+		{"server-reset", "host p0-tor0-h0", true},
 	} {
 		fault := scenario.Fault{Kind: c.kind, On: c.on}
 		a := apply(t, f, fault)
@@ -495,5 +563,6 @@ func TestTwoFaultsOfOneKind(t *testing.T) {
 		}
 		stop(t, a)
 		stop(t, apply(t, f, fault)) // and again, once it is over
+		restored(t, f, before)
 	}
 }

@@ -28,13 +28,44 @@ func TestFaultsThatCannotBeHonoured(t *testing.T) {
 			t.Errorf("%+v: error %v, want one with %q", fault, err, want)
 		}
 	}
-	const link, device = "link p0-t1-0>t2-1", "device t2-1"
+	const link, device, host = "link p0-t1-0>t2-1", "device t2-1", "host p0-tor0-h0"
 	f("", scenario.Fault{Kind: "silent-loss", On: link, Rate: 1e-6, Match: scenario.Match{Src: "p0-tor0-h0", Dst: "10.1.0.0/16", Port: 80}})
 	f("", scenario.Fault{Kind: "acl", On: device, Rate: 1, Match: scenario.Match{Dst: "10.1.1.1"}})
 	f("", scenario.Fault{Kind: "no-route", On: device, Match: scenario.Match{Dst: "p0-tor0-h0"}})
 	f("", scenario.Fault{Kind: "queue", On: link, Rate: 1})
 
-	f("it can make acl, no-route, queue, silent-loss", scenario.Fault{Kind: "corrupt", On: link})
+	all := scenario.Match{Src: "p0-tor0-h0", Dst: "10.1.0.0/16", Port: 80}
+	f("", scenario.Fault{Kind: "corrupt", On: link, Rate: 0.1, Match: all})
+	f("", scenario.Fault{Kind: "mtu", On: device, Rate: 0.1, Match: all})
+	f("", scenario.Fault{Kind: "device-loss", On: device, Rate: 0.1, Match: all})
+	f("", scenario.Fault{Kind: "syn-blackhole", On: device, Rate: 0.1, Match: all})
+	f("", scenario.Fault{Kind: "blackhole", On: device, Rate: 0.1, Match: scenario.Match{Dst: "10.1.0.0/16"}})
+	f("", scenario.Fault{Kind: "route-flap", On: device, Rate: 0.1, Match: scenario.Match{Dst: "10.1.0.0/16"}})
+	f("", scenario.Fault{Kind: "ttl-loop", On: device, Match: scenario.Match{Dst: "10.1.0.0/16"}})
+	f("", scenario.Fault{Kind: "ttl-loop", On: "device p0-tor0", Match: scenario.Match{Dst: "p0-tor0-h0"}})
+	f("", scenario.Fault{Kind: "device-down", On: device, Rate: 1})
+	f("", scenario.Fault{Kind: "host-slow", On: host})
+	f("", scenario.Fault{Kind: "server-slow", On: host})
+	f("", scenario.Fault{Kind: "server-reset", On: host, Rate: 0.1, Match: scenario.Match{Src: "p1-tor0-h0", Port: 80}})
+
+	f("it can make acl, blackhole, corrupt, device-down, device-loss, host-slow, mtu, no-route, queue, route-flap, "+
+		"server-reset, server-slow, silent-loss, syn-blackhole, ttl-loop", scenario.Fault{Kind: "duplex", On: link})
+	f("knows destinations only", scenario.Fault{Kind: "blackhole", On: device, Match: scenario.Match{Src: "p0-tor0-h0"}})
+	f("knows destinations only", scenario.Fault{Kind: "route-flap", On: device, Match: scenario.Match{Port: 80}})
+	f("comes by again", scenario.Fault{Kind: "ttl-loop", On: device, Rate: 0.5})
+	f("links are down", scenario.Fault{Kind: "device-down", On: device, Rate: 0.5})
+	f("links are down", scenario.Fault{Kind: "device-down", On: device, Match: scenario.Match{Dst: "p0-tor0-h0"}})
+	f("in one queue", scenario.Fault{Kind: "host-slow", On: host, Rate: 0.5})
+	f("stand still", scenario.Fault{Kind: "server-slow", On: host, Match: scenario.Match{Port: 80}})
+	f("is the destination", scenario.Fault{Kind: "server-reset", On: host, Match: scenario.Match{Dst: "p0-tor0-h0"}})
+	f("no host", scenario.Fault{Kind: "server-reset", On: "host p9-tor0-h0"})
+	f("happens on a host", scenario.Fault{Kind: "host-slow", On: device})
+	for _, kind := range []string{"no-route", "route-flap", "blackhole"} {
+		f("not on its own links", scenario.Fault{Kind: kind, On: "device p0-tor0", Match: scenario.Match{Dst: "p0-tor0-h0"}})
+		f("there is no host in", scenario.Fault{Kind: kind, On: device, Match: scenario.Match{Dst: "192.0.2.0/24"}})
+	}
+	f("there is no host in", scenario.Fault{Kind: "mtu", On: device, Match: scenario.Match{Dst: "192.0.2.1"}})
+	f("there is no host in", scenario.Fault{Kind: "ttl-loop", On: device, Match: scenario.Match{Dst: "192.0.2.1"}})
 	f("happens on a link", scenario.Fault{Kind: "silent-loss", On: device})
 	f("happens on a device", scenario.Fault{Kind: "acl", On: link})
 	f("names no component", scenario.Fault{Kind: "acl", On: "t2-1"})
@@ -53,6 +84,30 @@ func TestFaultsThatCannotBeHonoured(t *testing.T) {
 	f("not in 1..65535", scenario.Fault{Kind: "acl", On: device, Match: scenario.Match{Port: 70000}})
 
 	f("smallest that can be drawn", scenario.Fault{Kind: "acl", On: device, Rate: 1e-12})
+}
+
+// A device on its own cannot loop; every kind that CheckFault lets pass can be begun.
+func TestFaultKindsAreWhole(t *testing.T) {
+	alone, err := topology.New("x", []*topology.Device{{Name: "s"}},
+		[]*topology.Host{{Name: "h", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
+		[]topology.Cable{{
+			A: topology.Interface{Node: "s", Name: "eth1", Addr: netip.MustParsePrefix("10.0.0.0/31")},
+			B: topology.Interface{Node: "h", Name: "eth0", Addr: netip.MustParsePrefix("10.0.0.1/31")},
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckFault(alone, scenario.Fault{Kind: "ttl-loop", On: "device s"}); err == nil || !strings.Contains(err.Error(), "needs another device") {
+		t.Errorf("loop of one device: %v", err)
+	}
+	for name, k := range kinds {
+		if on := scenario.HappensOn(name); on != k.on {
+			t.Errorf("%s happens on a %s here, on a %s in scenarios", name, k.on, on)
+		}
+		if !k.rate && k.noRate == "" || len(k.match) < len(anyPacket) && k.noMatch == "" {
+			t.Errorf("%s: does not say why it takes no more", name)
+		}
+	}
 }
 
 // record is a dropped segment of TCP with IP and TCP options: 1000 bytes of

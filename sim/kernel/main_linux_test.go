@@ -21,6 +21,8 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+	case "serve":
+		serveChild()
 	case "holder":
 		holdFabric()
 	default:

@@ -13,7 +13,8 @@ import (
 )
 
 // noRoute takes a device's routes away, as a withdrawal that its neighbours have
-// not heard of. What is on its own links stays reachable.
+// not heard of. What is on its own links stays reachable. Devices say
+// errors/l3/rx/no-route.
 type noRoute struct {
 	space   *space
 	removed []netlink.Route
@@ -23,13 +24,58 @@ type noRoute struct {
 }
 
 func (f *Fabric) noRoute(g *target) (effect, error) {
+	e, err := f.withdrawable(g)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.withdraw(); err != nil {
+		return nil, errors.Join(err, e.undo())
+	}
+	return e, nil
+}
+
+// withdrawable finds the routes of a fault; they are still there.
+func (f *Fabric) withdrawable(g *target) (*noRoute, error) {
 	n, err := f.node(g.device)
 	if err != nil {
 		return nil, err
 	}
-	s := n.space
-	var routes []netlink.Route
-	for range 5 { // a listing during which something changed is taken again
+	e := &noRoute{space: n.space}
+	if e.before, err = e.misses(); err != nil {
+		return nil, err
+	}
+	routes, err := n.space.routes()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if overNeighbour(r) && covered(r, g.dst) {
+			e.removed = append(e.removed, r)
+		}
+	}
+	if len(e.removed) == 0 {
+		return nil, errors.New("the device has no such route over a neighbour: another fault has it")
+	}
+	return e, nil
+}
+
+// withdraw takes the routes away. When it fails some are.
+func (e *noRoute) withdraw() error {
+	for _, r := range e.removed {
+		if err := e.space.rt.RouteDel(&r); err != nil {
+			return fmt.Errorf("remove the route to %s: %w", r.Dst, err)
+		}
+	}
+	return nil
+}
+
+// restore puts the routes back; those that are there stay.
+func (e *noRoute) restore() error { return e.space.restore(e.removed) }
+
+// routes lists the main table. A listing during which something changed is taken
+// again, a few times.
+func (s *space) routes() (routes []netlink.Route, err error) {
+	for range 5 {
 		routes, err = s.rt.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
@@ -38,25 +84,23 @@ func (f *Fabric) noRoute(g *target) (effect, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	e := &noRoute{space: s}
-	if e.before, err = e.misses(); err != nil {
-		return nil, err
-	}
-	for _, r := range routes {
-		connected := len(r.MultiPath) == 0 && r.Gw == nil
-		if connected || !covered(r, g.dst) {
-			continue
-		}
-		if err := s.rt.RouteDel(&r); err != nil {
-			return nil, errors.Join(fmt.Errorf("remove the route to %s: %w", r.Dst, err), e.undo())
-		}
-		e.removed = append(e.removed, r)
-	}
-	if len(e.removed) == 0 {
-		return nil, errors.New("the device has no such route over a neighbour: another fault has it, or only connected ones are meant")
-	}
-	return e, nil
+	return routes, nil
 }
+
+// restore puts routes back that were listed before.
+func (s *space) restore(routes []netlink.Route) error {
+	var errs []error
+	for _, r := range routes {
+		if err := s.rt.RouteReplace(&r); err != nil {
+			errs = append(errs, fmt.Errorf("put the route to %s back: %w", r.Dst, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// overNeighbour says whether a route leads over a neighbour, not to what is on the
+// device's own links.
+func overNeighbour(r netlink.Route) bool { return len(r.MultiPath) > 0 || r.Gw != nil }
 
 // covered says whether all a route leads to lies in one of the prefixes; nil
 // stands for all.
@@ -93,22 +137,19 @@ func (e *noRoute) read(t *Truth) error {
 }
 
 func (e *noRoute) undo() error {
-	var errs []error
-	for _, r := range e.removed {
-		if err := e.space.rt.RouteReplace(&r); err != nil {
-			errs = append(errs, fmt.Errorf("put the route to %s back: %w", r.Dst, err))
-		}
-	}
+	restored := e.restore()
 	now, err := e.misses()
 	e.last, e.gone = now-e.before, true
-	return errors.Join(append(errs, err)...)
+	return errors.Join(restored, err)
 }
 
 // misses reads the namespace's IpExtInNoRoutes.
-func (e *noRoute) misses() (uint64, error) {
-	var n uint64
-	err := e.space.do(func() (err error) {
-		n, err = netstat("IpExt", "InNoRoutes")
+func (e *noRoute) misses() (uint64, error) { return e.space.netstat("IpExt", "InNoRoutes") }
+
+// netstat reads a counter of the space.
+func (s *space) netstat(group, name string) (n uint64, err error) {
+	err = s.do(func() (err error) {
+		n, err = netstat(group, name)
 		return err
 	})
 	return n, err

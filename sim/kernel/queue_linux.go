@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"decaf/topology"
 )
 
 // The queue fault's shape: far more than the traffic's mean of 3 to 6 Mbit/s on a
@@ -22,7 +24,8 @@ const (
 	queueLimit = 12 * 1514      // bytes that wait
 )
 
-// queue puts a short queue with a slow drain at a link's sending end.
+// queue is a queue with a slow drain at a link's sending end. Devices say no-buffer of
+// what does not fit.
 type queue struct {
 	space   *space
 	tbf     *netlink.Tbf
@@ -32,28 +35,32 @@ type queue struct {
 	gone    bool
 }
 
-func (f *Fabric) queue(g *target) (effect, error) {
-	n, err := f.node(g.link.From.Node)
+func (f *Fabric) queue(g *target) (effect, error) { return f.shape(g.link, queueRate, queueLimit) }
+
+// shape puts a queue at a link's sending end that lets out rate bytes per second and
+// holds limit bytes.
+func (f *Fabric) shape(l *topology.Link, rate uint64, limit uint32) (*queue, error) {
+	n, err := f.node(l.From.Node)
 	if err != nil {
 		return nil, err
 	}
 	q := &queue{space: n.space, tbf: &netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{
-			LinkIndex: n.index[g.link.From.Name],
+			LinkIndex: n.index[l.From.Name],
 			Handle:    netlink.MakeHandle(1, 0),
 			Parent:    netlink.HANDLE_ROOT,
 		},
-		Rate:   queueRate,
-		Limit:  queueLimit,
-		Buffer: netlink.Xmittime(queueRate, queueBurst),
+		Rate:   rate,
+		Limit:  limit,
+		Buffer: netlink.Xmittime(rate, queueBurst),
 	}}
 	// Not replaced: another fault's queue has to stay.
 	err = n.space.rt.QdiscAdd(q.tbf)
 	if errors.Is(err, unix.EEXIST) {
-		return nil, errors.New("the link has a queue fault already; one at a time")
+		return nil, fmt.Errorf("link %s has a fault of its queue already (queue, host-slow); one at a time", l.Name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("add a queue to %s: %w", g.link.From, err)
+		return nil, fmt.Errorf("add a queue to %s: %w", l.From, err)
 	}
 	return q, nil
 }
@@ -103,7 +110,7 @@ const (
 
 func (q *queue) undo() error {
 	open := *q.tbf
-	open.Rate, open.Limit = drainRate, 1<<20
+	open.Rate, open.Limit = drainRate, max(open.Limit, 1<<20)
 	open.Buffer = netlink.Xmittime(drainRate, 1<<20)
 	err := q.space.rt.QdiscChange(&open)
 	// Packets wait for the timer that the slow drain set, a few milliseconds.

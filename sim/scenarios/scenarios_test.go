@@ -11,7 +11,8 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	want := []string{"acl", "no-route", "queue", "quiet", "silent-loss-1", "silent-loss-5"}
+	want := []string{"acl", "blackhole", "corrupt", "device-loss", "mtu", "no-route", "queue", "quiet", "route-flap",
+		"silent-loss-1", "silent-loss-5", "ttl-loop"}
 	if got := Names(); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -84,7 +85,10 @@ func TestScenariosHold(t *testing.T) {
 					}
 				}
 			}
-			want := map[string]int{"silent-loss-1": 48, "silent-loss-5": 48, "acl": 6, "no-route": 2, "queue": 16}[name]
+			want := map[string]int{
+				"silent-loss-1": 48, "silent-loss-5": 48, "corrupt": 32, "queue": 16,
+				"acl": 6, "blackhole": 6, "mtu": 6, "device-loss": 6, "ttl-loop": 4, "no-route": 2, "route-flap": 2,
+			}[name]
 			if len(drawn) != want {
 				t.Errorf("%d components came up, want %d", len(drawn), want)
 			}

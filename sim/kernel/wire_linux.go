@@ -16,16 +16,19 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"decaf/topology"
 )
 
-// silentLoss drops packets as a link's receiving end gets them, by a program in
-// the interface's driver: nothing above ever hears of them. No drop tracepoint may
-// fire, which rules out the plain ways: generic mode shows at do_xdp_generic, tc as
+// wire does something to packets as a link's receiving end gets them, by a program in
+// the interface's driver: nothing above ever hears of it. For a loss no drop tracepoint
+// may fire, which rules out the plain ways: generic mode shows at do_xdp_generic, tc as
 // TC_INGRESS, and even the native mode's drop frees the packet by kfree_skb, at
 // veth_xdp_rcv_skb (drivers/net/veth.c). So the program hands the packet over to
 // a processor's queue (cpumap), where a second program drops it as a bare frame,
 // which has no tracepoint.
-type silentLoss struct {
+type wire struct {
+	name     string // of the link
 	link     link.Link
 	program  *ebpf.Program
 	sink     *ebpf.Program // drops what the queue gets
@@ -35,7 +38,7 @@ type silentLoss struct {
 	reader   *ringbuf.Reader
 	boot     time.Time
 	done     chan struct{} // closed when the ring's reader has ended
-	last     silentCounters
+	last     wireCounters
 
 	mu      sync.Mutex
 	drops   []Drop
@@ -43,19 +46,24 @@ type silentLoss struct {
 	readErr error
 }
 
-// silentCounters is the program's map value.
-type silentCounters struct{ Seen, Dropped, Unlisted uint64 }
+// harm is what happens to the packets that a wire takes.
+type harm struct {
+	syn     bool // takes only those that ask for a TCP connection
+	corrupt bool // flips a bit of the last byte and lets them pass; else drops them
+}
+
+// wireCounters is the program's map value.
+type wireCounters struct{ Seen, Dropped, Unlisted uint64 }
 
 // ringSize is the program's ring buffer in bytes, a power of two and of pages: at
 // least 70 000 packets.
 const ringSize = 1 << 22
 
-func (f *Fabric) silentLoss(g *target) (_ effect, err error) {
-	below, all, err := g.threshold()
-	if err != nil {
-		return nil, err
-	}
-	n, err := f.node(g.link.To.Node)
+// silentLoss drops packets of a link.
+func (f *Fabric) silentLoss(g *target) (effect, error) { return f.wire(g, g.link, harm{}) }
+
+func (f *Fabric) wire(g *target, l *topology.Link, h harm) (_ *wire, err error) {
+	n, err := f.node(l.To.Node)
 	if err != nil {
 		return nil, err
 	}
@@ -66,26 +74,26 @@ func (f *Fabric) silentLoss(g *target) (_ effect, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &silentLoss{boot: boot, done: make(chan struct{})}
+	s := &wire{name: l.Name, boot: boot, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			s.release()
 		}
 	}()
-	if s.counters, err = ebpf.NewMap(&ebpf.MapSpec{Name: "silent_counters", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1}); err != nil {
+	if s.counters, err = ebpf.NewMap(&ebpf.MapSpec{Name: "wire_counters", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1}); err != nil {
 		return nil, fmt.Errorf("make the counters: %w", err)
 	}
-	if s.ring, err = ebpf.NewMap(&ebpf.MapSpec{Name: "silent_drops", Type: ebpf.RingBuf, MaxEntries: ringSize}); err != nil {
+	if s.ring, err = ebpf.NewMap(&ebpf.MapSpec{Name: "wire_drops", Type: ebpf.RingBuf, MaxEntries: ringSize}); err != nil {
 		return nil, fmt.Errorf("make the ring of dropped packets: %w", err)
 	}
 	s.sink, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "silent_sink", Type: ebpf.XDP, AttachType: ebpf.AttachXDPCPUMap, License: "GPL",
+		Name: "wire_sink", Type: ebpf.XDP, AttachType: ebpf.AttachXDPCPUMap, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpDrop), asm.Return()},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load the sink's program: %w", err)
 	}
-	if s.queue, err = ebpf.NewMap(&ebpf.MapSpec{Name: "silent_queue", Type: ebpf.CPUMap, KeySize: 4, ValueSize: 8, MaxEntries: 1}); err != nil {
+	if s.queue, err = ebpf.NewMap(&ebpf.MapSpec{Name: "wire_queue", Type: ebpf.CPUMap, KeySize: 4, ValueSize: 8, MaxEntries: 1}); err != nil {
 		return nil, fmt.Errorf("make the sink's queue: %w", err)
 	}
 	// struct bpf_cpumap_val: the queue's length and the program. A full queue drops
@@ -94,10 +102,10 @@ func (f *Fabric) silentLoss(g *target) (_ effect, err error) {
 		return nil, fmt.Errorf("start the sink: %w", err)
 	}
 	s.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name:         "silent_loss",
+		Name:         "wire",
 		Type:         ebpf.XDP,
 		License:      "GPL",
-		Instructions: silentProgram(g, below, all, s.counters.FD(), s.ring.FD(), s.queue.FD()),
+		Instructions: wireProgram(g, h, s.counters.FD(), s.ring.FD(), s.queue.FD()),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load the program: %w", err)
@@ -106,18 +114,18 @@ func (f *Fabric) silentLoss(g *target) (_ effect, err error) {
 		return nil, fmt.Errorf("read the ring of dropped packets: %w", err)
 	}
 	err = n.space.do(func() error {
-		s.link, err = link.AttachXDP(link.XDPOptions{Program: s.program, Interface: n.index[g.link.To.Name], Flags: link.XDPDriverMode})
+		s.link, err = link.AttachXDP(link.XDPOptions{Program: s.program, Interface: n.index[l.To.Name], Flags: link.XDPDriverMode})
 		if err != nil {
 			return err
 		}
 		// With a program a veth merges segments on receipt, asked or not.
-		return plain([]string{g.link.To.Name})
+		return without([]offloading{genericReceive}, []string{l.To.Name})
 	})
 	if errors.Is(err, unix.EBUSY) {
-		return nil, errors.New("the link has a silent-loss fault already; one at a time")
+		return nil, fmt.Errorf("link %s has a fault of its packets already (silent-loss, corrupt, device-loss, syn-blackhole); one at a time", l.Name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("attach the program to %s: %w", g.link.To, err)
+		return nil, fmt.Errorf("attach the program to %s: %w", l.To, err)
 	}
 	go s.listen()
 	return s, nil
@@ -134,7 +142,7 @@ func bootTime() (time.Time, error) {
 }
 
 // listen keeps the dropped packets until the reader is closed.
-func (s *silentLoss) listen() {
+func (s *wire) listen() {
 	defer close(s.done)
 	var rec ringbuf.Record
 	for {
@@ -154,13 +162,14 @@ func (s *silentLoss) listen() {
 		case len(s.drops) >= maxDrops:
 			s.leftOut++
 		default:
+			d.Link = s.name
 			s.drops = append(s.drops, d)
 		}
 		s.mu.Unlock()
 	}
 }
 
-func (s *silentLoss) read(t *Truth) error {
+func (s *wire) read(t *Truth) error {
 	if s.counters != nil {
 		if err := s.counters.Lookup(uint32(0), &s.last); err != nil {
 			return fmt.Errorf("read the counters: %w", err)
@@ -173,7 +182,7 @@ func (s *silentLoss) read(t *Truth) error {
 	return s.readErr
 }
 
-func (s *silentLoss) undo() error {
+func (s *wire) undo() error {
 	err := s.link.Close()
 	s.link = nil
 	if e := s.reader.Flush(); e != nil { // what is in the ring is still read
@@ -186,7 +195,7 @@ func (s *silentLoss) undo() error {
 	return err
 }
 
-func (s *silentLoss) release() {
+func (s *wire) release() {
 	if s.link != nil {
 		s.link.Close()
 	}
@@ -202,17 +211,18 @@ func (s *silentLoss) release() {
 	s.counters = nil
 }
 
-// Where the program keeps things, from the frame pointer down: one record, then a
-// map key.
+// Where the program keeps things, from the frame pointer down: one record, a map
+// key, a byte.
 const (
 	recordAt = -recordSize
 	ipAt     = recordAt + 8
 	l4At     = ipAt + 20
 	keyAt    = recordAt - 8
+	byteAt   = keyAt - 8 // one byte of the packet
 )
 
-// silentProgram drops IPv4 packets that match, with the chance below/2^32, or all.
-func silentProgram(g *target, below uint32, all bool, counters, ring, queue int) asm.Instructions {
+// wireProgram harms IPv4 packets that match, with the chance below/2^32, or all.
+func wireProgram(g *target, h harm, counters, ring, queue int) asm.Instructions {
 	const ethernet = 14
 	native := func(b []byte) int32 { return int32(binary.NativeEndian.Uint32(b)) }
 	load := func(offset int32, at, size int16) asm.Instructions {
@@ -229,7 +239,7 @@ func silentProgram(g *target, below uint32, all bool, counters, ring, queue int)
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.Mov.Imm(asm.R0, 0),
 	}
-	for at := int16(keyAt); at < 0; at += 8 {
+	for at := int16(byteAt); at < 0; at += 8 {
 		ins = append(ins, asm.StoreMem(asm.RFP, at, asm.R0, asm.DWord))
 	}
 	// The Ethernet type says whether it is IPv4 at all.
@@ -295,6 +305,16 @@ func silentProgram(g *target, below uint32, all bool, counters, ring, queue int)
 			ins[len(ins)-1] = asm.JNE.Imm(asm.R1, int32(g.port), "pass")
 		}
 	}
+	if h.syn {
+		const syn, ack = 0x02, 0x10
+		ins = append(ins,
+			asm.LoadMem(asm.R1, asm.RFP, ipAt+9, asm.Byte),
+			asm.JNE.Imm(asm.R1, unix.IPPROTO_TCP, "pass"),
+			asm.LoadMem(asm.R1, asm.RFP, l4At+13, asm.Byte),
+			asm.And.Imm(asm.R1, syn|ack),
+			asm.JNE.Imm(asm.R1, syn, "pass"),
+		)
+	}
 	ins = append(ins,
 		asm.LoadMapPtr(asm.R1, counters),
 		asm.Mov.Reg(asm.R2, asm.RFP),
@@ -305,12 +325,33 @@ func silentProgram(g *target, below uint32, all bool, counters, ring, queue int)
 		asm.Mov.Imm(asm.R9, 1),
 		asm.StoreXAdd(asm.R8, asm.R9, asm.DWord), // seen
 	)
-	if !all {
+	if !g.all {
 		ins = append(ins,
 			asm.FnGetPrandomU32.Call(),
-			asm.LoadImm(asm.R1, int64(below), asm.DWord),
+			asm.LoadImm(asm.R1, int64(g.below), asm.DWord),
 			asm.JGE.Reg(asm.R0, asm.R1, "pass"),
 		)
+	}
+	if h.corrupt {
+		// The last byte of the IP packet: of the payload, or where there is none of
+		// the header that carries the checksum.
+		ins = append(ins,
+			asm.LoadMem(asm.R7, asm.RFP, ipAt+2, asm.Half),
+			asm.HostTo(asm.BE, asm.R7, asm.Half),
+			asm.Add.Imm(asm.R7, ethernet-1),
+		)
+		at := load(0, byteAt, 1)
+		at[1] = asm.Mov.Reg(asm.R2, asm.R7)
+		ins = append(ins, at...)
+		ins = append(ins,
+			asm.JNE.Imm(asm.R0, 0, "pass"),
+			asm.LoadMem(asm.R1, asm.RFP, byteAt, asm.Byte),
+			asm.Xor.Imm(asm.R1, 0x10),
+			asm.StoreMem(asm.RFP, byteAt, asm.R1, asm.Byte),
+		)
+		at[len(at)-1] = asm.FnXdpStoreBytes.Call()
+		ins = append(ins, at...)
+		ins = append(ins, asm.JNE.Imm(asm.R0, 0, "pass"))
 	}
 	ins = append(ins,
 		asm.FnKtimeGetNs.Call(),
@@ -326,15 +367,21 @@ func silentProgram(g *target, below uint32, all bool, counters, ring, queue int)
 		asm.JEq.Imm(asm.R0, 0, "drop"),
 		asm.Add.Imm(asm.R8, 8),
 		asm.StoreXAdd(asm.R8, asm.R9, asm.DWord), // unlisted
-		asm.LoadMapPtr(asm.R1, queue).WithSymbol("drop"),
-		asm.Mov.Imm(asm.R2, 0),
-		asm.Mov.Imm(asm.R3, xdpDrop), // if that fails
-		asm.FnRedirectMap.Call(),
-		asm.Return(),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("drop"),
+	)
+	if !h.corrupt {
+		ins = append(ins,
+			asm.LoadMapPtr(asm.R1, queue),
+			asm.Mov.Imm(asm.R2, 0),
+			asm.Mov.Imm(asm.R3, xdpDrop), // if that fails
+			asm.FnRedirectMap.Call(),
+			asm.Return(),
+		)
+	}
+	return append(ins,
 		asm.Mov.Imm(asm.R0, xdpPass).WithSymbol("pass"),
 		asm.Return(),
 	)
-	return ins
 }
 
 // Actions of include/uapi/linux/bpf.h.
