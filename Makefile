@@ -46,7 +46,7 @@ lint: ## gofmt, go vet (also as for macOS), staticcheck
 fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
 	@for pkg in $$($(GO) list $(PKGS)); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-30s} $$pkg || exit 1; \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 10x $$pkg || exit 1; \
 	  done; done
 
 generate: ## regenerate api/decafpb from decaf.proto (needs protoc: apt-get install protobuf-compiler)

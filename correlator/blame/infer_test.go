@@ -329,7 +329,14 @@ func FuzzEpochs(f *testing.F) {
 		for len(data) > 0 {
 			switch next() % 4 {
 			case 0:
-				e.Lossy = append(e.Lossy, Flow{Src: next(), Dst: next(), Packets: number(), Lost: number(), Path: links()})
+				f := Flow{Src: next(), Dst: next(), Packets: number(), Lost: number(), Path: links()}
+				switch next() % 3 {
+				case 1:
+					f.Seen = Component{Kind(uint8(next()) % 5), next()}
+				case 2:
+					f.Back = number()
+				}
+				e.Lossy = append(e.Lossy, f)
 			case 1:
 				e.Clean = append(e.Clean, Flow{Src: next(), Dst: next(), Packets: number(), Path: links()})
 			case 2:
@@ -339,24 +346,42 @@ func FuzzEpochs(f *testing.F) {
 				e.Lossy = append(e.Lossy, Flow{Src: next(), Dst: next(), Packets: number(), Lost: number(), Candidates: [][]int32{links(), links()}})
 			}
 		}
-		r := Infer(n, e, Options{Name: number(), DeviceError: number()})
-		for _, b := range slices.Concat(r.Components, r.Suspects) {
-			if !(b.Probability >= 0 && b.Probability <= 1) {
-				t.Errorf("%s has probability %v", n.Name(b.Component), b.Probability)
-			}
-			for _, x := range []float64{b.Evidence.Flows, b.Evidence.Lost, b.Evidence.Packets, b.Evidence.Rate, b.Evidence.Drops, b.Evidence.HostNats, b.Evidence.DeviceNats} {
-				if math.IsNaN(x) || math.IsInf(x, 0) {
-					t.Errorf("%s has evidence %+v", n.Name(b.Component), b.Evidence)
-				}
-			}
+		o := Options{Name: number(), DeviceError: number()}
+		saneResult(t, n, e, Infer(n, e, o))
+		h, live := NewHistory(n, o), NewLive(n, o)
+		for range 3 {
+			saneResult(t, n, e, h.Infer(e))
 		}
-		if len(r.Causes) != len(e.Lossy) {
-			t.Errorf("%d causes for %d flows", len(r.Causes), len(e.Lossy))
+		for _, f := range e.Lossy {
+			live.Add(f)
 		}
-		for _, c := range r.Causes {
-			if !(c.Probability >= 0 && c.Probability <= 1) {
-				t.Errorf("cause %+v", c)
-			}
+		for _, f := range e.Clean {
+			live.AddClean(f.Src, f.Dst, f.Packets)
 		}
+		live.Devices(e.Drops, e.Instrumented)
+		saneResult(t, n, e, live.Infer())
 	})
+}
+
+// saneResult says whether a result is one, whatever the evidence was.
+func saneResult(t *testing.T, n *Network, e *Epoch, r Result) {
+	t.Helper()
+	for _, b := range slices.Concat(r.Components, r.Suspects) {
+		if !(b.Probability >= 0 && b.Probability <= 1) {
+			t.Errorf("%s has probability %v", n.Name(b.Component), b.Probability)
+		}
+		for _, x := range []float64{b.Evidence.Flows, b.Evidence.Lost, b.Evidence.Packets, b.Evidence.Rate, b.Evidence.Drops, b.Evidence.HostNats, b.Evidence.DeviceNats} {
+			if math.IsNaN(x) || math.IsInf(x, 0) {
+				t.Errorf("%s has evidence %+v", n.Name(b.Component), b.Evidence)
+			}
+		}
+	}
+	if len(r.Causes) != len(e.Lossy) {
+		t.Errorf("%d causes for %d flows", len(r.Causes), len(e.Lossy))
+	}
+	for _, c := range r.Causes {
+		if !(c.Probability >= 0 && c.Probability <= 1) {
+			t.Errorf("cause %+v", c)
+		}
+	}
 }
