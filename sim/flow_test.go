@@ -355,7 +355,7 @@ func TestFabricsOfAScenario(t *testing.T) {
 	}{
 		{"a fault both make", short + "faults: [{at: 1s, on: random t2, kind: acl}]\n", []string{FabricKernel, FabricFlow}},
 		{"lying devices", short + "lying: 10%\n", []string{FabricFlow}},
-		{"a fault the kernel cannot make", short + "faults: [{at: 1s, on: device t2-0, kind: ttl-loop}]\n", []string{FabricFlow}},
+		{"a fault the kernel cannot make", short + "faults: [{at: 1s, on: link t2-0>p0-t1-0, kind: duplex}]\n", []string{FabricFlow}},
 		{"many devices", "name: x\nfabric: {kind: clos, pods: 8, tors: 4}\nduration: 1s\n", []string{FabricFlow}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

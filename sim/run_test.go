@@ -18,7 +18,7 @@ func TestKeysTheKernelFabricCannotHonour(t *testing.T) {
 		{"agents that come late", "agents_late: 2s\n", "agents_late"},
 		{"a trace budget", "trace_budget: 1/s\n", ""},
 		{"a fault it makes", "faults: [{at: 1s, on: device t2-0, kind: acl}]\n", ""},
-		{"a fault it cannot make", "faults: [{at: 1s, on: device t2-0, kind: ttl-loop}]\n", "faults[0]"},
+		{"a fault it cannot make", "faults: [{at: 1s, on: link t2-0>p0-t1-0, kind: duplex}]\n", "faults[0]"},
 		{"a share of a queue", "faults: [{at: 1s, on: link t2-0>p0-t1-0, kind: queue, rate: 5%}]\n", "rate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
