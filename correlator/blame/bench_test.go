@@ -103,7 +103,7 @@ func (b *bench) one(n *Network, s setup, seed uint64) ([]score, string) {
 	defer b.alone.RUnlock()
 	f, e := scene(n, s, seed)
 	for i, m := range methods {
-		if !slices.Contains(b.methods, m.name) {
+		if !slices.Contains(b.methods, m.name) || m.serves != nil && !m.serves(s) {
 			continue
 		}
 		b.alone.RUnlock()
@@ -195,7 +195,7 @@ func BenchmarkTable(t *testing.B) {
 			}
 			sum, wrongs := b.run(b.network(t, s), s, first, times*seeds)
 			for i, m := range methods {
-				if slices.Contains(b.methods, m.name) {
+				if slices.Contains(b.methods, m.name) && (m.serves == nil || m.serves(s)) {
 					total[i].join(&sum[i])
 					results = append(results, sum[i].figures(row.name, column.name, m.name))
 					results[len(results)-1].print()

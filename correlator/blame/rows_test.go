@@ -100,12 +100,28 @@ var columns = []situation{
 }
 
 // methods that are compared. They get all that was seen, as a whole and in the
-// order it came.
+// order it came; where serves is given, only in the rows that it picks.
 var methods = []struct {
-	name  string
-	infer func(f *fabric, e *evidence) Result
+	name   string
+	infer  func(f *fabric, e *evidence) Result
+	serves func(s setup) bool
 }{
-	{"vote", func(f *fabric, e *evidence) Result { return Vote(f.n, e.whole) }},
-	{"fused", func(f *fabric, e *evidence) Result { return Infer(f.n, e.whole, Options{}) }},
-	{"oracle", func(f *fabric, e *evidence) Result { return f.oracle(e) }},
+	{"vote", func(f *fabric, e *evidence) Result { return Vote(f.n, e.whole) }, nil},
+	{"fused", func(f *fabric, e *evidence) Result { return Infer(f.n, e.whole, Options{}) }, nil},
+	{"history", remembering, func(s setup) bool { return s.epochs > 1 && s.parts() == s.epochs }},
+	{"oracle", func(f *fabric, e *evidence) Result { return f.oracle(e) }, nil},
+}
+
+// remembering is fused as it works in practice: epoch after epoch, with older
+// evidence fading, and judged by what it names in the last one. The causes are of
+// each epoch's own time.
+func remembering(f *fabric, e *evidence) (r Result) {
+	h := NewHistory(f.n, Options{})
+	var causes []Cause
+	for _, ep := range e.parts {
+		r = h.Infer(ep)
+		causes = append(causes, r.Causes...)
+	}
+	r.Causes = causes
+	return r
 }
