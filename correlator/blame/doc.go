@@ -9,7 +9,9 @@
 //   - network.go: links, devices and hosts by id
 //   - ecmp.go: the shares of shortest paths, and traffic spread over them
 //   - epoch.go, tally.go: what was seen; loss-free traffic counted on the way in
-//   - prepare.go: flows as rows of links and weights, packets per link
+//   - traffic.go, row.go: loss-free packets per link, lossy flows as rows of
+//     links and weights
+//   - prepare.go: both together, ready for the likelihood
 //   - poisson.go: the likelihood, and the gain of one more fault
 //   - search.go: the greedy search, with refits and pruning
 //   - group.go: is it the device, or some of its links?
@@ -22,12 +24,14 @@
 //   - posterior.go: probabilities, rivals, equivalence classes
 //   - cause.go: the cause named for each lossy flow
 //   - result.go: names, decision trace, abstention
+//   - history.go: epoch after epoch, older evidence fading
+//   - live.go: evidence that comes and goes, inferred from at any time
 //   - vote.go: 007 as published, to compare with
 //
 // # What does not
 //
-// Epochs, decay and findings over time are the caller's. Old evidence enters
-// with its packets and losses scaled down; the likelihood takes fractions.
+// Clocks and findings over time are the caller's. Old evidence enters with its
+// packets and losses scaled down; the likelihood takes fractions.
 //
 // # The model
 //
@@ -43,5 +47,5 @@
 //
 // # The way through
 //
-// Begin with [Infer].
+// Begin with [Infer]; [History] and [Live] stand on it.
 package blame
