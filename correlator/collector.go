@@ -181,6 +181,14 @@ func (c *collector) take(d *topology.Device, p publisher, n *gnmipb.Notification
 		p.Publish(ev)
 		return nil
 	}
+	agg, is, err := yang.DecodeAggregate(n)
+	if err != nil {
+		return err
+	}
+	if is {
+		p.Publish(lossAggregate(agg, d.Name, now))
+		return nil
+	}
 	a, is, err := yang.DecodeAgent(n)
 	if err != nil || !is {
 		return err
@@ -189,13 +197,23 @@ func (c *collector) take(d *topology.Device, p publisher, n *gnmipb.Notification
 		TimeNs: now, ReceivedNs: now, Role: "device", Version: a.Version, Source: a.EventSource,
 		Counters: map[string]uint64{
 			counterBoot: a.BootID, "events": a.Events, "events_lost": a.EventsLost, "events_lost_queue": a.EventsLostQueue,
-			"drops_ignored": a.DropsIgnored, "drops_unclassified": a.DropsUnclassified, "unreadable": *bad,
+			"drops_ignored": a.DropsIgnored, "drops_unclassified": a.DropsUnclassified, "drops_uncounted": a.DropsUncounted,
+			"aggregates": a.Aggregates, "unreadable": *bad,
 		},
 	})
 	return nil
 }
 
-// subscription asks for every event as it comes and for the agent's state.
+// lossAggregate is a device's aggregate as it is published: in the device's own
+// numbering, with what gNMI says beside the wire record in its fields.
+func lossAggregate(a *yang.Aggregate, device string, now uint64) *decafpb.LossAggregate {
+	w := a.LossAggregate
+	w.Origin.Producer, w.ReceivedNs = device, now
+	w.Events, w.Unattributed, w.SuppressedDuplicate = a.Events, a.Unattributed, a.Suppressed.Duplicate
+	return w
+}
+
+// subscription asks for every event and aggregate as it comes and for the agent's state.
 func subscription() *gnmipb.SubscribeRequest {
 	elems := func(names ...string) *gnmipb.Path {
 		p := &gnmipb.Path{}
@@ -209,6 +227,7 @@ func subscription() *gnmipb.SubscribeRequest {
 		Encoding: gnmipb.Encoding_PROTO,
 		Subscription: []*gnmipb.Subscription{
 			{Path: elems("loss", "events"), Mode: gnmipb.SubscriptionMode_ON_CHANGE},
+			{Path: elems("loss", "aggregates"), Mode: gnmipb.SubscriptionMode_ON_CHANGE},
 			{Path: elems("loss", "agent"), Mode: gnmipb.SubscriptionMode_SAMPLE, SampleInterval: uint64(sampleEvery)},
 		},
 	}}}

@@ -372,21 +372,40 @@ func TestDeviceOutOfReach(t *testing.T) {
 	go func() { defer close(tdone); _ = target.Run(tctx) }()
 	defer func() { tcancel(); <-tdone }()
 	target.Publish(yang.EventUpdates(&decafpb.DropEvent{Origin: &decafpb.Origin{Seq: 5}, TimeNs: 1, Class: "policy/l3/acl"}, 5, 7))
+	agg := yang.Aggregate{
+		LossAggregate: &decafpb.LossAggregate{
+			Origin: &decafpb.Origin{Seq: 3}, StartNs: 5, EndNs: 9, Class: "no-buffer", Reason: "QDISC_DROP", Ingress: "eth1", Egress: "eth2", Packets: 100, Bytes: 9000,
+			TopFlows:    []*decafpb.FlowCount{{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}, SrcPort: 40000, DstPort: 80, Protocol: 6}, Packets: 60, PacketsError: 2}},
+			TopPrefixes: []*decafpb.PrefixCount{{Prefix: &decafpb.Prefix{Address: []byte{10, 0, 0, 0}, Length: 24}, Source: true, Packets: 100}},
+		},
+		Events: 50, Suppressed: yang.Suppressed{Threshold: 20, Fuse: 11, Queue: 10, Duplicate: 9}, Unattributed: 7,
+	}
+	target.Publish(yang.AggregateUpdates(agg, 3, 7))
+	want := proto.CloneOf(agg.LossAggregate)
+	want.Origin = &decafpb.Origin{Producer: "t2-1", BootId: 7, Seq: 3}
+	want.SuppressedThreshold, want.SuppressedFuse, want.SuppressedQueue, want.SuppressedDuplicate = 20, 11, 10, 9
+	want.Events, want.Unattributed = 50, 7
 	wait("t2-1: <nil>")
-	gotEvent, gotBeat := false, false
-	b.until("an event and a heartbeat", func() bool {
+	gotEvent, gotAggregate, gotBeat := false, false, false
+	b.until("an event, an aggregate and a heartbeat", func() bool {
 		select {
 		case m := <-events:
 			switch m := m.(type) {
 			case *decafpb.DropEvent:
 				o := m.GetOrigin()
 				gotEvent = o.GetProducer() == "t2-1" && o.GetBootId() == 7 && o.GetSeq() == 5 && m.GetReceivedNs() != 0
+			case *decafpb.LossAggregate:
+				gotAggregate = m.ReceivedNs != 0
+				m.ReceivedNs = 0
+				if !proto.Equal(m, want) {
+					t.Errorf("aggregate %v, want %v", m, want)
+				}
 			case *decafpb.Heartbeat:
 				gotBeat = m.GetRole() == "device" && m.GetCounters()[counterBoot] == 7
 			}
 		default:
 		}
-		return gotEvent && gotBeat
+		return gotEvent && gotAggregate && gotBeat
 	})
 }
 

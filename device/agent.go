@@ -18,11 +18,10 @@ import (
 	"decaf/api/service"
 	"decaf/api/yang"
 
-	"github.com/VictoriaMetrics/metrics"
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 )
 
-// Agent sees the drops of one network namespace and serves them over gNMI.
+// Agent sees the drops of one device and serves them over gNMI.
 type Agent struct {
 	cfg        Config
 	log        *slog.Logger
@@ -31,10 +30,12 @@ type Agent struct {
 	classifier *classifier
 	ignore     map[string]bool
 	target     *gnmi.Target
+	open       func() (*sources, error) // in the namespace of the calling thread
 
-	mu     sync.Mutex
-	source source // while it runs
-	// what the source counted, as last read
+	mu      sync.Mutex
+	sources *sources // while it runs
+	seenBy  string   // their name
+	// what they counted, as last read
 	lost, passed uint64
 
 	reporting sync.Mutex // orders what is published, too
@@ -43,12 +44,24 @@ type Agent struct {
 	load      load
 }
 
-// New checks the configuration, reads the TLS files and returns an agent that
-// does nothing yet.
+// New checks the configuration, reads the TLS files and returns the agent of
+// this device, which does nothing yet. Run sees drops by the kernel and NFLOG,
+// as the configuration says.
 func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("device agent: %w", err)
 	}
+	a, err := newAgent(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	a.open = func() (*sources, error) { return openSources(&a.cfg, a.classifier.never(), a.log) }
+	return a, nil
+}
+
+// newAgent returns an agent without a source, with a configuration that was
+// checked.
+func newAgent(cfg Config, log *slog.Logger) (*Agent, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -110,19 +123,22 @@ func (a *Agent) Addr(ctx context.Context) net.Addr { return a.target.Addr(ctx) }
 // than its process has to lock its goroutine to its thread. It ends in order:
 // first it sees no more, then it hands on what it saw, then its sessions end.
 func (a *Agent) Run(ctx context.Context) error {
-	src, err := openSource(a.classifier.never(), a.cfg.pace(), a.log)
+	src, err := a.open()
 	if err != nil {
 		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
 	}
 	return a.run(ctx, src)
 }
 
-// run is Run with the source that it opened; it closes it.
-func (a *Agent) run(ctx context.Context, src source) error {
-	use := func(src source) {
+// run is Run with the sources that it opened; it closes them.
+func (a *Agent) run(ctx context.Context, src *sources) error {
+	use := func(src *sources) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.source = src
+		a.sources = src
+		if src != nil {
+			a.seenBy = src.name()
+		}
 	}
 	use(src) // before anyone can ask
 	if _, err := a.target.Listen(ctx); err != nil {
@@ -130,7 +146,7 @@ func (a *Agent) run(ctx context.Context, src source) error {
 		src.close()
 		return fmt.Errorf("device agent %s: %w", a.cfg.Name, err)
 	}
-	a.log.Info("device agent sees drops", "source", eventSource, "ignored_interfaces", a.cfg.IgnoreInterfaces)
+	a.log.Info("device agent sees drops", "source", src.name(), "ignored_interfaces", a.cfg.IgnoreInterfaces)
 
 	// Contexts in the order of the end, each cancelled when the part before it
 	// is done; any part that fails ends them all.
@@ -152,7 +168,7 @@ func (a *Agent) run(ctx context.Context, src source) error {
 		defer close(aggregated)
 		a.aggregate(aggregating)
 	}()
-	readErr := src.read(seeing, func(r *record, at time.Time) { a.drop(src, r, at) })
+	readErr := src.read(seeing, a)
 	stopAggregating()
 	<-aggregated
 	a.counts() // for the last time
@@ -166,8 +182,9 @@ func (a *Agent) run(ctx context.Context, src source) error {
 	return nil
 }
 
-// drop takes one freed packet from the source to the subscribers.
-func (a *Agent) drop(src source, r *record, at time.Time) {
+// drop takes one freed packet from the kernel to the subscribers.
+func (a *Agent) drop(s *sources, r *record, at time.Time) {
+	src := s.kernel
 	reason, function := src.reason(r.reason), src.function(r.location)
 	v := a.classifier.classify(reason, function, r.dstErrno)
 	in, out := direction(r, function)
@@ -180,8 +197,10 @@ func (a *Agent) drop(src source, r *record, at time.Time) {
 		a.ledger.ignore(1)
 		return
 	}
-	a.enter(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known}, time.Now())
+	a.enterNow(s.named(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known}))
 }
+
+func (a *Agent) enterNow(o observed) { a.enter(o, time.Now()) }
 
 // enter counts a drop from any source, and publishes its event when it is to
 // have one.
@@ -211,7 +230,7 @@ func (a *Agent) enter(o observed, now time.Time) {
 	a.target.Publish(yang.RepeatedEventUpdates(ev, ev.Origin.Seq%uint64(a.cfg.Ring), ev.Origin.BootId, what.repeats))
 }
 
-// held counts drops that the source held back, as it tells of them.
+// held counts drops that the kernel source held back, as it tells of them.
 func (a *Agent) held(src source, h held, now time.Time) {
 	reason, function := src.reason(h.record.reason), src.function(h.record.location)
 	v := a.classifier.classify(reason, function, h.record.dstErrno)
@@ -233,15 +252,15 @@ func (a *Agent) held(src source, h held, now time.Time) {
 	a.transitions()
 }
 
-// counts returns what the source counted: drops it had no room for, and what it
-// passed over.
+// counts returns what the sources counted: drops there was no room for, and what
+// was passed over.
 func (a *Agent) counts() (lost, passed uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.source == nil {
+	if a.sources == nil {
 		return a.lost, a.passed
 	}
-	lost, passed, err := a.source.counts()
+	lost, passed, err := a.sources.counts()
 	if err != nil {
 		a.log.Warn("counters are as of before", "error", err)
 		return a.lost, a.passed
@@ -253,6 +272,9 @@ func (a *Agent) counts() (lost, passed uint64) {
 // State returns who the agent is and what it had to leave out.
 func (a *Agent) State() yang.AgentState {
 	lost, passed := a.counts()
+	a.mu.Lock()
+	seenBy := a.seenBy
+	a.mu.Unlock()
 	t, s := a.ledger.totals(), a.target.Stats()
 	a.reporting.Lock()
 	defer a.reporting.Unlock()
@@ -261,7 +283,7 @@ func (a *Agent) State() yang.AgentState {
 		BootID:            a.ledger.bootID,
 		Version:           service.Version(),
 		StartedNs:         uint64(a.started.UnixNano()),
-		EventSource:       eventSource,
+		EventSource:       seenBy,
 		Slots:             uint64(a.cfg.Ring),
 		Events:            t.seq,
 		EventsLost:        lost,
@@ -293,31 +315,4 @@ func (a *Agent) state(now time.Time) []*gnmipb.Notification {
 		out = append(out, yang.ReportingUpdates(c, now))
 	}
 	return out
-}
-
-// Describe adds the agent's metrics to a set.
-func (a *Agent) Describe(set *metrics.Set) {
-	for _, class := range Classes() {
-		set.NewGauge(fmt.Sprintf(`decaf_device_dropped_packets{class=%q}`, class), func() float64 {
-			for _, c := range a.ledger.totals().classes {
-				if c.Name == class {
-					return float64(c.Packets)
-				}
-			}
-			return 0
-		})
-	}
-	for name, get := range map[string]func(yang.AgentState) uint64{
-		"decaf_device_events":             func(s yang.AgentState) uint64 { return s.Events },
-		"decaf_device_events_lost":        func(s yang.AgentState) uint64 { return s.EventsLost },
-		"decaf_device_events_lost_queue":  func(s yang.AgentState) uint64 { return s.EventsLostQueue },
-		"decaf_device_drops_ignored":      func(s yang.AgentState) uint64 { return s.DropsIgnored },
-		"decaf_device_drops_unclassified": func(s yang.AgentState) uint64 { return s.DropsUnclassified },
-		"decaf_device_subscribers":        func(s yang.AgentState) uint64 { return s.Subscribers },
-		"decaf_device_aggregates":         func(s yang.AgentState) uint64 { return s.Aggregates },
-		"decaf_device_transitions":        func(s yang.AgentState) uint64 { return s.Transitions },
-		"decaf_device_drops_uncounted":    func(s yang.AgentState) uint64 { return s.DropsUncounted },
-	} {
-		set.NewGauge(name, func() float64 { return float64(get(a.State())) })
-	}
 }

@@ -46,7 +46,7 @@ func (s *told) read(ctx context.Context, handle func(r *record, at time.Time)) e
 }
 
 func (s *told) reason(n uint32) string {
-	return map[uint32]string{1: "NETFILTER_DROP", 2: "SKB_CONSUMED", 3: "UNHEARD_OF"}[n]
+	return map[uint32]string{1: netfilterDrop, 2: "SKB_CONSUMED", 3: "UNHEARD_OF"}[n]
 }
 func (s *told) function(uint64) string { return "some_function" }
 func (s *told) ifname(i uint32) string {
@@ -78,7 +78,7 @@ func TestAgentWithAnySource(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- a.run(ctx, src) }()
+	go func() { ended <- a.run(ctx, &sources{kernel: src}) }()
 	<-src.handed
 	s := a.State()
 	// Two drops at eth2 and one of a reason nobody knows are events; the one at
@@ -108,7 +108,7 @@ func TestAgentKeepsTheLastCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	src := &told{lost: 5, passed: 7}
-	a.source = src
+	a.sources = &sources{kernel: src}
 	a.counts()
 	src.lost, src.err = 6, errors.New("gone")
 	if lost, passed := a.counts(); lost != 5 || passed != 7 {
@@ -120,6 +120,22 @@ func TestAgentKeepsTheLastCounts(t *testing.T) {
 func TestHelpNamesTheSystem(t *testing.T) {
 	if long := Command().Long; !strings.Contains(long, "Linux 5.17") || !strings.Contains(long, "--check") || !strings.Contains(long, "report.threshold") {
 		t.Errorf("help:\n%s", long)
+	}
+}
+
+// poll tries until it holds.
+func poll(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for !holds() {
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			t.Fatalf("not in time: %s", what)
+		}
 	}
 }
 
@@ -172,7 +188,7 @@ func startTold(t *testing.T, cfg Config) (*Agent, gnmipb.GNMIClient) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- a.run(ctx, &told{handed: make(chan struct{})}) }()
+	go func() { ended <- a.run(ctx, &sources{kernel: &told{handed: make(chan struct{})}}) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -327,23 +343,31 @@ func TestAgentTellsOfItsFuse(t *testing.T) {
 	}
 }
 
-// What the help shows of classes is a configuration that works.
-func TestHelpShowsClassesThatWork(t *testing.T) {
-	_, rest, _ := strings.Cut(Command().Long, "  classes:\n")
-	example, _, ok := strings.Cut(rest, "\n\n")
-	if !ok {
-		t.Fatalf("no example in the help:\n%s", Command().Long)
+// What the help shows of classes and sources are configurations that work.
+func TestHelpShowsWhatWorks(t *testing.T) {
+	example := func(begin string) Config {
+		_, rest, _ := strings.Cut(Command().Long, begin)
+		example, _, ok := strings.Cut(rest, "\n\n")
+		if !ok {
+			t.Fatalf("no example in the help:\n%s", Command().Long)
+		}
+		cfg := DefaultConfig()
+		cfg.Name = "r"
+		if err := service.DecodeConfig("help", []byte(begin+example+"\n"), &cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := cfg.Validate(); err != nil {
+			t.Error(err)
+		}
+		return cfg
 	}
-	cfg := DefaultConfig()
-	cfg.Name = "r"
-	if err := service.DecodeConfig("help", []byte("  classes:\n"+example+"\n"), &cfg); err != nil {
-		t.Fatal(err)
-	}
-	if err := cfg.Validate(); err != nil {
-		t.Error(err)
-	}
+	cfg := example("  classes:\n")
 	if s := cfg.settings(ErrorsL2RxCRC); !s.Ignore {
 		t.Errorf("%+v", s)
+	}
+	cfg = example("  kernel: true ")
+	if len(cfg.NFLOG.Groups) != 1 || len(cfg.NFLOG.Classes) != 1 || len(cfg.SFlow.Switches) != 1 || cfg.SFlow.Switches[0].Interfaces[1] != "swp1" {
+		t.Errorf("%+v", cfg)
 	}
 }
 
@@ -359,8 +383,9 @@ func BenchmarkSuppressedDrop(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	src := &sources{kernel: &told{}}
 	for b.Loop() {
-		a.drop(&told{}, &r, time.Unix(0, 0))
+		a.drop(src, &r, time.Unix(0, 0))
 	}
 	if s := a.State(); s.Events > uint64(b.N/2)+2000 {
 		b.Errorf("%d events of %d drops", s.Events, b.N)

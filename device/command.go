@@ -1,11 +1,8 @@
 package device
 
 import (
-	"context"
-	"errors"
 	"log/slog"
 	"os"
-	"time"
 
 	"decaf/api/service"
 
@@ -18,7 +15,7 @@ func Command() *cobra.Command {
 		Load: LoadConfig,
 		Log:  func(c Config) service.LogConfig { return c.Log },
 		Check: func(c Config, log *slog.Logger) error {
-			_, err := New(c, log) // reads the TLS files
+			_, err := newFleet(c, log) // reads the TLS files
 			return err
 		},
 		Serve: Serve,
@@ -53,14 +50,32 @@ that makes most of the work is allowed less, step by step: full, sampled
 (1 event in 16), aggregates, counters, off. After fuse.back_off of quiet it is
 allowed more again. Each step is a transition.
 
+Drops are seen in up to three ways, each of which can be switched off; one that
+cannot run here says why in the log, and the others go on:
+
+  kernel: true        # what this machine's kernel drops
+  nflog:              # which firewall rule dropped it, by the prefix of its log
+    groups: [12]
+    classes: [{prefix: rate-, class: policy/l3/policer}]
+  sflow:              # what switches drop that send sFlow drop notifications
+    listen: 192.0.2.10:6343
+    switches:
+    - {name: leaf1, listen: "127.0.0.1:9340", agent: 192.0.2.1, interfaces: {1: swp1}}
+
+With nft, a rule is logged by: log group 12 prefix "acl-12" drop. Its event has the
+prefix as its reason. Each switch has a gNMI target of its own, with the same TLS
+files, and appears as the device that it is named; what any other address sends is
+refused. With kernel: false and no nflog.groups the agent speaks for switches alone.
+
 It watches the network namespace it runs in, and needs root, or the
-capabilities CAP_BPF and CAP_PERFMON, on Linux 5.17 or later with BTF type
-information. On other systems --check and --dump work, to prepare a
-configuration; the agent itself ends at once and says why.
+capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.17 or later with
+BTF type information. For switches alone it needs none of that. On other systems
+--check and --dump work, to prepare a configuration, and switches are spoken
+for; this device's own agent says why it cannot run.
 
 Every key of the configuration file can be given as an environment variable:
-tls.cert is DECAF_TLS_CERT; classes stand in the file alone. --dump shows all
-keys with the values in force.`,
+tls.cert is DECAF_TLS_CERT; classes and switches stand in the file alone. --dump
+shows all keys with the values in force.`,
 		Example: `  decaf device --config /etc/decaf/device.yaml
   decaf device --config device.yaml --check
   DECAF_NAME=p0-t1-0 DECAF_LISTEN=127.0.0.1:9339 decaf device`,
@@ -77,32 +92,4 @@ func LoadConfig(file string) (Config, error) {
 	}
 	err := service.LoadConfig(file, &cfg, "DECAF")
 	return cfg, err
-}
-
-// Serve runs an agent with its health endpoints until ctx ends.
-func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
-	a, err := New(cfg, log)
-	if err != nil {
-		return err
-	}
-	health := service.NewHealth()
-	a.Describe(health.Metrics())
-	health.Ready("gnmi", func() error {
-		// An address at once, or none: a context that is over does not wait.
-		over, cancel := context.WithDeadline(ctx, time.Unix(0, 0))
-		defer cancel()
-		if a.Addr(over) == nil {
-			return errors.New("not listening yet")
-		}
-		return nil
-	})
-	return service.RunAll(ctx, log,
-		service.Part{Name: "health", Run: func(ctx context.Context) error { return health.Serve(ctx, cfg.Health, log) }},
-		service.Part{Name: "agent", Run: a.Run, Ready: func(ctx context.Context) error {
-			if a.Addr(ctx) == nil {
-				return ctx.Err()
-			}
-			return nil
-		}},
-	)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"decaf/api/service"
 )
@@ -24,6 +25,13 @@ type Config struct {
 	// work: management. A packet that came in by one or was to leave by one
 	// is left out.
 	IgnoreInterfaces []string `yaml:"ignore_interfaces"`
+	// Kernel is whether the agent sees the drops of the kernel it runs on.
+	Kernel bool `yaml:"kernel"`
+	// NFLOG names the firewall rules that dropped.
+	NFLOG NFLOGConfig `yaml:"nflog"`
+	// SFlow speaks for switches, each at an address of its own. What is said of
+	// report, classes, aggregates, fuse, tls and ring holds for each of them.
+	SFlow SFlowConfig `yaml:"sflow"`
 	// Report is how drops are reported, and Classes what is different for a
 	// class and all below it: the nearest that gives a key counts.
 	Report  ReportConfig           `yaml:"report"`
@@ -38,12 +46,24 @@ type Config struct {
 	Log    service.LogConfig `yaml:"log"`
 }
 
-// DefaultConfig listens on gNMI's own port on loopback and keeps 1024 events.
+// DefaultConfig sees the kernel's drops, listens on gNMI's own port on loopback and
+// keeps 1024 events.
 func DefaultConfig() Config {
 	return Config{
-		Listen: "127.0.0.1:9339", Ring: 1024,
+		Listen: "127.0.0.1:9339", Ring: 1024, Kernel: true,
 		Report: defaultReport(), Aggregates: AggregatesConfig{PrefixV4: 24, PrefixV6: 48}, Fuse: defaultFuse(),
 	}
+}
+
+// own reports whether this device itself has a source, and so an agent. An agent
+// without one would show a device that drops nothing.
+func (c *Config) own() bool { return c.Kernel || len(c.NFLOG.Groups) > 0 }
+
+// of is the configuration of the agent that speaks for a switch.
+func (c Config) of(s SwitchConfig) Config {
+	c.Name, c.Listen, c.IgnoreInterfaces = s.Name, s.Listen, s.IgnoreInterfaces
+	c.Kernel, c.NFLOG, c.SFlow, c.Health = false, NFLOGConfig{}, SFlowConfig{}, ""
+	return c
 }
 
 const maxRing = 1 << 20
@@ -61,8 +81,35 @@ func (c *Config) Validate() error {
 		return errors.New("listen is empty: give an address such as 127.0.0.1:9339")
 	case c.Ring < 1 || c.Ring > maxRing:
 		return fmt.Errorf("ring %d: give a number of events from 1 to %d", c.Ring, maxRing)
-	case !service.Loopback(c.Listen) && (c.TLS.CA == "" || c.TLS.Cert == "" || c.TLS.Key == ""):
-		return fmt.Errorf("listen %s can be reached from outside: give tls ca, cert and key, or listen on a loopback address", c.Listen)
+	case !c.own() && c.SFlow.Listen == "":
+		return errors.New("no source of drops: leave kernel true, or give nflog.groups or sflow.listen")
+	}
+	if err := c.validateListen(c.Listen); err != nil {
+		return err
+	}
+	if err := c.NFLOG.Validate(); err != nil {
+		return err
+	}
+	if err := c.SFlow.Validate(); err != nil {
+		return err
+	}
+	for _, s := range c.SFlow.Switches {
+		if err := c.validateListen(s.Listen); err != nil {
+			return fmt.Errorf("sflow: switch %s: %w", s.Name, err)
+		}
+		switch {
+		case c.own() && s.Name == c.Name:
+			return fmt.Errorf("sflow: switch %s has the name of this device: give each the name that it has in the topology", s.Name)
+		case c.own() && s.Listen == c.Listen && !strings.HasSuffix(s.Listen, ":0"):
+			return fmt.Errorf("sflow: switch %s listens on %s, as this device does: give each a port of its own", s.Name, s.Listen)
+		}
 	}
 	return c.validateReporting()
+}
+
+func (c *Config) validateListen(address string) error {
+	if !service.Loopback(address) && (c.TLS.CA == "" || c.TLS.Cert == "" || c.TLS.Key == "") {
+		return fmt.Errorf("listen %s can be reached from outside: give tls ca, cert and key, or listen on a loopback address", address)
+	}
+	return nil
 }

@@ -42,6 +42,16 @@ func TestLoadConfig(t *testing.T) {
 		{"fuse without memory", "name: r\nfuse: {memory_bytes: 0}\n", "fuse: memory_bytes 0"},
 		{"fuse without queue", "name: r\nfuse: {queue: 50}\n", "fuse: queue 50"},
 		{"back-off the wrong way round", "name: r\nfuse: {back_off: 1m, max_back_off: 1s}\n", "max_back_off is less"},
+		{"all sources", "name: r\nnflog: {groups: [12, 13], classes: [{prefix: rate-, class: policy/l3/policer}]}\nsflow: {listen: '127.0.0.1:6343', switches: [{name: leaf1, listen: '127.0.0.1:9340', agent: 192.0.2.1, from: [192.0.2.0/24], interfaces: {1: swp1}, ignore_interfaces: [swp1]}]}\n", ""},
+		{"a log group of no kind", "name: r\nnflog: {groups: [70000]}\n", "70000"},
+		{"a log group twice", "name: r\nnflog: {groups: [12, 12]}\n", "nflog: group 12 twice"},
+		{"switches alone", "name: r\nkernel: false\nsflow: {listen: '127.0.0.1:6343', switches: [{name: r, listen: '127.0.0.1:9339', agent: 192.0.2.1}]}\n", ""},
+		{"no source", "name: r\nkernel: false\n", "no source of drops: leave kernel true"},
+		{"no switches", "name: r\nsflow: {listen: '127.0.0.1:6343'}\n", "sflow: no switches"},
+		{"a switch in plain text off loopback", "name: r\nsflow: {listen: '127.0.0.1:6343', switches: [{name: leaf1, listen: '192.0.2.1:9340', agent: 192.0.2.1}]}\n", "sflow: switch leaf1: listen 192.0.2.1:9340 can be reached from outside"},
+		{"a switch with our name", "name: r\nsflow: {listen: '127.0.0.1:6343', switches: [{name: r, listen: '127.0.0.1:9340', agent: 192.0.2.1}]}\n", "has the name of this device"},
+		{"a switch at our address", "name: r\nsflow: {listen: '127.0.0.1:6343', switches: [{name: leaf1, listen: '127.0.0.1:9339', agent: 192.0.2.1}]}\n", "listens on 127.0.0.1:9339, as this device does"},
+		{"unknown key of a switch", "name: r\nsflow: {listen: '127.0.0.1:6343', switches: [{nam: leaf1}]}\n", `:2: unknown key "nam": did you mean "name"?`},
 		{"huge ring", "name: r\nring: 2000000\n", "ring 2000000"},
 	} {
 		file := filepath.Join(t.TempDir(), "device.yaml")
@@ -97,7 +107,8 @@ func TestCommandChecks(t *testing.T) {
 		t.Errorf("check with a certificate that is not there: %v", err)
 	}
 	out, err := run("--config", file, "--dump")
-	if err != nil || !strings.Contains(out, "name: r\n") || !strings.Contains(out, "ring: 1024") || !strings.Contains(out, "threshold: 1000") || !strings.Contains(out, "hold: 2s") {
+	if err != nil || !strings.Contains(out, "name: r\n") || !strings.Contains(out, "ring: 1024") || !strings.Contains(out, "threshold: 1000") || !strings.Contains(out, "hold: 2s") ||
+		!strings.Contains(out, "kernel: true") || !strings.Contains(out, "nflog:\n  groups: []") || !strings.Contains(out, "sflow:\n  listen: \"\"") {
 		t.Errorf("dump: %v\n%s", err, out)
 	}
 	if _, err := run("--config", filepath.Join(t.TempDir(), "none.yaml")); err == nil || !strings.Contains(err.Error(), "none.yaml") {

@@ -14,11 +14,12 @@
 // being those of errno.go; symbol_linux.go names the function that dropped, as
 // function.go trims it; reason.go classifies, by the classes of class.go;
 // direction.go finds ingress and egress, named by interfaces_linux.go; event.go
-// makes the drop event. The files named sflow and nflog have their own way up to there,
-// observed.go; merge.go makes one event of a packet that two sources saw, as
-// duplicate.go pairs them. Then reporter.go decides what is told of it; ledger.go counts and
-// numbers; agent.go runs it all, config.go, settings.go and command.go are its
-// outside.
+// makes the drop event. The files named sflow and nflog have their own way up to
+// there, observed.go. sources.go opens what there is; of a packet that the kernel
+// dropped and the firewall logged rulename.go makes one event. Then reporter.go decides what is told of it; ledger.go counts and
+// numbers. agent.go runs it all for one device, serve.go the agents of one
+// process: its own, and one for each switch that sends it sFlow. config.go,
+// settings.go, metrics.go and command.go are its outside.
 //
 // The reporter is made of engines without I/O that take the time as a
 // parameter. threshold.go stops the events of a class that has too many;

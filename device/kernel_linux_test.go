@@ -431,7 +431,7 @@ func TestKernelFlood(t *testing.T) {
 		t.Errorf("%d bytes, %d events and %d suppressed; want %d bytes and together %d", size, told, suppressed, flood*len(b), flood)
 	}
 	// What the kernel sends up is bounded, not what the agent does with it.
-	if k := a.source.(*kernel); told > flood/2 {
+	if k := a.sources.kernel.(*kernel); told > flood/2 {
 		t.Errorf("%d events of a flood; %+v", told, k.tallies)
 	}
 	if holes != s.EventsLostQueue {
@@ -548,22 +548,6 @@ func TestKernelTwoStreams(t *testing.T) {
 	}
 }
 
-// poll tries until it holds.
-func poll(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	again := time.NewTicker(5 * time.Millisecond)
-	defer again.Stop()
-	for !holds() {
-		select {
-		case <-again.C:
-		case <-deadline.C:
-			t.Fatalf("not in time: %s", what)
-		}
-	}
-}
-
 // BenchmarkFlood measures what a drop costs in the kernel while most are held
 // back, by the kernel's own statistics, and how many records came up of it.
 func BenchmarkFlood(b *testing.B) {
@@ -578,7 +562,7 @@ func BenchmarkFlood(b *testing.B) {
 	raw, err := p.Marshal(nil)
 	l.r.must("probe", err)
 	burst := slices.Repeat([][]byte{raw}, 1000)
-	k := a.source.(*kernel)
+	k := a.sources.kernel.(*kernel)
 	before, err := k.program.Stats()
 	l.r.must("program statistics", err)
 	for b.Loop() {

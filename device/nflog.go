@@ -20,7 +20,8 @@ type NFLOGConfig struct {
 	// Groups are the log groups to read, 0 to 65535; none switches the source
 	// off. Beside the kernel's own drops a log only names the rule; where the
 	// agent has no other source, what is logged counts as dropped, and rules
-	// that log and then accept need another group.
+	// that log and then accept need another group. At most 10,000 logs a second
+	// are read; nft's "limit rate" before a log statement spares the kernel more.
 	Groups []uint16 `yaml:"groups"`
 	// Classes give drops another class than policy/l3/acl, by the beginning of
 	// their prefix; the longest that fits counts.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,10 +37,15 @@ type nflog struct {
 	cfg    NFLOGConfig
 	log    *slog.Logger
 	ifname func(uint32) string
-	file   *os.File // the netlink socket
-	broken complaint
+	names  *interfaces // nil: ifname is somebody else's
+	file   *os.File    // the netlink socket
+	raw    syscall.RawConn
 
-	groups map[uint16]*sequence // of observe; bounded by the configuration
+	mu     sync.Mutex // held from taking a message to handing it on
+	buf    []byte
+	pace   nflogPace
+	broken complaint
+	groups map[uint16]*sequence // bounded by the configuration
 
 	lost      atomic.Uint64 // holes in the groups' numbers
 	overflows atomic.Uint64 // times that the kernel had no room
@@ -69,7 +76,7 @@ func openNFLOG(cfg NFLOGConfig, ifname func(uint32) string, log *slog.Logger) (_
 			log.Warn("NFLOG has a small receive buffer and may lose bursts", "error", err)
 		}
 	}
-	n := &nflog{cfg: cfg, log: log, ifname: ifname, groups: map[uint16]*sequence{}}
+	n := &nflog{cfg: cfg, log: log, ifname: ifname, groups: map[uint16]*sequence{}, buf: make([]byte, maxNetlinkMessage), pace: nflogPace{most: nflogMost}}
 	for _, group := range cfg.Groups {
 		if err := bindGroup(fd, group); err != nil {
 			return nil, fmt.Errorf("nflog: group %d: %w", group, explainNFLOG(err, mayAdminister()))
@@ -77,6 +84,24 @@ func openNFLOG(cfg NFLOGConfig, ifname func(uint32) string, log *slog.Logger) (_
 		n.groups[group] = &sequence{}
 	}
 	n.file = os.NewFile(uintptr(fd), "nflog")
+	if n.raw, err = n.file.SyscallConn(); err != nil {
+		return nil, fmt.Errorf("nflog: %w", err)
+	}
+	return n, nil
+}
+
+// openNFLOGAlone is openNFLOG with names of its own for the interfaces.
+func openNFLOGAlone(cfg NFLOGConfig, log *slog.Logger) (*nflog, error) {
+	names, err := openInterfaces(log)
+	if err != nil {
+		return nil, fmt.Errorf("nflog: %w", err)
+	}
+	n, err := openNFLOG(cfg, names.name, log)
+	if err != nil {
+		names.close()
+		return nil, err
+	}
+	n.names = names
 	return n, nil
 }
 
@@ -179,30 +204,119 @@ func messages(b []byte, each func(kind uint16, body []byte)) error {
 	return nil
 }
 
+// Messages that are taken in at a time: by observe, which others wait for, and
+// by catchUp: as many as the receive buffer has room for.
+const (
+	fewMessages = 64
+	allMessages = 2 * nflogReceiveBuffer / 512
+)
+
+// nflogMost is how many messages are read in a second: as many as the kernel
+// source has events for, and no more than some hundredths of a core's work. A flood
+// that is logged without a limit overflows the socket, which costs nobody much.
+const nflogMost = 10_000
+
+// nflogPace bounds the messages of each second.
+type nflogPace struct {
+	most, taken int
+	until       time.Time // end of the second
+}
+
+// take reports whether one more may be read, and whether it is the first after
+// some were not.
+func (p *nflogPace) take(now time.Time) (may, again bool) {
+	if !now.Before(p.until) || p.until.Sub(now) > time.Second {
+		again = p.taken > p.most
+		p.taken, p.until = 0, now.Add(time.Second)
+	}
+	if p.taken >= p.most {
+		p.taken = p.most + 1
+		return false, false
+	}
+	p.taken++
+	return true, again
+}
+
+// errPaced ends a reading for this second.
+var errPaced = errors.New("enough for this second")
+
 // observe is [observer]'s.
 func (n *nflog) observe(ctx context.Context, handle func(observed)) error {
 	defer context.AfterFunc(ctx, func() { n.file.SetReadDeadline(time.Unix(1, 0)) })()
-	buf := make([]byte, maxNetlinkMessage)
 	for {
-		size, err := n.file.Read(buf)
+		var err error
+		wait := n.raw.Read(func(fd uintptr) bool {
+			err = n.receive(int(fd), fewMessages, handle)
+			return !errors.Is(err, unix.EAGAIN)
+		})
+		switch {
+		case wait != nil && ctx.Err() != nil && errors.Is(wait, os.ErrDeadlineExceeded):
+			return nil
+		case wait != nil:
+			return fmt.Errorf("nflog: wait: %w", wait)
+		case errors.Is(err, errPaced):
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Second / 20):
+			}
+		case err != nil:
+			return fmt.Errorf("nflog: read: %w", err)
+		}
+	}
+}
+
+// catchUp hands on all that was logged until now. A rule logs a packet before it
+// drops it, in the same breath: who has seen the drop finds its log here.
+func (n *nflog) catchUp(handle func(observed)) {
+	// What goes wrong here goes wrong for observe, too.
+	_ = n.raw.Control(func(fd uintptr) { _ = n.receive(int(fd), allMessages, handle) })
+}
+
+// receive takes in up to so many messages; EAGAIN says that there are no more.
+func (n *nflog) receive(fd, most int, handle func(observed)) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for range most {
+		now := time.Now()
+		may, again := n.pace.take(now)
+		if !may {
+			return errPaced
+		}
+		if again {
+			discard(fd) // what was logged meanwhile: its drops have gone by
+		}
+		size, _, err := unix.Recvfrom(fd, n.buf, 0)
 		switch {
 		case err == nil:
+		case errors.Is(err, unix.EINTR):
+			continue
 		case errors.Is(err, unix.ENOBUFS):
 			n.overflows.Add(1) // how many packets, the next number tells
 			continue
-		case ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
 		default:
-			return fmt.Errorf("nflog: read: %w", err)
+			n.pace.taken-- // nothing was read
+			return err
 		}
-		now := time.Now()
-		bad := messages(buf[:size], func(kind uint16, body []byte) {
+		bad := messages(n.buf[:size], func(kind uint16, body []byte) {
 			if kind == nflogMsgPacket {
 				n.packet(body, now, handle)
 			}
 		})
 		if bad != nil {
 			n.complain(bad, now)
+		}
+	}
+	return nil
+}
+
+// discard empties the socket. The next number tells how many there were.
+func discard(fd int) {
+	var none [1]byte
+	for range allMessages {
+		_, _, err := unix.Recvfrom(fd, none[:], unix.MSG_TRUNC)
+		if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+			return
 		}
 	}
 }
@@ -233,5 +347,17 @@ func (n *nflog) counts() (lost, passed uint64, err error) {
 	return n.lost.Load() + n.malformed.Load(), 0, nil
 }
 
+// left counts what could not be used: names or, where the source is alone, drops
+// that there was no room for; times that this was so; and messages that made no
+// sense.
+func (n *nflog) left() (lost, overflows, malformed uint64) {
+	return n.lost.Load(), n.overflows.Load(), n.malformed.Load()
+}
+
 // close unbinds the groups with the socket.
-func (n *nflog) close() { n.file.Close() }
+func (n *nflog) close() {
+	n.file.Close()
+	if n.names != nil {
+		n.names.close()
+	}
+}

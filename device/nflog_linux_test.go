@@ -21,6 +21,11 @@ import (
 // drop it.
 func (n *node) logAndDrop(hook *nftables.ChainHook, port, group uint16, prefix string) {
 	n.t.Helper()
+	n.logAnd(expr.VerdictDrop, hook, port, group, prefix)
+}
+
+func (n *node) logAnd(verdict expr.VerdictKind, hook *nftables.ChainHook, port, group uint16, prefix string) {
+	n.t.Helper()
 	c, err := nftables.New(nftables.WithNetNSFd(int(n.ns)))
 	n.must("nftables", err)
 	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "logged"})
@@ -29,7 +34,7 @@ func (n *node) logAndDrop(hook *nftables.ChainHook, port, group uint16, prefix s
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(port >> 8), byte(port)}},
 		&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: group, Data: []byte(prefix)},
-		&expr.Verdict{Kind: expr.VerdictDrop},
+		&expr.Verdict{Kind: verdict},
 	}})
 	n.must("nftables rule", c.Flush())
 }
@@ -128,6 +133,25 @@ func TestNFLOGNamesTheRule(t *testing.T) {
 	}
 }
 
+// sendLogged sends packets to port 9 of the node itself, which a rule drops.
+func (n *node) sendLogged(packets int) {
+	n.t.Helper()
+	n.must("send", n.do(func() error {
+		c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for range packets {
+			// A dropped packet shows to its sender as EPERM.
+			if _, err := c.Write([]byte("x")); err != nil && !errors.Is(err, unix.EPERM) {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
 // What the socket had no room for is counted to the packet.
 func TestNFLOGOverflow(t *testing.T) {
 	n := newNode(t)
@@ -139,22 +163,7 @@ func TestNFLOGOverflow(t *testing.T) {
 		n.must("receive buffer", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096))
 	}))
 	const flood = 500
-	send := func(packets int) {
-		n.must("send", n.do(func() error {
-			c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			for range packets {
-				// A dropped packet shows to its sender as EPERM.
-				if _, err := c.Write([]byte("x")); err != nil && !errors.Is(err, unix.EPERM) {
-					return err
-				}
-			}
-			return nil
-		}))
-	}
+	send := n.sendLogged
 	send(flood)
 	events := observeAll(t, s)
 	received := 0
@@ -170,6 +179,52 @@ func TestNFLOGOverflow(t *testing.T) {
 	t.Logf("%d of %d packets read, %d lost, %d overflows", received, flood+1, s.lost.Load(), s.overflows.Load())
 	if received >= flood {
 		t.Errorf("%d read: nothing overflowed", received)
+	}
+}
+
+// Of a flood that is logged only so much is read a second; what is left out is
+// counted, and what comes after the flood is read again.
+func TestNFLOGFlood(t *testing.T) {
+	n := newNode(t)
+	n.logAndDrop(nftables.ChainHookOutput, 9, 12, "acl-12")
+	s := n.readNFLOG(NFLOGConfig{Groups: []uint16{12}})
+	const flood = 500
+	s.pace.most = 100
+	n.sendLogged(flood)
+	events := observeAll(t, s)
+	received := 0
+	drain := func() {
+		for len(events) > 0 {
+			<-events
+			received++
+		}
+	}
+	poll(t, "a second's worth is read", func() bool { drain(); return received == 100 })
+	poll(t, "all is accounted for", func() bool {
+		n.sendLogged(1)
+		drain()
+		return s.lost.Load() >= flood-100
+	})
+	before := received
+	poll(t, "and it goes on", func() bool { n.sendLogged(1); drain(); return received > before })
+	t.Logf("%d read, %d left out", received, s.lost.Load())
+}
+
+func TestNFLOGPace(t *testing.T) {
+	p := nflogPace{most: 2}
+	now := time.Unix(1000, 0)
+	for i, c := range []struct {
+		after      time.Duration
+		may, again bool
+	}{
+		{0, true, false}, {0, true, false}, {time.Millisecond, false, false}, {time.Millisecond, false, false},
+		{time.Second, true, true}, {0, true, false}, // not more than two: nothing was left out
+		{time.Second, true, false}, {-time.Hour, true, false}, // a clock set back
+	} {
+		now = now.Add(c.after)
+		if may, again := p.take(now); may != c.may || again != c.again {
+			t.Errorf("step %d: %v, %v; want %v, %v", i, may, again, c.may, c.again)
+		}
 	}
 }
 

@@ -41,6 +41,8 @@ type SwitchConfig struct {
 	// Interfaces are its interfaces' names by ifIndex. One that is not here is
 	// called "if7".
 	Interfaces map[uint32]string `yaml:"interfaces"`
+	// IgnoreInterfaces lists interfaces of it whose drops are left out.
+	IgnoreInterfaces []string `yaml:"ignore_interfaces"`
 }
 
 const (

@@ -43,16 +43,16 @@ func (a *Agent) aggregate(ctx context.Context) {
 	}
 }
 
-// takeHeld counts what the source held back since the last time.
+// takeHeld counts what the kernel source held back since the last time.
 func (a *Agent) takeHeld(now time.Time) {
 	a.mu.Lock()
-	src := a.source // stays open while this runs
+	src := a.sources // stay open while this runs
 	a.mu.Unlock()
-	h, ok := src.(holder)
+	h, ok := src.kernel.(holder)
 	if !ok {
 		return
 	}
-	if err := h.held(func(h held) { a.held(src, h, now) }); err != nil {
+	if err := h.held(func(h held) { a.held(src.kernel, h, now) }); err != nil {
 		a.log.Warn("drops that the source held back are counted later", "error", err)
 	}
 }
@@ -95,11 +95,9 @@ type backlogged interface{ backlog() float64 }
 // look measures what the agent took since the last time and lets the fuse judge.
 func (a *Agent) look(now time.Time) {
 	a.mu.Lock()
-	queue := 0.0
-	if b, ok := a.source.(backlogged); ok {
-		queue = b.backlog()
-	}
+	src := a.sources // stay open while this runs
 	a.mu.Unlock()
+	queue := src.backlog()
 	lost, _ := a.counts()
 	events := a.ledger.totals().seq
 
@@ -111,7 +109,7 @@ func (a *Agent) look(now time.Time) {
 	if before.at.IsZero() {
 		return
 	}
-	if lost > before.lost {
+	if lost > before.lost && src.local() {
 		queue = 1 // it ran over since
 	}
 	seconds := max(now.Sub(before.at), time.Millisecond).Seconds()

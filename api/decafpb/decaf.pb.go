@@ -911,6 +911,9 @@ type LossAggregate struct {
 	TopFlows            []*FlowCount           `protobuf:"bytes,13,rep,name=top_flows,json=topFlows,proto3" json:"top_flows,omitempty"`
 	TopPrefixes         []*PrefixCount         `protobuf:"bytes,14,rep,name=top_prefixes,json=topPrefixes,proto3" json:"top_prefixes,omitempty"`
 	ReceivedNs          uint64                 `protobuf:"varint,15,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
+	SuppressedDuplicate uint64                 `protobuf:"varint,16,opt,name=suppressed_duplicate,json=suppressedDuplicate,proto3" json:"suppressed_duplicate,omitempty"` // the flow had an event already
+	Events              uint64                 `protobuf:"varint,17,opt,name=events,proto3" json:"events,omitempty"`                                                      // sent one by one
+	Unattributed        uint64                 `protobuf:"varint,18,opt,name=unattributed,proto3" json:"unattributed,omitempty"`                                          // packets whose headers were not looked at: any flow may have so many more
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -1046,6 +1049,27 @@ func (x *LossAggregate) GetTopPrefixes() []*PrefixCount {
 func (x *LossAggregate) GetReceivedNs() uint64 {
 	if x != nil {
 		return x.ReceivedNs
+	}
+	return 0
+}
+
+func (x *LossAggregate) GetSuppressedDuplicate() uint64 {
+	if x != nil {
+		return x.SuppressedDuplicate
+	}
+	return 0
+}
+
+func (x *LossAggregate) GetEvents() uint64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *LossAggregate) GetUnattributed() uint64 {
+	if x != nil {
+		return x.Unattributed
 	}
 	return 0
 }
@@ -2576,7 +2600,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\x06prefix\x18\x01 \x01(\v2\x10.decaf.v1.PrefixR\x06prefix\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\bR\x06source\x12\x18\n" +
 	"\apackets\x18\x03 \x01(\x04R\apackets\x12#\n" +
-	"\rpackets_error\x18\x04 \x01(\x04R\fpacketsError\"\x8f\x04\n" +
+	"\rpackets_error\x18\x04 \x01(\x04R\fpacketsError\"\xfe\x04\n" +
 	"\rLossAggregate\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x19\n" +
 	"\bstart_ns\x18\x02 \x01(\x04R\astartNs\x12\x15\n" +
@@ -2594,7 +2618,10 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\ttop_flows\x18\r \x03(\v2\x13.decaf.v1.FlowCountR\btopFlows\x128\n" +
 	"\ftop_prefixes\x18\x0e \x03(\v2\x15.decaf.v1.PrefixCountR\vtopPrefixes\x12\x1f\n" +
 	"\vreceived_ns\x18\x0f \x01(\x04R\n" +
-	"receivedNs\"\x91\x02\n" +
+	"receivedNs\x121\n" +
+	"\x14suppressed_duplicate\x18\x10 \x01(\x04R\x13suppressedDuplicate\x12\x16\n" +
+	"\x06events\x18\x11 \x01(\x04R\x06events\x12\"\n" +
+	"\funattributed\x18\x12 \x01(\x04R\funattributed\"\x91\x02\n" +
 	"\n" +
 	"RouteEvent\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
