@@ -3,6 +3,7 @@ package correlator
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"decaf/api/decafpb"
@@ -89,12 +90,16 @@ func (a *agents) reached(device string, err error, now int64) {
 	}
 }
 
+// sourceKernel is in the source of an agent that sees every drop of its kernel.
+const sourceKernel = "tp_btf"
+
 // watching lists the devices that were heard and whose stream lived all through
-// a time: what they did not show, they did not see.
+// a time: what they did not show, they did not see. An agent without the kernel's
+// word sees only what rules log or a switch reports, so its silence means nothing.
 func (a *agents) watching(from, to int64) []string {
 	var list []string
 	for name, p := range a.byName {
-		if p.role != "device" || p.streams == 0 || p.streams > from+freshFor {
+		if p.role != "device" || p.streams == 0 || p.streams > from+freshFor || !strings.Contains(p.source, sourceKernel) {
 			continue
 		}
 		if ok, _ := a.freshAll(name, from, to); ok {

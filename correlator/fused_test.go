@@ -282,25 +282,29 @@ func TestLinksSideBySide(t *testing.T) {
 func TestWatching(t *testing.T) {
 	t.Parallel()
 	a := newAgents()
-	for _, d := range []string{"s0", "s1", "s2"} {
+	for _, d := range []string{"s0", "s1", "s2", "s3"} {
 		a.of(d, "device")
 	}
 	a.of("h0", "host")
+	a.reached("s3", nil, 90*second)
 	a.reached("s0", nil, 90*second)
 	a.reached("s1", nil, 90*second)
 	a.reached("s1", fmt.Errorf("gone"), 110*second)
 	a.reached("s1", nil, 125*second)
 	for at := 90 * second; at <= 160*second; at += 2 * second {
-		for _, name := range []string{"s0", "s1", "s2", "h0"} {
-			role := "device"
-			if name == "h0" {
+		for _, name := range []string{"s0", "s1", "s2", "s3", "h0"} {
+			role, source := "device", "tp_btf+nflog"
+			switch name {
+			case "h0":
 				role = "host"
+			case "s3":
+				source = "sflow"
 			}
-			a.beat(&decafpb.Heartbeat{Origin: &decafpb.Origin{Producer: name}, TimeNs: uint64(at), Role: role}, at)
+			a.beat(&decafpb.Heartbeat{Origin: &decafpb.Origin{Producer: name}, TimeNs: uint64(at), Role: role, Source: source}, at)
 		}
 	}
 	if got := a.watching(100*second, 160*second); !slices.Equal(got, []string{"s0"}) {
-		t.Errorf("watching %v, want s0: the stream of s1 broke, of s2 none is known, h0 is a host", got)
+		t.Errorf("watching %v, want s0: the stream of s1 broke, of s2 none is known, s3 tells what it is told, h0 is a host", got)
 	}
 	if got := a.watching(130*second, 160*second); !slices.Equal(got, []string{"s0", "s1"}) {
 		t.Errorf("watching %v, want s0 and s1", got)
