@@ -128,7 +128,15 @@ func addLogs(terms ...float64) float64 {
 	}
 	sum := 0.0
 	for _, t := range terms {
-		sum += math.Exp(t - top)
+		switch d := t - top; {
+		case d == 0: // the commonest; the rest may be too small to count
+			sum++
+		case d > -37:
+			sum += math.Exp(d)
+		}
+	}
+	if sum == 1 {
+		return top
 	}
 	return top + math.Log(sum)
 }

@@ -85,6 +85,12 @@ func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared) *eng
 	e := &engine{n: n, e: ep, o: o.withDefaults(), s: n.newSpreader(), assumed: t.assumed,
 		packets: slices.Clone(t.packets), input: make([]int32, len(rows)), entStart: []int32{0}}
 	sources := slices.Clone(t.sources)
+	entries := 0
+	for i := range rows {
+		entries += len(rows[i].links)
+	}
+	e.rows = make([]row, 0, len(rows))
+	e.entLink, e.entWeight = make([]int32, 0, entries), make([]float32, 0, entries)
 	for i := range rows {
 		p := &rows[i]
 		e.input[i] = -1
