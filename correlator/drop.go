@@ -40,11 +40,24 @@ func isClass(class, want string) bool {
 	return class == want || strings.HasPrefix(class, want+"/")
 }
 
+// Damaged frames, as the end that saw them reports them.
+const (
+	classDamagedIn  = "errors/l2/rx"
+	classDamagedOut = "errors/l2/tx"
+)
+
 // dropComponent says what to blame for a device's drop: the egress link for an
-// overflowing queue, else the device, whose interfaces are in the evidence.
+// overflowing queue or a frame that could not be sent, the ingress link for one
+// that arrived damaged, else the device, whose interfaces are in the evidence.
 func dropComponent(t *topology.Topology, device string, e *decafpb.DropEvent) Component {
-	if isClass(e.GetClass(), classNoBuffer) {
+	class := e.GetClass()
+	switch {
+	case isClass(class, classNoBuffer), isClass(class, classDamagedOut):
 		if l, ok := t.LinkFrom(device, e.GetEgress()); ok {
+			return Component{Link: l}
+		}
+	case isClass(class, classDamagedIn):
+		if l, ok := t.LinkInto(device, e.GetIngress()); ok {
 			return Component{Link: l}
 		}
 	}

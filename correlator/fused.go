@@ -307,8 +307,10 @@ func (m Fused) drops(w *Window, ep *blame.Epoch) {
 			i = len(ep.Drops)
 			at[k] = i
 			b := blame.Drop{Device: device, From: -1, To: -1, Class: class}
-			if l := d.Component.Link; l != nil {
+			if l := d.Component.Link; l != nil && l.From.Node == d.Device {
 				b.To, _ = m.ids.net.Node(l.To.Node)
+			} else if l != nil {
+				b.From, _ = m.ids.net.Node(l.From.Node)
 			}
 			ep.Drops = append(ep.Drops, b)
 		}
