@@ -645,6 +645,8 @@ type DropEvent struct {
 	Packet        *Packet                `protobuf:"bytes,10,opt,name=packet,proto3" json:"packet,omitempty"`
 	Prefixes      []*Prefix              `protobuf:"bytes,11,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
 	ReceivedNs    uint64                 `protobuf:"varint,12,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"` // set by the collector
+	Inner         *Packet                `protobuf:"bytes,13,opt,name=inner,proto3" json:"inner,omitempty"`                              // the packet inside a tunnel, where it could be read
+	Encapsulation string                 `protobuf:"bytes,14,opt,name=encapsulation,proto3" json:"encapsulation,omitempty"`              // of inner: "vxlan", "gre", "mpls"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -761,6 +763,20 @@ func (x *DropEvent) GetReceivedNs() uint64 {
 		return x.ReceivedNs
 	}
 	return 0
+}
+
+func (x *DropEvent) GetInner() *Packet {
+	if x != nil {
+		return x.Inner
+	}
+	return nil
+}
+
+func (x *DropEvent) GetEncapsulation() string {
+	if x != nil {
+		return x.Encapsulation
+	}
+	return ""
 }
 
 // Count is a heavy hitter with its error bound: the true value lies in
@@ -1083,6 +1099,8 @@ type RouteEvent struct {
 	OldNextHops   [][]byte               `protobuf:"bytes,5,rep,name=old_next_hops,json=oldNextHops,proto3" json:"old_next_hops,omitempty"`
 	NewNextHops   [][]byte               `protobuf:"bytes,6,rep,name=new_next_hops,json=newNextHops,proto3" json:"new_next_hops,omitempty"`
 	ReceivedNs    uint64                 `protobuf:"varint,7,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
+	Changes       uint32                 `protobuf:"varint,8,opt,name=changes,proto3" json:"changes,omitempty"`    // in the window that made it flap
+	Interface     string                 `protobuf:"bytes,9,opt,name=interface,proto3" json:"interface,omitempty"` // of the next hop, or the neighbour that prefix names alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1166,6 +1184,20 @@ func (x *RouteEvent) GetReceivedNs() uint64 {
 	return 0
 }
 
+func (x *RouteEvent) GetChanges() uint32 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+func (x *RouteEvent) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
 // Hop is what one TTL showed.
 type Hop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1173,8 +1205,10 @@ type Hop struct {
 	Status        HopStatus              `protobuf:"varint,2,opt,name=status,proto3,enum=decaf.v1.HopStatus" json:"status,omitempty"`
 	Address       []byte                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // who answered: with RFC 5837 or inbound-address ICMP, the inbound interface
 	RttNs         uint64                 `protobuf:"varint,4,opt,name=rtt_ns,json=rttNs,proto3" json:"rtt_ns,omitempty"`
-	Probes        uint32                 `protobuf:"varint,5,opt,name=probes,proto3" json:"probes,omitempty"` // sent for this TTL
-	Others        [][]byte               `protobuf:"bytes,6,rep,name=others,proto3" json:"others,omitempty"`  // further addresses that answered: per-packet balancing, never merged
+	Probes        uint32                 `protobuf:"varint,5,opt,name=probes,proto3" json:"probes,omitempty"`      // sent for this TTL
+	Others        [][]byte               `protobuf:"bytes,6,rep,name=others,proto3" json:"others,omitempty"`       // further addresses that answered: per-packet balancing, never merged
+	Mpls          []uint32               `protobuf:"varint,7,rep,packed,name=mpls,proto3" json:"mpls,omitempty"`   // label stack the probe arrived with, top first, as on the wire (RFC 4950)
+	Interface     string                 `protobuf:"bytes,8,opt,name=interface,proto3" json:"interface,omitempty"` // the router's name for the interface the probe came in by (RFC 5837)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1251,6 +1285,20 @@ func (x *Hop) GetOthers() [][]byte {
 	return nil
 }
 
+func (x *Hop) GetMpls() []uint32 {
+	if x != nil {
+		return x.Mpls
+	}
+	return nil
+}
+
+func (x *Hop) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
 // Path is a trace of one flow.
 type Path struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1262,6 +1310,7 @@ type Path struct {
 	ProbeId       uint32                 `protobuf:"varint,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`    // IPv4 identification of every probe, TTL in its low 6 bits (masked to 0 here)
 	StartNs       uint64                 `protobuf:"varint,7,opt,name=start_ns,json=startNs,proto3" json:"start_ns,omitempty"`
 	TookNs        uint64                 `protobuf:"varint,8,opt,name=took_ns,json=tookNs,proto3" json:"took_ns,omitempty"`
+	Probed        *Flow                  `protobuf:"bytes,9,opt,name=probed,proto3" json:"probed,omitempty"` // the five-tuple of the probes, when an address translation made it another than the flow's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1352,6 +1401,13 @@ func (x *Path) GetTookNs() uint64 {
 	return 0
 }
 
+func (x *Path) GetProbed() *Flow {
+	if x != nil {
+		return x.Probed
+	}
+	return nil
+}
+
 // Retransmit is one retransmitted socket buffer: one or more segments.
 type Retransmit struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1370,7 +1426,10 @@ type Retransmit struct {
 	ReceivedNs     uint64                 `protobuf:"varint,14,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
 	// Not a retransmit but a later word on one: everything this connection sent
 	// again had arrived already (DSACK, RFC 2883), so its vote is withdrawn.
-	Undone        bool `protobuf:"varint,13,opt,name=undone,proto3" json:"undone,omitempty"`
+	Undone        bool   `protobuf:"varint,13,opt,name=undone,proto3" json:"undone,omitempty"`
+	UndoneSeq     uint64 `protobuf:"varint,17,opt,name=undone_seq,json=undoneSeq,proto3" json:"undone_seq,omitempty"` // with undone: the origin's seq of the one record taken back; 0 takes back all of the connection
+	Process       string `protobuf:"bytes,15,opt,name=process,proto3" json:"process,omitempty"`
+	Container     string `protobuf:"bytes,16,opt,name=container,proto3" json:"container,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1503,38 +1562,70 @@ func (x *Retransmit) GetUndone() bool {
 	return false
 }
 
+func (x *Retransmit) GetUndoneSeq() uint64 {
+	if x != nil {
+		return x.UndoneSeq
+	}
+	return 0
+}
+
+func (x *Retransmit) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Retransmit) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
 // FlowRecord is the patent's flow and closed-connection tables (US 10,778,507,
 // tables 1 and 2), or, with flows > 0 and no ports, one row of loss-free
 // counts per destination host.
 type FlowRecord struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Origin         *Origin                `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
-	StartNs        uint64                 `protobuf:"varint,2,opt,name=start_ns,json=startNs,proto3" json:"start_ns,omitempty"`
-	EndNs          uint64                 `protobuf:"varint,3,opt,name=end_ns,json=endNs,proto3" json:"end_ns,omitempty"`
-	Flow           *Flow                  `protobuf:"bytes,4,opt,name=flow,proto3" json:"flow,omitempty"`
-	State          FlowRecord_State       `protobuf:"varint,5,opt,name=state,proto3,enum=decaf.v1.FlowRecord_State" json:"state,omitempty"`
-	Inbound        bool                   `protobuf:"varint,6,opt,name=inbound,proto3" json:"inbound,omitempty"`
-	Process        string                 `protobuf:"bytes,7,opt,name=process,proto3" json:"process,omitempty"`
-	Error          int32                  `protobuf:"varint,8,opt,name=error,proto3" json:"error,omitempty"` // errno
-	Flows          uint64                 `protobuf:"varint,9,opt,name=flows,proto3" json:"flows,omitempty"`
-	Packets        uint64                 `protobuf:"varint,10,opt,name=packets,proto3" json:"packets,omitempty"`
-	BytesSent      uint64                 `protobuf:"varint,11,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
-	BytesReceived  uint64                 `protobuf:"varint,12,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
-	BytesPosted    uint64                 `protobuf:"varint,13,opt,name=bytes_posted,json=bytesPosted,proto3" json:"bytes_posted,omitempty"`
-	BytesRead      uint64                 `protobuf:"varint,14,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
-	Retransmits    uint64                 `protobuf:"varint,15,opt,name=retransmits,proto3" json:"retransmits,omitempty"`
-	RttMeanNs      uint64                 `protobuf:"varint,16,opt,name=rtt_mean_ns,json=rttMeanNs,proto3" json:"rtt_mean_ns,omitempty"`
-	RttMaxNs       uint64                 `protobuf:"varint,17,opt,name=rtt_max_ns,json=rttMaxNs,proto3" json:"rtt_max_ns,omitempty"`
-	CwndMeanBytes  uint64                 `protobuf:"varint,18,opt,name=cwnd_mean_bytes,json=cwndMeanBytes,proto3" json:"cwnd_mean_bytes,omitempty"`
-	CwndReductions uint64                 `protobuf:"varint,19,opt,name=cwnd_reductions,json=cwndReductions,proto3" json:"cwnd_reductions,omitempty"`
-	RwndMeanBytes  uint64                 `protobuf:"varint,20,opt,name=rwnd_mean_bytes,json=rwndMeanBytes,proto3" json:"rwnd_mean_bytes,omitempty"`
-	ZeroWindowNs   uint64                 `protobuf:"varint,21,opt,name=zero_window_ns,json=zeroWindowNs,proto3" json:"zero_window_ns,omitempty"`
-	ResetsSent     uint64                 `protobuf:"varint,22,opt,name=resets_sent,json=resetsSent,proto3" json:"resets_sent,omitempty"`
-	ResetsReceived uint64                 `protobuf:"varint,23,opt,name=resets_received,json=resetsReceived,proto3" json:"resets_received,omitempty"`
-	Path           *Path                  `protobuf:"bytes,24,opt,name=path,proto3" json:"path,omitempty"`
-	ReceivedNs     uint64                 `protobuf:"varint,25,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Origin             *Origin                `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	StartNs            uint64                 `protobuf:"varint,2,opt,name=start_ns,json=startNs,proto3" json:"start_ns,omitempty"`
+	EndNs              uint64                 `protobuf:"varint,3,opt,name=end_ns,json=endNs,proto3" json:"end_ns,omitempty"`
+	Flow               *Flow                  `protobuf:"bytes,4,opt,name=flow,proto3" json:"flow,omitempty"`
+	State              FlowRecord_State       `protobuf:"varint,5,opt,name=state,proto3,enum=decaf.v1.FlowRecord_State" json:"state,omitempty"`
+	Inbound            bool                   `protobuf:"varint,6,opt,name=inbound,proto3" json:"inbound,omitempty"`
+	Process            string                 `protobuf:"bytes,7,opt,name=process,proto3" json:"process,omitempty"`
+	Error              int32                  `protobuf:"varint,8,opt,name=error,proto3" json:"error,omitempty"` // errno
+	Flows              uint64                 `protobuf:"varint,9,opt,name=flows,proto3" json:"flows,omitempty"`
+	Packets            uint64                 `protobuf:"varint,10,opt,name=packets,proto3" json:"packets,omitempty"`
+	BytesSent          uint64                 `protobuf:"varint,11,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
+	BytesReceived      uint64                 `protobuf:"varint,12,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
+	BytesPosted        uint64                 `protobuf:"varint,13,opt,name=bytes_posted,json=bytesPosted,proto3" json:"bytes_posted,omitempty"`
+	BytesRead          uint64                 `protobuf:"varint,14,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
+	Retransmits        uint64                 `protobuf:"varint,15,opt,name=retransmits,proto3" json:"retransmits,omitempty"`
+	RttMeanNs          uint64                 `protobuf:"varint,16,opt,name=rtt_mean_ns,json=rttMeanNs,proto3" json:"rtt_mean_ns,omitempty"`
+	RttMaxNs           uint64                 `protobuf:"varint,17,opt,name=rtt_max_ns,json=rttMaxNs,proto3" json:"rtt_max_ns,omitempty"`
+	CwndMeanBytes      uint64                 `protobuf:"varint,18,opt,name=cwnd_mean_bytes,json=cwndMeanBytes,proto3" json:"cwnd_mean_bytes,omitempty"`
+	CwndReductions     uint64                 `protobuf:"varint,19,opt,name=cwnd_reductions,json=cwndReductions,proto3" json:"cwnd_reductions,omitempty"`
+	RwndMeanBytes      uint64                 `protobuf:"varint,20,opt,name=rwnd_mean_bytes,json=rwndMeanBytes,proto3" json:"rwnd_mean_bytes,omitempty"`
+	ZeroWindowNs       uint64                 `protobuf:"varint,21,opt,name=zero_window_ns,json=zeroWindowNs,proto3" json:"zero_window_ns,omitempty"`
+	ResetsSent         uint64                 `protobuf:"varint,22,opt,name=resets_sent,json=resetsSent,proto3" json:"resets_sent,omitempty"`
+	ResetsReceived     uint64                 `protobuf:"varint,23,opt,name=resets_received,json=resetsReceived,proto3" json:"resets_received,omitempty"`
+	Path               *Path                  `protobuf:"bytes,24,opt,name=path,proto3" json:"path,omitempty"`
+	ReceivedNs         uint64                 `protobuf:"varint,25,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
+	Cookie             uint64                 `protobuf:"varint,26,opt,name=cookie,proto3" json:"cookie,omitempty"` // the kernel's socket cookie, of a single flow
+	Container          string                 `protobuf:"bytes,27,opt,name=container,proto3" json:"container,omitempty"`
+	Active             bool                   `protobuf:"varint,28,opt,name=active,proto3" json:"active,omitempty"`                     // data moved in the interval; keep-alives alone do not count
+	NewFlows           uint64                 `protobuf:"varint,29,opt,name=new_flows,json=newFlows,proto3" json:"new_flows,omitempty"` // of flows, in rows that sum up several
+	ClosedFlows        uint64                 `protobuf:"varint,30,opt,name=closed_flows,json=closedFlows,proto3" json:"closed_flows,omitempty"`
+	TerminatedFlows    uint64                 `protobuf:"varint,31,opt,name=terminated_flows,json=terminatedFlows,proto3" json:"terminated_flows,omitempty"`
+	FailedFlows        uint64                 `protobuf:"varint,32,opt,name=failed_flows,json=failedFlows,proto3" json:"failed_flows,omitempty"`
+	Timeouts           uint64                 `protobuf:"varint,33,opt,name=timeouts,proto3" json:"timeouts,omitempty"`                                               // retransmission timeouts
+	DuplicatesReported uint64                 `protobuf:"varint,34,opt,name=duplicates_reported,json=duplicatesReported,proto3" json:"duplicates_reported,omitempty"` // segments the receiver had already (DSACK, RFC 2883)
+	OutOfOrder         uint64                 `protobuf:"varint,35,opt,name=out_of_order,json=outOfOrder,proto3" json:"out_of_order,omitempty"`                       // segments that arrived out of order
+	SampledOf          uint64                 `protobuf:"varint,36,opt,name=sampled_of,json=sampledOf,proto3" json:"sampled_of,omitempty"`                            // one flow in so many is listed; 0 and 1: all are
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *FlowRecord) Reset() {
@@ -1738,6 +1829,83 @@ func (x *FlowRecord) GetPath() *Path {
 func (x *FlowRecord) GetReceivedNs() uint64 {
 	if x != nil {
 		return x.ReceivedNs
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetCookie() uint64 {
+	if x != nil {
+		return x.Cookie
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *FlowRecord) GetNewFlows() uint64 {
+	if x != nil {
+		return x.NewFlows
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetClosedFlows() uint64 {
+	if x != nil {
+		return x.ClosedFlows
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetTerminatedFlows() uint64 {
+	if x != nil {
+		return x.TerminatedFlows
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetFailedFlows() uint64 {
+	if x != nil {
+		return x.FailedFlows
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetTimeouts() uint64 {
+	if x != nil {
+		return x.Timeouts
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetDuplicatesReported() uint64 {
+	if x != nil {
+		return x.DuplicatesReported
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetOutOfOrder() uint64 {
+	if x != nil {
+		return x.OutOfOrder
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetSampledOf() uint64 {
+	if x != nil {
+		return x.SampledOf
 	}
 	return 0
 }
@@ -2576,7 +2744,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\x06header\x18\v \x01(\fR\x06header\":\n" +
 	"\x06Prefix\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x16\n" +
-	"\x06length\x18\x02 \x01(\rR\x06length\"\xf1\x02\n" +
+	"\x06length\x18\x02 \x01(\rR\x06length\"\xbf\x03\n" +
 	"\tDropEvent\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
 	"\atime_ns\x18\x02 \x01(\x04R\x06timeNs\x12\x14\n" +
@@ -2591,7 +2759,9 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	" \x01(\v2\x10.decaf.v1.PacketR\x06packet\x12,\n" +
 	"\bprefixes\x18\v \x03(\v2\x10.decaf.v1.PrefixR\bprefixes\x12\x1f\n" +
 	"\vreceived_ns\x18\f \x01(\x04R\n" +
-	"receivedNs\"n\n" +
+	"receivedNs\x12&\n" +
+	"\x05inner\x18\r \x01(\v2\x10.decaf.v1.PacketR\x05inner\x12$\n" +
+	"\rencapsulation\x18\x0e \x01(\tR\rencapsulation\"n\n" +
 	"\tFlowCount\x12\"\n" +
 	"\x04flow\x18\x01 \x01(\v2\x0e.decaf.v1.FlowR\x04flow\x12\x18\n" +
 	"\apackets\x18\x02 \x01(\x04R\apackets\x12#\n" +
@@ -2621,7 +2791,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"receivedNs\x121\n" +
 	"\x14suppressed_duplicate\x18\x10 \x01(\x04R\x13suppressedDuplicate\x12\x16\n" +
 	"\x06events\x18\x11 \x01(\x04R\x06events\x12\"\n" +
-	"\funattributed\x18\x12 \x01(\x04R\funattributed\"\x91\x02\n" +
+	"\funattributed\x18\x12 \x01(\x04R\funattributed\"\xc9\x02\n" +
 	"\n" +
 	"RouteEvent\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
@@ -2631,14 +2801,18 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\rold_next_hops\x18\x05 \x03(\fR\voldNextHops\x12\"\n" +
 	"\rnew_next_hops\x18\x06 \x03(\fR\vnewNextHops\x12\x1f\n" +
 	"\vreceived_ns\x18\a \x01(\x04R\n" +
-	"receivedNs\"\xa5\x01\n" +
+	"receivedNs\x12\x18\n" +
+	"\achanges\x18\b \x01(\rR\achanges\x12\x1c\n" +
+	"\tinterface\x18\t \x01(\tR\tinterface\"\xd7\x01\n" +
 	"\x03Hop\x12\x10\n" +
 	"\x03ttl\x18\x01 \x01(\rR\x03ttl\x12+\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x13.decaf.v1.HopStatusR\x06status\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\fR\aaddress\x12\x15\n" +
 	"\x06rtt_ns\x18\x04 \x01(\x04R\x05rttNs\x12\x16\n" +
 	"\x06probes\x18\x05 \x01(\rR\x06probes\x12\x16\n" +
-	"\x06others\x18\x06 \x03(\fR\x06others\"\xf1\x01\n" +
+	"\x06others\x18\x06 \x03(\fR\x06others\x12\x12\n" +
+	"\x04mpls\x18\a \x03(\rR\x04mpls\x12\x1c\n" +
+	"\tinterface\x18\b \x01(\tR\tinterface\"\x99\x02\n" +
 	"\x04Path\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.decaf.v1.PathStatusR\x06status\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12!\n" +
@@ -2647,7 +2821,8 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\tprobe_seq\x18\x05 \x01(\rR\bprobeSeq\x12\x19\n" +
 	"\bprobe_id\x18\x06 \x01(\rR\aprobeId\x12\x19\n" +
 	"\bstart_ns\x18\a \x01(\x04R\astartNs\x12\x17\n" +
-	"\atook_ns\x18\b \x01(\x04R\x06tookNs\"\xd3\x03\n" +
+	"\atook_ns\x18\b \x01(\x04R\x06tookNs\x12&\n" +
+	"\x06probed\x18\t \x01(\v2\x0e.decaf.v1.FlowR\x06probed\"\xaa\x04\n" +
 	"\n" +
 	"Retransmit\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
@@ -2666,7 +2841,12 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"localCause\x12\x1f\n" +
 	"\vreceived_ns\x18\x0e \x01(\x04R\n" +
 	"receivedNs\x12\x16\n" +
-	"\x06undone\x18\r \x01(\bR\x06undone\"\xc7\a\n" +
+	"\x06undone\x18\r \x01(\bR\x06undone\x12\x1d\n" +
+	"\n" +
+	"undone_seq\x18\x11 \x01(\x04R\tundoneSeq\x12\x18\n" +
+	"\aprocess\x18\x0f \x01(\tR\aprocess\x12\x1c\n" +
+	"\tcontainer\x18\x10 \x01(\tR\tcontainer\"\xb1\n" +
+	"\n" +
 	"\n" +
 	"FlowRecord\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x19\n" +
@@ -2699,7 +2879,20 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\x0fresets_received\x18\x17 \x01(\x04R\x0eresetsReceived\x12\"\n" +
 	"\x04path\x18\x18 \x01(\v2\x0e.decaf.v1.PathR\x04path\x12\x1f\n" +
 	"\vreceived_ns\x18\x19 \x01(\x04R\n" +
-	"receivedNs\"w\n" +
+	"receivedNs\x12\x16\n" +
+	"\x06cookie\x18\x1a \x01(\x04R\x06cookie\x12\x1c\n" +
+	"\tcontainer\x18\x1b \x01(\tR\tcontainer\x12\x16\n" +
+	"\x06active\x18\x1c \x01(\bR\x06active\x12\x1b\n" +
+	"\tnew_flows\x18\x1d \x01(\x04R\bnewFlows\x12!\n" +
+	"\fclosed_flows\x18\x1e \x01(\x04R\vclosedFlows\x12)\n" +
+	"\x10terminated_flows\x18\x1f \x01(\x04R\x0fterminatedFlows\x12!\n" +
+	"\ffailed_flows\x18  \x01(\x04R\vfailedFlows\x12\x1a\n" +
+	"\btimeouts\x18! \x01(\x04R\btimeouts\x12/\n" +
+	"\x13duplicates_reported\x18\" \x01(\x04R\x12duplicatesReported\x12 \n" +
+	"\fout_of_order\x18# \x01(\x04R\n" +
+	"outOfOrder\x12\x1d\n" +
+	"\n" +
+	"sampled_of\x18$ \x01(\x04R\tsampledOf\"w\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTATE_NEW\x10\x01\x12\x0e\n" +
@@ -2883,46 +3076,48 @@ var file_api_decafpb_decaf_proto_depIdxs = []int32{
 	5,  // 1: decaf.v1.DropEvent.origin:type_name -> decaf.v1.Origin
 	7,  // 2: decaf.v1.DropEvent.packet:type_name -> decaf.v1.Packet
 	8,  // 3: decaf.v1.DropEvent.prefixes:type_name -> decaf.v1.Prefix
-	6,  // 4: decaf.v1.FlowCount.flow:type_name -> decaf.v1.Flow
-	8,  // 5: decaf.v1.PrefixCount.prefix:type_name -> decaf.v1.Prefix
-	5,  // 6: decaf.v1.LossAggregate.origin:type_name -> decaf.v1.Origin
-	10, // 7: decaf.v1.LossAggregate.top_flows:type_name -> decaf.v1.FlowCount
-	11, // 8: decaf.v1.LossAggregate.top_prefixes:type_name -> decaf.v1.PrefixCount
-	5,  // 9: decaf.v1.RouteEvent.origin:type_name -> decaf.v1.Origin
-	8,  // 10: decaf.v1.RouteEvent.prefix:type_name -> decaf.v1.Prefix
-	0,  // 11: decaf.v1.RouteEvent.change:type_name -> decaf.v1.RouteChange
-	1,  // 12: decaf.v1.Hop.status:type_name -> decaf.v1.HopStatus
-	2,  // 13: decaf.v1.Path.status:type_name -> decaf.v1.PathStatus
-	14, // 14: decaf.v1.Path.hops:type_name -> decaf.v1.Hop
-	5,  // 15: decaf.v1.Retransmit.origin:type_name -> decaf.v1.Origin
-	6,  // 16: decaf.v1.Retransmit.flow:type_name -> decaf.v1.Flow
-	3,  // 17: decaf.v1.Retransmit.kind:type_name -> decaf.v1.RetransmitKind
-	15, // 18: decaf.v1.Retransmit.path:type_name -> decaf.v1.Path
-	5,  // 19: decaf.v1.FlowRecord.origin:type_name -> decaf.v1.Origin
-	6,  // 20: decaf.v1.FlowRecord.flow:type_name -> decaf.v1.Flow
-	4,  // 21: decaf.v1.FlowRecord.state:type_name -> decaf.v1.FlowRecord.State
-	15, // 22: decaf.v1.FlowRecord.path:type_name -> decaf.v1.Path
-	5,  // 23: decaf.v1.Exchange.origin:type_name -> decaf.v1.Origin
-	6,  // 24: decaf.v1.Exchange.flow:type_name -> decaf.v1.Flow
-	5,  // 25: decaf.v1.Heartbeat.origin:type_name -> decaf.v1.Origin
-	25, // 26: decaf.v1.Heartbeat.counters:type_name -> decaf.v1.Heartbeat.CountersEntry
-	9,  // 27: decaf.v1.Batch.drops:type_name -> decaf.v1.DropEvent
-	12, // 28: decaf.v1.Batch.aggregates:type_name -> decaf.v1.LossAggregate
-	13, // 29: decaf.v1.Batch.routes:type_name -> decaf.v1.RouteEvent
-	17, // 30: decaf.v1.Batch.flows:type_name -> decaf.v1.FlowRecord
-	16, // 31: decaf.v1.Batch.retransmits:type_name -> decaf.v1.Retransmit
-	18, // 32: decaf.v1.Batch.exchanges:type_name -> decaf.v1.Exchange
-	19, // 33: decaf.v1.Batch.heartbeats:type_name -> decaf.v1.Heartbeat
-	9,  // 34: decaf.v1.Evidence.drops:type_name -> decaf.v1.DropEvent
-	16, // 35: decaf.v1.Evidence.retransmits:type_name -> decaf.v1.Retransmit
-	21, // 36: decaf.v1.Finding.evidence:type_name -> decaf.v1.Evidence
-	24, // 37: decaf.v1.FaultReport.verdict:type_name -> decaf.v1.Verdict
-	21, // 38: decaf.v1.Verdict.evidence:type_name -> decaf.v1.Evidence
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	7,  // 4: decaf.v1.DropEvent.inner:type_name -> decaf.v1.Packet
+	6,  // 5: decaf.v1.FlowCount.flow:type_name -> decaf.v1.Flow
+	8,  // 6: decaf.v1.PrefixCount.prefix:type_name -> decaf.v1.Prefix
+	5,  // 7: decaf.v1.LossAggregate.origin:type_name -> decaf.v1.Origin
+	10, // 8: decaf.v1.LossAggregate.top_flows:type_name -> decaf.v1.FlowCount
+	11, // 9: decaf.v1.LossAggregate.top_prefixes:type_name -> decaf.v1.PrefixCount
+	5,  // 10: decaf.v1.RouteEvent.origin:type_name -> decaf.v1.Origin
+	8,  // 11: decaf.v1.RouteEvent.prefix:type_name -> decaf.v1.Prefix
+	0,  // 12: decaf.v1.RouteEvent.change:type_name -> decaf.v1.RouteChange
+	1,  // 13: decaf.v1.Hop.status:type_name -> decaf.v1.HopStatus
+	2,  // 14: decaf.v1.Path.status:type_name -> decaf.v1.PathStatus
+	14, // 15: decaf.v1.Path.hops:type_name -> decaf.v1.Hop
+	6,  // 16: decaf.v1.Path.probed:type_name -> decaf.v1.Flow
+	5,  // 17: decaf.v1.Retransmit.origin:type_name -> decaf.v1.Origin
+	6,  // 18: decaf.v1.Retransmit.flow:type_name -> decaf.v1.Flow
+	3,  // 19: decaf.v1.Retransmit.kind:type_name -> decaf.v1.RetransmitKind
+	15, // 20: decaf.v1.Retransmit.path:type_name -> decaf.v1.Path
+	5,  // 21: decaf.v1.FlowRecord.origin:type_name -> decaf.v1.Origin
+	6,  // 22: decaf.v1.FlowRecord.flow:type_name -> decaf.v1.Flow
+	4,  // 23: decaf.v1.FlowRecord.state:type_name -> decaf.v1.FlowRecord.State
+	15, // 24: decaf.v1.FlowRecord.path:type_name -> decaf.v1.Path
+	5,  // 25: decaf.v1.Exchange.origin:type_name -> decaf.v1.Origin
+	6,  // 26: decaf.v1.Exchange.flow:type_name -> decaf.v1.Flow
+	5,  // 27: decaf.v1.Heartbeat.origin:type_name -> decaf.v1.Origin
+	25, // 28: decaf.v1.Heartbeat.counters:type_name -> decaf.v1.Heartbeat.CountersEntry
+	9,  // 29: decaf.v1.Batch.drops:type_name -> decaf.v1.DropEvent
+	12, // 30: decaf.v1.Batch.aggregates:type_name -> decaf.v1.LossAggregate
+	13, // 31: decaf.v1.Batch.routes:type_name -> decaf.v1.RouteEvent
+	17, // 32: decaf.v1.Batch.flows:type_name -> decaf.v1.FlowRecord
+	16, // 33: decaf.v1.Batch.retransmits:type_name -> decaf.v1.Retransmit
+	18, // 34: decaf.v1.Batch.exchanges:type_name -> decaf.v1.Exchange
+	19, // 35: decaf.v1.Batch.heartbeats:type_name -> decaf.v1.Heartbeat
+	9,  // 36: decaf.v1.Evidence.drops:type_name -> decaf.v1.DropEvent
+	16, // 37: decaf.v1.Evidence.retransmits:type_name -> decaf.v1.Retransmit
+	21, // 38: decaf.v1.Finding.evidence:type_name -> decaf.v1.Evidence
+	24, // 39: decaf.v1.FaultReport.verdict:type_name -> decaf.v1.Verdict
+	21, // 40: decaf.v1.Verdict.evidence:type_name -> decaf.v1.Evidence
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_api_decafpb_decaf_proto_init() }
