@@ -176,6 +176,7 @@ func (r *recorder) connection(f packet.Flow, list []*api.RetransmitView, counted
 		return
 	}
 	first := list[0].TimeNS
+	line.Between = replay.Between{FirstNS: first, LastNS: list[len(list)-1].TimeNS}
 	line.Packets = line.Retransmits + uint64(r.scenario.Traffic.PacketsMin+r.scenario.Traffic.PacketsMax)/2
 	for _, row := range counted {
 		if row.startNS <= first && first <= row.endNS+uint64(recordSlack) {
@@ -183,7 +184,7 @@ func (r *recorder) connection(f packet.Flow, list []*api.RetransmitView, counted
 		}
 	}
 	if undone { // all that was sent again had arrived
-		line.Retransmits, path = 0, nil
+		line.Retransmits, line.Between, path = 0, replay.Between{}, nil
 	}
 	at := r.epoch(first)
 	e := r.epochs[at]

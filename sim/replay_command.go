@@ -114,6 +114,9 @@ func printEpoch(w io.Writer, names []string, e EpochResult) error {
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for _, b := range m.Components {
 			line := fmt.Sprintf("  %s\t%.3f\t%s\t%.0f flows lost %.0f packets", b.Component, b.Probability, dash(b.Class), b.Evidence.Flows, b.Evidence.Lost)
+			if b.BetweenNS != nil {
+				line += fmt.Sprintf(" in %.1f s", float64(b.BetweenNS[1]-b.BetweenNS[0])/1e9)
+			}
 			if len(b.Equivalent) > 0 {
 				line += "\tor " + strings.Join(b.Equivalent, ", ")
 			}

@@ -50,6 +50,7 @@ type BlamedView struct {
 	Component   string       `json:"component"`
 	Probability float64      `json:"probability"`
 	Class       string       `json:"class,omitempty"`
+	BetweenNS   *[2]uint64   `json:"between_ns,omitempty"` // when it lost packets; none: all the time, or nobody knows
 	Evidence    EvidenceSums `json:"evidence"`
 	Equivalent  []string     `json:"equivalent"` // cannot be told from it
 	Trace       []string     `json:"trace"`      // what spoke for and against
@@ -123,6 +124,7 @@ func Replay(in io.Reader, names []string, causes io.Writer, each func(EpochResul
 type bridge struct {
 	topo    *replay.Topology
 	network *blame.Network
+	zeroNS  *uint64 // of the engine's clock, so that seconds have their full precision: the first epoch's start
 	host    []int32 // by node; -1 for switches
 	device  []int32
 	link    []int32
@@ -188,6 +190,13 @@ func (b *bridge) path(p []replay.LinkID) []int32 {
 // are counted per pair of hosts, as a collector would.
 func (b *bridge) epoch(e *replay.Epoch) (ep *blame.Epoch, lossy []int) {
 	ep = &blame.Epoch{Tally: blame.NewTally(b.network)}
+	if b.zeroNS == nil {
+		zero := e.StartNS
+		b.zeroNS = &zero
+	}
+	if e.EndNS > e.StartNS {
+		ep.During = b.span(replay.Between{FirstNS: e.StartNS, LastNS: e.EndNS})
+	}
 	for i := range e.Flows {
 		f := &e.Flows[i]
 		src, dst := b.host[f.Src], b.host[f.Dst]
@@ -195,7 +204,7 @@ func (b *bridge) epoch(e *replay.Epoch) (ep *blame.Epoch, lossy []int) {
 			ep.Tally.Add(src, dst, float64(f.Packets))
 			continue
 		}
-		flow := blame.Flow{Src: src, Dst: dst, Packets: float64(f.Packets), Lost: float64(f.Retransmits)}
+		flow := blame.Flow{Src: src, Dst: dst, Packets: float64(f.Packets), Lost: float64(f.Retransmits), When: b.span(f.Between)}
 		if p := e.KnownPath(f); p != nil {
 			flow.Path = b.path(p)
 		} else {
@@ -218,7 +227,7 @@ func (b *bridge) epoch(e *replay.Epoch) (ep *blame.Epoch, lossy []int) {
 	}
 	for i := range e.Drops {
 		d := &e.Drops[i]
-		ep.Drops = append(ep.Drops, blame.Drop{Device: b.device[d.Device], From: neighbour(d.From), To: neighbour(d.To), Class: d.Class, Count: float64(d.Count)})
+		ep.Drops = append(ep.Drops, blame.Drop{Device: b.device[d.Device], From: neighbour(d.From), To: neighbour(d.To), Class: d.Class, Count: float64(d.Count), When: b.span(d.Between)})
 	}
 	for _, d := range e.Instrumented {
 		ep.Instrumented = append(ep.Instrumented, b.device[d])
@@ -226,11 +235,29 @@ func (b *bridge) epoch(e *replay.Epoch) (ep *blame.Epoch, lossy []int) {
 	return ep, lossy
 }
 
+// span puts times on the engine's clock.
+func (b *bridge) span(t replay.Between) blame.Span {
+	if !t.Known() {
+		return blame.Span{}
+	}
+	at := func(ns uint64) float64 { return float64(int64(ns-*b.zeroNS)) / 1e9 }
+	return blame.Span{From: at(t.FirstNS), To: at(t.LastNS)}
+}
+
+// between is a span as times of the recording.
+func (b *bridge) between(s blame.Span) *[2]uint64 {
+	if !s.Known() {
+		return nil
+	}
+	at := func(t float64) uint64 { return *b.zeroNS + uint64(int64(t*1e9)) }
+	return &[2]uint64{at(s.From), at(s.To)}
+}
+
 func (b *bridge) view(e *replay.Epoch, lossy []int, r blame.Result) MethodResult {
 	views := func(list []blame.Blame) []BlamedView {
 		out := []BlamedView{}
 		for _, x := range list {
-			v := BlamedView{Component: b.network.Name(x.Component), Probability: x.Probability, Class: x.Class, Equivalent: []string{},
+			v := BlamedView{Component: b.network.Name(x.Component), Probability: x.Probability, Class: x.Class, BetweenNS: b.between(x.During), Equivalent: []string{},
 				Trace: append([]string{}, x.Trace...), Evidence: EvidenceSums{
 					Flows: x.Evidence.Flows, Lost: x.Evidence.Lost, Packets: x.Evidence.Packets, Rate: x.Evidence.Rate,
 					Drops: x.Evidence.Drops, HostNats: x.Evidence.HostNats, DeviceNats: x.Evidence.DeviceNats,

@@ -84,6 +84,56 @@ func TestReplayNamesTheFaultsOfEachEpoch(t *testing.T) {
 	}
 }
 
+// A queue that overflows for two seconds is named as that, with its times, though no
+// device tells of it, and no longer in the epoch after it.
+func TestReplayDatesCongestion(t *testing.T) {
+	const burst = `
+name: burst
+fabric: {kind: clos, pods: 2, tors: 8, t1: 4, t2: 4, hosts: 8}
+traffic: {connections_per_host: 8/s, packets: 1..100, pattern: uniform}
+noise: 1e-7
+instrumented: 0%
+duration: 60s
+faults:
+  - {at: 10s, for: 2s, on: link p0-t1-0>t2-1, kind: queue, rate: 4%}
+  - {at: 0s, on: link p1-tor3>p1-t1-2, kind: silent-loss, rate: 0.2%}
+`
+	const lasting = "link p1-tor3>p1-t1-2"
+	epoch := 0
+	var began uint64
+	err := Replay(bytes.NewReader(recording(t, burst)), []string{"fused"}, nil, func(e EpochResult) error {
+		if epoch == 0 {
+			began = e.StartNS
+		}
+		names := map[string]BlamedView{}
+		for _, b := range e.Methods["fused"].Components {
+			names[b.Component] = b
+		}
+		if b, ok := names[lasting]; !ok || b.Class != "" || b.BetweenNS != nil {
+			t.Errorf("epoch %d: the fault that lasts is %+v", epoch, b)
+		}
+		switch b, ok := names["link p0-t1-0>t2-1"]; {
+		case ok != (epoch == 0) || len(names) > 2:
+			t.Errorf("epoch %d: named %+v", epoch, names)
+		case ok && (b.Class != "no-buffer" || b.BetweenNS == nil):
+			t.Errorf("the burst is %+v", b)
+		case ok:
+			from, to := time.Duration(b.BetweenNS[0]-began), time.Duration(b.BetweenNS[1]-began)
+			if from < 9*time.Second || from > 11*time.Second || to < 11*time.Second || to > 13*time.Second {
+				t.Errorf("the burst was from %s to %s, want 10 s to 12 s", from, to)
+			}
+		}
+		epoch++
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if epoch != 2 {
+		t.Errorf("%d epochs, want 2", epoch)
+	}
+}
+
 // run1 runs `decaf sim` and gives what it printed.
 func run1(t *testing.T, args ...string) (string, error) {
 	t.Helper()

@@ -14,11 +14,14 @@
 //   - prepare.go: both together, ready for the likelihood
 //   - poisson.go: the likelihood, and the gain of one more fault
 //   - search.go: the greedy search, with refits and pruning
+//   - span.go: times, and how the traffic is spread over them
+//   - passing.go: did a link lose packets all the time, or for a moment?
 //   - group.go: is it the device, or some of its links?
 //   - fit.go: rates, noise and the share of stale paths, by expectation
 //     maximisation
 //   - drops.go: what devices say, and what they are good for in this epoch
 //   - told.go: where their drops were, and faults they accuse put into the set
+//   - honesty.go: which devices report wrong ports, by all they say together
 //   - word.go: what their word and the hosts' amount to together
 //   - noise.go: is there a class of noisy links?
 //   - posterior.go: probabilities, rivals, equivalence classes
@@ -44,6 +47,17 @@
 //
 // A path reported for a flow is wrong with a small probability ε, estimated
 // with the rest: then the flow took any path of its ECMP set.
+//
+// # Moments
+//
+// A fault loses packets at its rate all the time, a queue that overflows only for
+// a moment, at a rate N_c cannot show. Where losses have a time ([Flow.When]), the
+// likelihood of each period a link's losses may have been in is averaged and
+// weighed against all the time; where they have none, how many packets each lossy
+// flow lost tells instead. What passes comes out as of class no-buffer, with its
+// times, and is counted as a kind of its own: an epoch full of bursts does not make
+// link faults likelier. Losses that go on to the end of the evidence are congestion
+// while that is likelier, and a fault soon after.
 //
 // # The way through
 //

@@ -15,6 +15,7 @@ type report struct {
 	class  string
 	most   float64 // count of that class
 	device int32   // that said so
+	when   Span    // of all of them
 	side   side
 
 	moved     float64 // log of the probability that its device reports drops of at so
@@ -68,11 +69,12 @@ func (e *engine) listen() {
 		}
 		r := e.reports[c]
 		if r == nil {
-			r = &report{about: c, at: c, device: d.Device, side: at}
+			r = &report{about: c, at: c, device: d.Device, side: at, when: d.When}
 			e.reports[c] = r
 			classes[c] = make(map[string]float64)
 		}
 		r.count += count
+		r.when = r.when.join(d.When)
 		classes[c][d.Class] += count
 		if m := classes[c][d.Class]; m > r.most {
 			r.most, r.class = m, d.Class
@@ -132,6 +134,7 @@ func (e *engine) said(c Component) (out report) {
 				continue
 			}
 			out.count += r.count
+			out.when = out.when.join(r.when)
 			if r.most > out.most {
 				out.most, out.class = r.most, r.class
 			}
@@ -228,8 +231,8 @@ func (e *engine) rateTold(c Component, count float64) float64 {
 }
 
 // priorTold is the prior of a component at the rate that a count amounts to.
-func (e *engine) priorTold(c Component, count float64, others learned, self *fault) float64 {
-	return e.priorAround(c, e.rateTold(c, count), 1/count, others, self)
+func (e *engine) priorTold(c Component, class string, count float64, others learned, self *fault) float64 {
+	return e.priorAround(e.kindAs(c, isCongestion(class)), e.rateTold(c, count), 1/count, others, self)
 }
 
 // A kind of fault is either seen by devices, nearly always, or gray and never
@@ -288,7 +291,7 @@ func (e *engine) calibrate() {
 	}
 	for _, r := range e.order {
 		packets := e.carries(r.about)
-		fault := e.priorTold(r.about, r.count, others, nil) - math.Log(r.count)
+		fault := e.priorTold(r.about, r.class, r.count, others, nil) - math.Log(r.count)
 		for i, s := range noiseSeen {
 			logs[i] += addLogs(fault, logPoisson(r.count, s.share*e.noise*packets)+s.share*e.noise*packets)
 		}

@@ -12,6 +12,10 @@ type Flow struct {
 	// Candidates are the paths it may have taken, all alike, where Path is nil.
 	// Without either it is every shortest path.
 	Candidates [][]int32
+	// When its packets were lost, from the first to the last; the zero Span where
+	// nobody knows. A retransmit is late by a round trip or a timeout: a fraction
+	// of a second.
+	When Span
 	// Seen is where a device showed the very drop: the loss is that component's.
 	// Kind None: nobody saw it.
 	Seen Component
@@ -28,6 +32,7 @@ type Drop struct {
 	From, To int32
 	Class    string
 	Count    float64
+	When     Span // from the first to the last of them; the zero Span: nobody knows
 }
 
 // Node numbers a device or host as the neighbour in a [Drop]: devices first,
@@ -57,6 +62,12 @@ func (n *Network) linkBetween(from, to int32) (int32, bool) {
 
 // Epoch is the evidence of one epoch.
 type Epoch struct {
+	// During is when it was, on the clock of [Flow.When]; the zero Span: from the
+	// first loss to the last.
+	During Span
+	// Load is how the packets of the epoch, and the weights of its losses with
+	// them, are spread over its time; without it evenly.
+	Load  []Load
 	Lossy []Flow
 	Clean []Flow // loss-free
 	// Tally holds more loss-free traffic, counted as it came; may be nil.

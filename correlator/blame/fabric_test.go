@@ -46,6 +46,7 @@ type setup struct {
 	partial   float64 // share of traces that stop early
 	noPaths   bool
 	noClean   bool
+	noTimes   bool // nobody knows when losses were
 
 	instrumented float64 // share of devices with an agent
 	visible      bool    // devices see the faults
@@ -67,7 +68,7 @@ func paper() setup {
 	return setup{pods: 2, tors: 20, t1: 8, t2: 10, hosts: 40, connections: 60, noise: 1e-6, low: .0005, high: .01, links: 4, reporting: 1, epochs: 1}
 }
 
-// parts says how many parts of the epoch are told apart.
+// parts says in how many parts the epochs' losses are counted.
 func (s setup) parts() int {
 	if s.once || s.bursts > 0 {
 		return parts * s.epochs

@@ -22,7 +22,13 @@ type fault struct {
 	weak    bool    // too weak to explain anything: its losses stay noise
 	odds    float64 // log of the odds that its form was weighed with, for groups
 
+	always    []hit   // of a link: its losses of all the time, of which params have those of its period
+	period    *period // of a link: when it lost packets; nil: all the time
+	dated     bool    // it has been asked for its period
+	congested bool    // it is no fault, but a queue that overflowed
+
 	peak        peak
+	steady      peak    // the same as if it were all the time; what is so by nature always is
 	instead     float64 // what noise would explain in its place, nats
 	evidence    float64 // log Bayes factor from the hosts
 	device      float64 // and what devices add
@@ -44,6 +50,14 @@ func (f *fault) typical() float64 {
 		return 0
 	}
 	return lost / packets
+}
+
+// occam is what the choice of its period costs a fault, nats.
+func (f *fault) occam() float64 {
+	if f.period == nil {
+		return 0
+	}
+	return f.period.nats
 }
 
 // weight of a hit while a share of the paths is wrong.
@@ -188,7 +202,15 @@ func (e *engine) likelihood() float64 {
 
 // newLinkFault makes a fault of a link.
 func (e *engine) newLinkFault(l int32, x float64) *fault {
-	return &fault{at: Component{Link, l}, params: []param{e.linkParam(l, x)}}
+	p := e.linkParam(l, x)
+	return &fault{at: Component{Link, l}, params: []param{p}, always: p.hits}
+}
+
+// newDatedFault makes one that lost packets in a period; nil: all the time.
+func (e *engine) newDatedFault(l int32, x float64, p *period) *fault {
+	f := e.newLinkFault(l, x)
+	f.dateTo(e, p)
+	return f
 }
 
 func (e *engine) linkParam(l int32, x float64) param {

@@ -20,7 +20,7 @@ const crowd = 3
 func (e *engine) crowded() []Component {
 	devices, hosts := make(map[int32]int), make(map[int32]int)
 	for _, f := range e.faults {
-		if f.at.Kind != Link || f.weak {
+		if f.at.Kind != Link || f.weak || f.congested {
 			continue
 		}
 		from, to := e.n.ends(f.at.ID)
@@ -68,7 +68,7 @@ func (e *engine) resolve(c Component, early bool) bool {
 		inside[l] = true
 	}
 	was := e.drop(func(f *fault) bool {
-		return f.at != c && !(f.at.Kind == Link && inside[f.at.ID])
+		return f.at != c && !(f.at.Kind == Link && inside[f.at.ID]) || f.congested && !f.told
 	})
 	e.rates()
 
@@ -84,7 +84,7 @@ func (e *engine) resolve(c Component, early bool) bool {
 	}
 	eachScore := e.local(each, 25) + e.prior(c, math.Max(whole.x, rateFloor), others, nil) + e.memberCost(members, each)
 
-	few, fewScore := e.few(members)
+	few, fewScore := e.few(members, c.Kind == Host)
 	if early && !half(members, each) {
 		eachScore = math.Inf(-1)
 		if c.Kind == Device && len(few) > 0 {
@@ -100,7 +100,7 @@ func (e *engine) resolve(c Component, early bool) bool {
 			}
 		} else {
 			for k := range few {
-				e.add(e.newLinkFault(few[k].links[0], few[k].x))
+				e.add(few[k])
 			}
 		}
 		e.rates()
@@ -158,49 +158,60 @@ func (e *engine) memberCost(members []int32, each []param) float64 {
 	return cost
 }
 
-// few greedily explains the losses by some of the links, each on its own.
-func (e *engine) few(members []int32) ([]param, float64) {
+// few greedily explains the losses by some of the links, each on its own. If
+// asked to, it asks all of them for a period, not only those it takes.
+func (e *engine) few(members []int32, periods bool) ([]*fault, float64) {
 	saved := slices.Clone(e.rate)
 	defer func() { copy(e.rate, saved) }()
-	var chosen []param
-	score, best := 0.0, 0.0
+	var chosen []*fault
+	score := 0.0
 	others := e.learn(certain)
 	taken := make(map[int32]bool)
 	for len(chosen) < len(members) {
-		top, odds := -1, 0.0
-		var at peak
-		for i, l := range members {
+		best := suspect{}
+		for _, l := range members {
 			if taken[l] || e.links[l] {
 				continue
 			}
-			p := e.peak(e.onLink(l), e.packets[l])
-			if o := p.evidence() + e.prior(Component{Link, l}, p.x, others, nil); o > odds {
-				top, odds, at = i, o, p
+			s := suspect{scored: scored{at: Component{Link, l}}}
+			if periods {
+				s.peak, s.period, s.odds = e.measure(s.at, others)
+			} else {
+				s.peak = e.peak(e.onLink(l), e.packets[l])
+				s.odds = s.evidence() + e.prior(s.at, s.x, others, nil)
+			}
+			if s.odds > best.odds {
+				best = s
 			}
 		}
-		if top < 0 {
+		if best.at.Kind == None {
 			break
 		}
-		l := members[top]
-		taken[l] = true
-		chosen = append(chosen, param{links: []int32{l}, packets: e.packets[l], x: at.x, hits: e.onLink(l)})
-		score += odds
-		best = score
-		for _, h := range e.onLink(l) {
-			e.rate[h.flow] += at.x * float64(h.own)
+		if !periods {
+			best.peak, best.period, best.odds = e.measure(best.at, others)
 		}
+		taken[best.at.ID] = true
+		f := e.newDatedFault(best.at.ID, best.x, best.period)
+		chosen = append(chosen, f)
+		score += best.odds
+		e.addRates(f, 1)
 	}
 	if len(chosen) > 1 {
 		copy(e.rate, saved)
-		gain := e.local(chosen, 8)
-		price := 0.0
-		for k := range chosen {
-			mass := chosen[k].x * chosen[k].packets
-			price += e.prior(Component{Link, chosen[k].links[0]}, math.Max(chosen[k].x, 1e-9), others, nil) + 0.5*math.Log(2*math.Pi/math.Max(mass, 0.5))
+		params := make([]param, len(chosen))
+		for k, f := range chosen {
+			params[k] = f.params[0]
 		}
-		best = math.Max(best, gain+price)
+		gain := e.local(params, 8)
+		price := 0.0
+		for k, f := range chosen {
+			f.params[0].x = params[k].x
+			mass := params[k].x * params[k].packets
+			price += e.priorOf(f, math.Max(params[k].x, 1e-9), others) + f.occam() + 0.5*math.Log(2*math.Pi/math.Max(mass, 0.5))
+		}
+		score = math.Max(score, gain+price)
 	}
-	return chosen, best
+	return chosen, score
 }
 
 // local fits rates on top of e.rate, which stays, and gives the gain in

@@ -3,6 +3,7 @@ package blame
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // History infers epoch after epoch and carries evidence over, older evidence at
@@ -18,6 +19,7 @@ type History struct {
 	lossy []Flow
 	drops []Drop
 	clean *Tally
+	load  []Load // of the epochs remembered, as their losses weigh
 	// Forgotten counts lossy flows that were left out for want of room.
 	Forgotten uint64
 }
@@ -30,6 +32,7 @@ const (
 	leastWeight = 0.05
 	// maxRemembered bounds the lossy flows that are remembered.
 	maxRemembered = 1 << 18
+	maxLoads      = 1 << 12 // and the stretches of time
 	// mended is how likely a fault ends in an epoch.
 	mended = 0.05
 )
@@ -46,11 +49,14 @@ func (h *History) Infer(ep *Epoch) Result {
 	r := now.infer()
 	first := len(h.lossy) == 0 && h.clean.total == 0
 	h.clean.merge(clean)
+	h.load = append(h.load, ep.loads(clean.total)...)
 	if !first {
 		long := prepareOn(h.clean, &Epoch{
 			Lossy:        append(ep.Lossy[:len(ep.Lossy):len(ep.Lossy)], h.lossy...),
 			Drops:        append(ep.Drops[:len(ep.Drops):len(ep.Drops)], h.drops...),
 			Instrumented: ep.Instrumented,
+			During:       h.since(ep),
+			Load:         h.load,
 		}, h.o)
 		r.remember(now, long, long.infer())
 	}
@@ -58,9 +64,46 @@ func (h *History) Infer(ep *Epoch) Result {
 	return r
 }
 
+// loads is how an epoch's packets were spread over its time; nothing if nobody
+// knows when it was. The weights of epochs count, not their packets, where none
+// were counted.
+func (ep *Epoch) loads(total float64) []Load {
+	switch {
+	case !ep.During.Known():
+		return nil
+	case len(ep.Load) == 0:
+		return []Load{{ep.During, math.Max(1, total)}}
+	}
+	sum := 0.0
+	for _, l := range ep.Load {
+		sum += sane(l.Packets)
+	}
+	out := slices.Clone(ep.Load)
+	for i := range out {
+		out[i].Packets = sane(out[i].Packets) / math.Max(sum, 1e-9) * math.Max(1, total)
+	}
+	return out
+}
+
+// since is from the first epoch that is remembered to this one's end.
+func (h *History) since(ep *Epoch) Span {
+	s := ep.During
+	for _, l := range h.load {
+		s = s.join(l.Span)
+	}
+	return s
+}
+
 // age makes past of the present. The loss-free traffic is merged already.
 func (h *History) age(ep *Epoch) {
 	h.clean.scale(carriedOver)
+	loads := h.load[:0]
+	for _, l := range h.load {
+		if l.Packets *= carriedOver; l.Packets >= leastWeight {
+			loads = append(loads, l)
+		}
+	}
+	h.load = loads[max(0, len(loads)-maxLoads):]
 	kept := h.lossy[:0]
 	for _, f := range append(h.lossy, ep.Lossy...) {
 		// A flow counts once, however much it lost, and ages as one.
@@ -91,6 +134,9 @@ func (r *Result) remember(now, long *engine, view Result) {
 			continue
 		}
 		b := long.blame(f)
+		if isCongestion(b.Class) {
+			continue // it lasts no longer than it is seen
+		}
 		nats, expected := now.support(f)
 		// It is there still, or it was mended: weigh the present by either.
 		lasting := (1 - mended) * math.Exp(math.Min(nats, 50))

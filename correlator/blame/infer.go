@@ -14,12 +14,17 @@ func (e *engine) infer() Result {
 	e.weigh(e.faults)
 	if len(e.reports) > 0 {
 		e.calibrate()
+		e.honesty()
 		if e.told() {
 			e.fit(5)
 			e.weigh(e.faults)
 		}
 	}
 	if e.swap() {
+		e.fit(8)
+		e.weigh(e.faults)
+	}
+	if e.challenge() {
 		e.fit(8)
 		e.weigh(e.faults)
 	}

@@ -52,6 +52,9 @@ func TestRows(t *testing.T) {
 		{"devices see it", func(s *setup) { s.instrumented, s.visible = 1, true }, 1, 1, .98},
 		{"devices do not", func(s *setup) { s.instrumented = 1 }, 1, 1, .98},
 		{"no loss-free flows", func(s *setup) { s.noClean = true }, 1, 1, .95},
+		{"bursts of congestion", func(s *setup) { s.bursts = .05 }, .75, 1, .95},
+		{"bursts at unknown times", func(s *setup) { s.bursts, s.noTimes = .05, true }, .8, 1, .95},
+		{"bursts, and devices that lie", func(s *setup) { s.bursts, s.instrumented, s.visible, s.lying = .05, 1, true, .1 }, .75, 1, .95},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, n, paper()) })
 	}
@@ -326,14 +329,27 @@ func FuzzEpochs(f *testing.F) {
 			}
 			return out
 		}
-		e := &Epoch{}
+		span := func() Span {
+			switch next() % 4 {
+			case 0:
+				return Span{}
+			case 1:
+				return Span{number(), number()}
+			default:
+				from := float64(next())
+				return Span{from, from + float64(next())/8}
+			}
+		}
+		e := &Epoch{During: span()}
 		if seed%2 == 0 {
 			busy(n, e, 1000)
 		}
 		for len(data) > 0 {
-			switch next() % 4 {
+			switch next() % 5 {
+			case 4:
+				e.Load = append(e.Load, Load{span(), number()})
 			case 0:
-				f := Flow{Src: next(), Dst: next(), Packets: number(), Lost: number(), Path: links()}
+				f := Flow{Src: next(), Dst: next(), Packets: number(), Lost: number(), When: span(), Path: links()}
 				switch next() % 3 {
 				case 1:
 					f.Seen = Component{Kind(uint8(next()) % 5), next()}
@@ -344,7 +360,7 @@ func FuzzEpochs(f *testing.F) {
 			case 1:
 				e.Clean = append(e.Clean, Flow{Src: next(), Dst: next(), Packets: number(), Path: links()})
 			case 2:
-				e.Drops = append(e.Drops, Drop{Device: next(), From: next(), To: next(), Class: []string{"", "no-buffer", "policy/l3/acl"}[uint32(next())%3], Count: number()})
+				e.Drops = append(e.Drops, Drop{Device: next(), From: next(), To: next(), Class: []string{"", "no-buffer", "policy/l3/acl"}[uint32(next())%3], Count: number(), When: span()})
 			default:
 				e.Instrumented = append(e.Instrumented, next())
 				e.Lossy = append(e.Lossy, Flow{Src: next(), Dst: next(), Packets: number(), Lost: number(), Candidates: [][]int32{links(), links()}})
@@ -363,6 +379,7 @@ func FuzzEpochs(f *testing.F) {
 			live.AddClean(f.Src, f.Dst, f.Packets)
 		}
 		live.Devices(e.Drops, e.Instrumented)
+		live.Time(e.During, e.Load)
 		saneResult(t, n, e, live.Infer())
 	})
 }

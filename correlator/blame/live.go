@@ -1,6 +1,10 @@
 package blame
 
-import "slices"
+import (
+	"maps"
+	"math"
+	"slices"
+)
 
 // Live holds evidence that comes and goes, and infers from it at any time what
 // [Infer] would from the same evidence put together anew. A new lossy flow costs
@@ -11,7 +15,7 @@ type Live struct {
 	n    *Network
 	o    Options
 	m    *rowMaker
-	flow map[FlowID]prepared
+	flow map[FlowID]*prepared
 	next FlowID
 
 	tally   *Tally
@@ -20,6 +24,12 @@ type Live struct {
 
 	drops        []Drop
 	instrumented []int32
+	during       Span
+	load         []Load
+
+	rows   []prepared // scratch
+	order  []FlowID   // of the flows in the latest result
+	result *Result    // nil when evidence changed since
 }
 
 // FlowID names a lossy flow within a [Live]. Ids ascend.
@@ -27,20 +37,45 @@ type FlowID int64
 
 // NewLive makes one without evidence.
 func NewLive(n *Network, o Options) *Live {
-	return &Live{n: n, o: o, m: newRowMaker(n), flow: make(map[FlowID]prepared), tally: NewTally(n)}
+	return &Live{n: n, o: o, m: newRowMaker(n), flow: make(map[FlowID]*prepared), tally: NewTally(n)}
 }
 
 // Add takes a lossy flow.
 func (v *Live) Add(f Flow) FlowID {
 	id := v.next
 	v.next++
-	v.flow[id] = v.m.row(&f)
+	p := v.m.row(&f)
+	v.flow[id] = &p
+	v.result = nil
 	return id
+}
+
+// Weigh says anew how many packets a flow sent and lost: evidence that grows old
+// counts for less. A flow that was added without losses stays without; an id that
+// is not there is no error.
+func (v *Live) Weigh(id FlowID, packets, lost float64) {
+	p := v.flow[id]
+	if p == nil || p.hops == 0 || p.total == sane(lost) && p.packets == math.Max(sane(packets), p.total) {
+		return
+	}
+	p.weigh(packets, lost)
+	v.result = nil
+}
+
+// weigh sets the packets of a row as [rowMaker.row] does.
+func (p *prepared) weigh(packets, lost float64) {
+	p.total = sane(lost)
+	p.lost, p.packets = math.Min(1, p.total), math.Max(sane(packets), p.total)
 }
 
 // Remove forgets a lossy flow: it has grown old, or its vote was withdrawn. An
 // id that is not there is no error.
-func (v *Live) Remove(id FlowID) { delete(v.flow, id) }
+func (v *Live) Remove(id FlowID) {
+	if v.flow[id] != nil {
+		delete(v.flow, id)
+		v.result = nil
+	}
+}
 
 // Flows says how many lossy flows there are.
 func (v *Live) Flows() int { return len(v.flow) }
@@ -48,35 +83,64 @@ func (v *Live) Flows() int { return len(v.flow) }
 // AddClean counts loss-free packets between two hosts over their ECMP set.
 func (v *Live) AddClean(src, dst int32, packets float64) {
 	v.tally.Add(src, dst, packets)
-	v.spread = false
+	v.spread, v.result = false, nil
 }
 
 // RemoveClean takes back what was counted.
 func (v *Live) RemoveClean(src, dst int32, packets float64) {
 	v.tally.Remove(src, dst, packets)
-	v.spread = false
+	v.spread, v.result = false, nil
+}
+
+// SetClean replaces all that was counted: a tally of the same network, which
+// becomes the Live's own. Where every row has aged, counting them again is
+// cheaper than changing each, and exact.
+func (v *Live) SetClean(t *Tally) {
+	v.tally, v.spread, v.result = t, false, nil
 }
 
 // Devices replaces what devices say: their drops, and which of them would have
 // reported any.
 func (v *Live) Devices(drops []Drop, instrumented []int32) {
-	v.drops, v.instrumented = slices.Clone(drops), slices.Clone(instrumented)
+	if slices.Equal(v.drops, drops) && slices.Equal(v.instrumented, instrumented) {
+		return
+	}
+	v.drops, v.instrumented, v.result = slices.Clone(drops), slices.Clone(instrumented), nil
+}
+
+// Time says when the evidence was, as [Epoch.During], and how its packets, and the
+// weights of its losses with them, are spread over that time, as [Epoch.Load].
+func (v *Live) Time(during Span, load []Load) {
+	if v.during == during && slices.Equal(v.load, load) {
+		return
+	}
+	v.during, v.load, v.result = during, slices.Clone(load), nil
 }
 
 // Infer says which components are at fault. [Result.Causes] are of the flows in
 // the order of their ids.
 func (v *Live) Infer() Result {
+	return v.InferOrder(slices.Sorted(maps.Keys(v.flow)))
+}
+
+// InferOrder is [Live.Infer] with the flows in the order given: to the last bit
+// the result of [Infer] on the same flows in this order. It names every flow
+// there is, once; ids that are not there are left out, and so are their causes.
+// The result is the Live's: change nothing in it.
+func (v *Live) InferOrder(ids []FlowID) Result {
+	if v.result != nil && slices.Equal(ids, v.order) {
+		return *v.result
+	}
 	if !v.spread {
 		v.packets, v.spread = v.tally.traffic(), true
 	}
-	ids := make([]FlowID, 0, len(v.flow))
-	for id := range v.flow {
-		ids = append(ids, id)
+	v.rows = v.rows[:0]
+	for _, id := range ids {
+		if p := v.flow[id]; p != nil {
+			v.rows = append(v.rows, *p)
+		}
 	}
-	slices.Sort(ids)
-	rows := make([]prepared, len(ids))
-	for i, id := range ids {
-		rows[i] = v.flow[id]
-	}
-	return assemble(v.n, &Epoch{Drops: v.drops, Instrumented: v.instrumented}, v.o, v.packets, rows).infer()
+	r := assemble(v.n, &Epoch{Drops: v.drops, Instrumented: v.instrumented, During: v.during, Load: v.load}, v.o, v.packets, v.rows).infer()
+	v.order, v.result = append(v.order[:0], ids...), &r
+	return r
 }

@@ -43,6 +43,7 @@ func TestLiveEqualsBatch(t *testing.T) {
 			live.Remove(withdrawn[i])
 		}
 		live.Devices(ep.Drops, ep.Instrumented)
+		live.Time(ep.During, ep.Load)
 
 		got, want := live.Infer(), Infer(n, ep, Options{})
 		if len(got.Components) != len(want.Components) || len(got.Suspects) != len(want.Suspects) {

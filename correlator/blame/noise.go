@@ -1,7 +1,9 @@
 package blame
 
 import (
+	"cmp"
 	"math"
+	"slices"
 )
 
 // class is a share of all links that are noisier than the rest by nature: not
@@ -12,7 +14,7 @@ type class struct {
 	weight       float64 // posterior probability of this reading; share 0: no class
 }
 
-// A class is as likely there as not, its share anywhere in classShares, its
+// A class is likelier there than not, its share anywhere in classShares, its
 // scale in classScales times the common noise: links 30 times noisier than their
 // peers are met, but what loses hundreds of times as much is a fault. So is what
 // loses one packet in 2000, 007's least failure, however noisy its peers.
@@ -23,7 +25,9 @@ var (
 
 const (
 	classCeiling = 3e-4
-	classExists  = 0.98
+	classExists  = 0.8
+	// The likeliest readings stand for all.
+	classReadings = 4
 )
 
 // evidence is the log Bayes factor of a link being one of the class. Round its
@@ -44,9 +48,17 @@ func (c class) evidence(p peak) float64 {
 		0.5*math.Log(2*math.Pi/(k*v+2*z2*v*v))
 }
 
+// shows is how likely a link of the class loses at least two packets, by the
+// mean of its class: with one it does not stand out from its noise. It is
+// E[1 − (1+m)·e^−m] over the half-normal m, within a few hundredths.
+func shows(mean float64) float64 {
+	two := math.Pi / 4 * mean * mean
+	return two / (1 + 0.6*mean + two)
+}
+
 // noisyLinks weighs the readings: no class, or one of each share and scale, by
 // how well they explain all links, those that lost and those that did not. It
-// gives no class and the best one, weighted as all of them. A fault counts as
+// gives no class and the best ones, weighted as all of them. A fault counts as
 // one on its own here: were each expected more for the others, a class would
 // pass for a crowd of weak faults.
 func (e *engine) noisyLinks() []class {
@@ -55,7 +67,7 @@ func (e *engine) noisyLinks() []class {
 	var priors []float64      // log odds of being a fault
 	var unexplained []float64 // losses that are still put down to noise
 	for _, f := range e.faults {
-		if f.at.Kind == Link && f.peak.x > 0 {
+		if f.at.Kind == Link && f.peak.flows >= singleFlow && !f.congested {
 			peaks = append(peaks, f.peak)
 			if unexplained = append(unexplained, 0); f.weak {
 				unexplained[len(unexplained)-1] = f.peak.mass
@@ -64,6 +76,9 @@ func (e *engine) noisyLinks() []class {
 		}
 	}
 	for _, s := range e.faint {
+		if s.flows < singleFlow {
+			continue
+		}
 		peaks = append(peaks, s.peak)
 		unexplained = append(unexplained, s.peak.mass)
 		priors = append(priors, e.prior(s.at, s.x, learned{}, nil))
@@ -84,9 +99,9 @@ func (e *engine) noisyLinks() []class {
 			break
 		}
 		mean := scale * math.Sqrt(2/math.Pi)
-		show := 0.0 // of all links, what part would have shown
+		show := 0.0 // how many of all links would have shown
 		for _, p := range e.packets {
-			show += p * mean / (1 + p*mean)
+			show += shows(p * mean)
 		}
 		for _, share := range classShares {
 			// What the class loses is no longer noise of all links, against which
@@ -102,19 +117,25 @@ func (e *engine) noisyLinks() []class {
 		}
 	}
 	sum := addLogs(logs...)
-	best := 0
-	for i := range readings {
-		if i > 0 && (best == 0 || logs[i] > logs[best]) {
-			best = i
-		}
+	order := make([]int, len(readings)-1)
+	for i := range order {
+		order[i] = i + 1
 	}
-	if best == 0 {
-		return none
+	slices.SortStableFunc(order, func(a, b int) int { return -cmp.Compare(logs[a], logs[b]) })
+	likely, all := readings[:1:1], 0.0
+	for _, i := range order[:min(len(order), classReadings)] {
+		c := readings[i]
+		c.weight = math.Exp(logs[i] - sum)
+		likely, all = append(likely, c), all+c.weight
 	}
 	nothing := math.Exp(logs[0] - sum)
-	c := readings[best]
-	c.weight = 1 - nothing
-	return []class{{weight: nothing}, c}
+	for i := range likely {
+		if likely[i].share > 0 {
+			likely[i].weight *= (1 - nothing) / all
+		}
+	}
+	likely[0].weight = nothing
+	return likely
 }
 
 // addLogs is the log of the sum of exponentials.

@@ -122,13 +122,13 @@ func TestEventsDoNotLast(t *testing.T) {
 		}
 	}
 	lost := 0
-	for i, ep := range e.parts {
-		if lost += len(ep.Lossy); i >= parts && len(ep.Lossy) > 0 {
-			t.Errorf("%d lossy flows in part %d, after all bursts", len(ep.Lossy), i)
+	for i, ep := range e.epochs {
+		if lost += len(ep.Lossy); i > 0 && len(ep.Lossy) > 0 {
+			t.Errorf("%d lossy flows in epoch %d, after all bursts", len(ep.Lossy), i)
 		}
 	}
 	if lost == 0 || lost != len(e.whole.Lossy) {
-		t.Errorf("%d lossy flows in the parts, %d in the whole", lost, len(e.whole.Lossy))
+		t.Errorf("%d lossy flows in the epochs, %d in the whole", lost, len(e.whole.Lossy))
 	}
 }
 

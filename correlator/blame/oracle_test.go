@@ -75,7 +75,7 @@ func (o *oracle) look() {
 	for l := range int32(f.n.Links()) {
 		d, _ := f.reporter(l)
 		o.watched[l] = f.set.visible && f.honest[d]
-		for i := range o.e.parts {
+		for i := range o.e.told {
 			k, n := o.part(i, l)
 			o.k[l] += k
 			o.n[l] += n
@@ -163,7 +163,7 @@ func (o *oracle) passing(l int32, g grid) float64 {
 	const length = epochLasts / parts
 	var k, n [parts]float64
 	all := 0.0
-	for i := range o.e.parts {
+	for i := range o.e.told {
 		ki, ni := o.part(i, l)
 		all += ki*logNoise + (ni-ki)*notNoise
 		if i < parts {
@@ -329,7 +329,7 @@ func (f *fabric) shown(e *evidence) (shown int) {
 		}
 		if slices.ContainsFunc(links, func(l int32) bool {
 			d, _ := f.reporter(l)
-			for i := range e.parts {
+			for i := range e.told {
 				if e.told[i].lost[l] > 0 || f.set.visible && f.honest[d] && e.all[i].lost[l] > 0 {
 					return true
 				}

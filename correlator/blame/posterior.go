@@ -18,6 +18,7 @@ const (
 	unevenShare = 0.5  // of good links, those that lose up to about twice the mean
 	dominant    = 0.2  // share of all losses from which a fault vies with the noise itself
 	singleFlow  = 1.5  // flows below which hosts do not suffice to name anything
+	fewFlows    = 8    // up to which a link's losses are offered to others
 )
 
 // without calls f with e.rate as it were if the fault were not, and restores it.
@@ -45,17 +46,21 @@ func (e *engine) weigh(faults []*fault) {
 			p := &f.params[0]
 			e.without(f, func() {
 				f.peak = e.peak(e.effective(p.hits), p.packets)
+				if f.steady = f.peak; f.period != nil {
+					f.steady = e.peak(e.effective(f.always), e.packets[f.at.ID])
+				}
 				f.instead = 0
 				if f.peak.mass > dominant*e.lossSum {
 					f.instead = e.noiseInstead()
 					f.peak.gain -= f.instead
+					f.steady.gain -= f.instead
 				}
 				if f.at.Kind == Link {
 					f.rivals = e.findRivals(f)
 				}
 				f.heard = e.testify(f.at, e.effective(p.hits))
 			})
-			f.evidence = f.peak.evidence()
+			f.evidence = f.peak.evidence() + f.occam()
 			continue
 		}
 		f.heard = e.testify(f.at, nil)
@@ -101,7 +106,7 @@ func (e *engine) findRivals(f *fault) []rival {
 		}
 		// Both by their reported paths, or the wrong-path share of the one
 		// would count against the other.
-		if ev := e.peak(e.onLink(l), e.packets[l]).evidence() - f.instead; ev > f.peak.evidence()-12 {
+		if ev := e.peak(e.during(e.onLink(l), f.period), e.packetsDuring(l, f.period)).evidence() + f.occam() - f.instead; ev > f.peak.evidence()+f.occam()-12 {
 			out = append(out, rival{l, ev})
 		}
 	}
@@ -113,7 +118,7 @@ func (e *engine) findRivals(f *fault) []rival {
 
 // swap replaces links by rivals that explain more; it says whether it did.
 func (e *engine) swap() bool {
-	swapped := false
+	changed := false
 	for i, f := range e.faults {
 		if f.at.Kind != Link || f.told || len(f.rivals) == 0 || f.rivals[0].evidence <= f.evidence+alike {
 			continue
@@ -123,11 +128,67 @@ func (e *engine) swap() bool {
 			continue
 		}
 		e.take(f, false)
-		e.faults[i] = e.newLinkFault(to, f.params[0].x)
+		e.faults[i] = e.newDatedFault(to, f.params[0].x, f.period)
 		e.take(e.faults[i], true)
-		swapped = true
+		changed = true
 	}
-	return swapped
+	return changed
+}
+
+// challenge asks of each link that explains few flows whether some of the other
+// links on their paths, each on its own, explain more: what two faults share may
+// be found before either of them. It says whether any was replaced.
+func (e *engine) challenge() (changed bool) {
+	for _, f := range slices.Clone(e.faults) {
+		if f.at.Kind != Link || f.told || f.peak.flows > fewFlows {
+			continue
+		}
+		e.drop(func(g *fault) bool { return g != f })
+		e.rates()
+		var better []*fault
+		if crossed := e.crossedBy(f); len(crossed) > 0 {
+			_, _, odds := e.measure(f.at, e.learn(certain))
+			if few, score := e.few(crossed, true); score > odds {
+				better = few
+			}
+		}
+		for _, g := range better {
+			e.add(g)
+			changed = true
+		}
+		if len(better) == 0 {
+			e.add(f)
+		}
+		e.rates()
+	}
+	return changed
+}
+
+// crossedBy lists the links, other than a fault's, that its flows crossed and
+// that may explain two flows at least. e.rate is without it.
+func (e *engine) crossedBy(f *fault) (out []int32) {
+	for _, h := range f.params[0].hits {
+		if f.peak.x*e.weight(h) < e.rate[h.flow] {
+			continue
+		}
+		for j := e.entStart[h.flow]; j < e.entStart[h.flow+1]; j++ {
+			l := e.entLink[j]
+			if l == f.at.ID || e.links[l] || e.entWeight[j] < 0.5 || slices.Contains(out, l) {
+				continue
+			}
+			open := 0.0
+			for _, o := range e.onLink(l) {
+				if r := &e.rows[o.flow]; e.rate[o.flow] < 2*r.hops*e.noise { // nothing else explains it
+					open += r.lost * float64(o.own)
+				}
+			}
+			if open >= singleFlow {
+				out = append(out, l)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // posterior turns evidence into probabilities. How many faults to expect is
@@ -158,7 +219,7 @@ func (e *engine) posterior() {
 		}
 		natural := 0.0
 		for _, c := range noisy {
-			if c.share > 0 && math.Log(c.share)+c.evidence(f.peak) > 0 {
+			if c.share > 0 && math.Log(c.share)+c.evidence(f.steady) > 0 {
 				natural += c.weight
 			}
 		}
@@ -170,19 +231,19 @@ func (e *engine) posterior() {
 
 func (e *engine) probability(f *fault, others learned, c class) float64 {
 	x := math.Max(f.peak.x, rateFloor)
-	host := e.prior(f.at, x, others, f) + f.evidence
+	host := e.priorOf(f, x, others) + f.evidence
 	same, other := 0.0, 0.0 // of the fault; of the report being of something else
 	var against []float64
 	if t := &f.heard; t.count > 0 {
-		told := e.priorTold(f.at, t.count, others, f)
+		told := e.priorTold(f.at, t.class, t.count, others, f)
 		var good float64
 		same, good, other = e.joint(t, told, host, e.natural(f.at, t.seen, c, e.devNoise/e.noise))
 		against = append(against, good)
-		f.device = same - good - math.Max(host-addLogs(e.natural(f.at, f.peak, c, 1)...), 0)
+		f.device = same - good - math.Max(host-addLogs(e.natural(f.at, f.steady, c, 1)...), 0)
 	} else {
 		f.device, _ = e.mute(f.at)
 		same = host + f.device
-		against = e.natural(f.at, f.peak, c, 1)
+		against = e.natural(f.at, f.steady, c, 1)
 	}
 	mine := same
 	for _, r := range f.rivals {
@@ -190,7 +251,7 @@ func (e *engine) probability(f *fault, others learned, c class) float64 {
 		if at := (Component{Link, r.link}); len(e.placed[at]) == 0 {
 			w, _ = e.mute(at)
 		}
-		odds := e.prior(Component{Link, r.link}, x, others, f) + math.Max(r.evidence, -50) + w + other
+		odds := e.priorAround(e.kindAs(Component{Link, r.link}, f.congested), x, 0, others, f) + math.Max(r.evidence, -50) + w + other
 		if f.heard.misplaced() && slices.Contains(e.ports(&f.heard.report), r.link) {
 			odds = mine + r.evidence - f.evidence // its device may as well mean that
 		}

@@ -30,6 +30,8 @@ type engine struct {
 	groups    []*bundle
 	groupOf   []*bundle // by device, then by host
 
+	clock    clock
+	windows  windows    // scratch of [engine.periodOf]
 	packets  []float64  // through each link
 	carried  float64    // their sum
 	carrying [2]float64 // links with packets, between devices and to hosts
@@ -56,6 +58,7 @@ type engine struct {
 	devNoise  float64                 // noise that devices see, of that kind of device
 	seesNoise float64                 // log of the probability that they are of that kind
 	visible   [2]float64              // share of the faults that devices see, by side
+	lies      []float64               // by device: the probability that it reports wrong ports; nil: not asked yet
 	errs      float64                 // share of the devices that report wrongly, or nothing
 	usual     [2]float64              // packets through a link, between devices and to hosts
 
@@ -130,6 +133,7 @@ func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared) *eng
 			e.carrying[1]++
 		}
 	}
+	e.clock = newClock(ep, e.rows)
 	e.rate = make([]float64, len(e.rows))
 	e.mark = make([]float64, len(e.rows))
 	e.taken = make([]bool, len(e.rows))

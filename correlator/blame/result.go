@@ -25,7 +25,8 @@ type Result struct {
 type Blame struct {
 	Component   Component
 	Probability float64 // of the component or one of its equivalents
-	Class       string  // most of what devices reported; empty when hosts alone tell
+	Class       string  // most of what devices reported; of hosts alone only congestion
+	During      Span    // when it lost packets; the zero Span: all the time, or nobody knows
 	Equivalent  []Component
 	Evidence    Evidence
 	Trace       []string // what spoke for and against
@@ -75,7 +76,7 @@ func (r *Result) sort() {
 
 func (e *engine) blame(f *fault) Blame {
 	said := e.said(f.at)
-	b := Blame{Component: f.at, Probability: clamp(f.probability), Class: said.class, Equivalent: f.equivalent(), Evidence: Evidence{
+	b := Blame{Component: f.at, Probability: clamp(f.probability), Class: said.class, During: said.when, Equivalent: f.equivalent(), Evidence: Evidence{
 		Flows: f.peak.flows, Lost: f.peak.mass, Packets: e.packetsThrough(f.at), Rate: f.peak.x,
 		Drops: said.count, HostNats: finite(f.evidence), DeviceNats: finite(f.device),
 	}}
@@ -83,6 +84,7 @@ func (e *engine) blame(f *fault) Blame {
 		b.Trace = append(b.Trace, fmt.Sprintf("for: %.1f lossy flows lost %.1f of %.0f packets there, noise alone %.3g (%.1f nats)",
 			b.Evidence.Flows, b.Evidence.Lost, b.Evidence.Packets, e.noise*b.Evidence.Packets, b.Evidence.HostNats))
 	}
+	e.tellPeriod(f, &b)
 	if f.perLink {
 		b.Trace = append(b.Trace, fmt.Sprintf("for: %d of its %d links lose packets", len(f.params), len(e.n.linksOf(f.at))))
 	}

@@ -13,6 +13,7 @@ type row struct {
 	hops    float64 // mean number of links: what noise acts on
 	src     int32
 	dst     int32
+	when    Span      // its losses
 	known   bool      // a path was reported, so it may be a wrong one
 	set     *shareSet // of its hosts' devices; nil when unknown
 }
@@ -88,7 +89,7 @@ func (m *rowMaker) cross(f *Flow, emit func(link int32, weight float64)) (comple
 // bursts, and where its path is in doubt they are all in doubt together.
 func (m *rowMaker) row(f *Flow) prepared {
 	n := m.n
-	p := prepared{row: row{total: sane(f.Lost), src: f.Src, dst: f.Dst}}
+	p := prepared{row: row{total: sane(f.Lost), src: f.Src, dst: f.Dst, when: f.When}}
 	if p.total == 0 {
 		return p
 	}

@@ -72,6 +72,7 @@ var situations = []situation{
 	{".005-.05 %, 5 epochs", func(s *setup) { s.low, s.high, s.epochs = .00005, .0005, 5 }},
 	{".005-.05 %, 20 epochs", func(s *setup) { s.low, s.high, s.epochs = .00005, .0005, 20 }},
 	{"bursts", func(s *setup) { s.bursts = .05 }},
+	{"bursts, no times", func(s *setup) { s.bursts, s.noTimes = .05, true }},
 	{"bursts, over", func(s *setup) { s.bursts, s.over, s.epochs = .05, true, 2 }},
 	{"reroute", func(s *setup) { s.reroute = .1 }},
 	{"no paths", func(s *setup) { s.noPaths = true }},
@@ -108,7 +109,7 @@ var methods = []struct {
 }{
 	{"vote", func(f *fabric, e *evidence) Result { return Vote(f.n, e.whole) }, nil},
 	{"fused", func(f *fabric, e *evidence) Result { return Infer(f.n, e.whole, Options{}) }, nil},
-	{"history", remembering, func(s setup) bool { return s.epochs > 1 && s.parts() == s.epochs }},
+	{"history", remembering, func(s setup) bool { return s.epochs > 1 }},
 	{"oracle", func(f *fabric, e *evidence) Result { return f.oracle(e) }, nil},
 }
 
@@ -118,7 +119,7 @@ var methods = []struct {
 func remembering(f *fabric, e *evidence) (r Result) {
 	h := NewHistory(f.n, Options{})
 	var causes []Cause
-	for _, ep := range e.parts {
+	for _, ep := range e.epochs {
 		r = h.Infer(ep)
 		causes = append(causes, r.Causes...)
 	}

@@ -13,14 +13,16 @@ type bin struct{ p, hit, n float64 }
 // A class of interchangeable components is right if a faulty one is among them,
 // as is the cause of a flow that is such a class. Of a device that failed as a
 // whole its links are wrong: it must be named itself. A link whose queue
-// overflowed is neither right nor wrong while it is named as congested and
-// while that lasts; named as anything else, or afterwards, it is wrong.
+// overflowed is no false link fault while it is named as congested and for the
+// epoch in which that was; named as anything else, or for a later one, it is
+// wrong. A fault that lasts and is named as congested is right, but misclassed.
 type score struct {
 	named, right, truth, found int
 	shown                      int // faults that lost a reported packet
 	flows, flowsRight          int
 	explicable                 int // flows whose cause can be told at best
 	bursts, burstsNamed        int // congested links that lost enough to be seen
+	misclassed                 int // faults that last, taken for congestion
 	falseEpochs                int
 	bins                       [10]bin
 	millis, slowest, all       float64
@@ -45,8 +47,10 @@ func (s *score) add(f *fabric, e *evidence, r Result, millis float64) {
 		}
 		return false
 	}
+	last := epochLasts * float64(f.set.epochs-1) // when the epoch asked about began
 	congested := func(b Blame) bool {
-		return !f.set.over && b.Class == "no-buffer" && slices.ContainsFunc(members(b), func(c Component) bool { return c.Kind == Link && f.burst[c.ID] })
+		ended := b.During.Known() && b.During.To < last+1
+		return b.Class == congestion && (ended || !f.set.over) && slices.ContainsFunc(members(b), func(c Component) bool { return c.Kind == Link && f.burst[c.ID] })
 	}
 	wrong := false
 	classes := make(map[Component]Blame) // of more than one component
@@ -56,6 +60,9 @@ func (s *score) add(f *fabric, e *evidence, r Result, millis float64) {
 			classes[b.Component] = b
 		}
 		right := hit(b)
+		if right && b.Class == congestion && !f.set.once {
+			s.misclassed++
+		}
 		if !right && congested(b) {
 			for _, c := range members(b) {
 				burst[c.ID] = true
@@ -128,6 +135,7 @@ func (s *score) join(o *score) {
 	s.flowsRight += o.flowsRight
 	s.bursts += o.bursts
 	s.burstsNamed += o.burstsNamed
+	s.misclassed += o.misclassed
 	s.falseEpochs += o.falseEpochs
 	s.millis += o.millis
 	s.slowest = max(s.slowest, o.slowest)

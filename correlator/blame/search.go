@@ -14,7 +14,11 @@ const (
 	hostLinkFaults = 0.45 * 0.48
 	deviceFaults   = 0.05
 	hostFaults     = 0.05
+	congestedLinks = 0.1 // of the links between devices, and as many to hosts
 )
+
+// expectedFaults is the same by stratum.
+var expectedFaults = [strata]float64{fabricFaults, hostLinkFaults, deviceFaults, hostFaults, congestedLinks, congestedLinks}
 
 const (
 	faultOdds   = 0    // log odds from which a component explains losses
@@ -34,6 +38,8 @@ const (
 	hostLinks
 	devices
 	hosts
+	bursts // on links between devices, and after it on hosts' links: what passes
+	_
 	strata
 )
 
@@ -50,6 +56,17 @@ func (e *engine) stratum(c Component) stratum {
 	}
 }
 
+// kind is the stratum of a fault.
+func (e *engine) kind(f *fault) stratum { return e.kindAs(f.at, f.congested) }
+
+// kindAs is the stratum of a component as a fault, or as congested.
+func (e *engine) kindAs(c Component, congested bool) stratum {
+	if s := e.stratum(c); !congested || s > hostLinks {
+		return s
+	}
+	return e.stratum(c) + bursts
+}
+
 // learned is how many faults of each stratum the epoch has shown, and at which
 // rates: the others of an epoch tell what to expect of one more.
 type learned [strata][]known
@@ -64,7 +81,7 @@ type known struct {
 func (e *engine) learn(weight func(*fault) float64) (out learned) {
 	for _, f := range e.faults {
 		if w := weight(f); w > 0 && f.typical() > 0 {
-			s := e.stratum(f.at)
+			s := e.kind(f)
 			out[s] = append(out[s], known{f, math.Log(f.typical()), w})
 		}
 	}
@@ -83,14 +100,18 @@ func certain(f *fault) float64 {
 // the log of its rate: the same in all decades, and higher near the rates of
 // the epoch's other faults of its stratum, one e-fold wide round each.
 func (e *engine) prior(c Component, x float64, others learned, self *fault) float64 {
-	return e.priorAround(c, x, 0, others, self)
+	return e.priorAround(e.stratum(c), x, 0, others, self)
+}
+
+// priorOf is [engine.prior] of a fault as what it is thought to be.
+func (e *engine) priorOf(f *fault, x float64, others learned) float64 {
+	return e.priorAround(e.kind(f), x, 0, others, f)
 }
 
 // priorAround is [engine.prior] averaged over a peak of so much variance in the
 // log of the rate.
-func (e *engine) priorAround(c Component, x, variance float64, others learned, self *fault) float64 {
-	s := e.stratum(c)
-	expected := [strata]float64{fabricFaults, hostLinkFaults, deviceFaults, hostFaults}[s] / rateRange
+func (e *engine) priorAround(s stratum, x, variance float64, others learned, self *fault) float64 {
+	expected := expectedFaults[s] / rateRange
 	for _, k := range others[s] {
 		if k.fault != self {
 			z := math.Log(x) - k.log
@@ -102,12 +123,12 @@ func (e *engine) priorAround(c Component, x, variance float64, others learned, s
 
 // priorBound bounds the priors of a stratum from above.
 func (e *engine) priorBound(s stratum, others learned) float64 {
-	expected := [strata]float64{fabricFaults, hostLinkFaults, deviceFaults, hostFaults}[s] / rateRange
+	expected := expectedFaults[s] / rateRange
 	return math.Log((expected + float64(len(others[s]))/math.Sqrt(2*math.Pi)) / e.size(s))
 }
 
 func (e *engine) size(s stratum) float64 {
-	return math.Max(1, [strata]float64{e.carrying[0], e.carrying[1], float64(e.n.Devices()), float64(e.n.Hosts())}[s])
+	return math.Max(1, [strata]float64{e.carrying[0], e.carrying[1], float64(e.n.Devices()), float64(e.n.Hosts()), e.carrying[0], e.carrying[1]}[s])
 }
 
 // search builds the set of faults greedily: the component that gains most in
@@ -131,19 +152,25 @@ func (e *engine) search() {
 		}
 		for _, s := range found {
 			if s.at.Kind == Link {
-				e.add(e.newLinkFault(s.at.ID, s.x))
+				e.add(e.newDatedFault(s.at.ID, s.x, s.period))
 			} else {
 				settled[s.at] = true
 				e.resolve(s.at, true)
 			}
 		}
 		e.fit(e.rounds(5))
+		if e.date(false) {
+			e.fit(e.rounds(5))
+		}
 		e.prune()
 	}
 	for _, c := range e.crowded() { // again, if they were weighed with fewer
 		e.resolve(c, false)
 	}
 	e.fit(10)
+	if e.date(true) {
+		e.fit(10)
+	}
 	e.doubtStale()
 	e.prune()
 	if len(e.faults) == 0 {
@@ -163,7 +190,7 @@ func (e *engine) rounds(n int) int {
 func (e *engine) prune() {
 	others := e.learn(certain)
 	gone := e.drop(func(f *fault) bool {
-		return f.told || e.loss(f)+e.prior(f.at, f.typical(), others, f) > faultOdds
+		return f.told || e.loss(f)+f.occam()+e.priorOf(f, f.typical(), others) > faultOdds
 	})
 	for _, f := range gone {
 		e.pruned[f.at]++
@@ -201,8 +228,7 @@ func (e *engine) next(settled map[Component]bool) []suspect {
 			continue
 		}
 		if top.peak.x == 0 {
-			top.peak = e.peak(e.through(top.at), e.packetsThrough(top.at))
-			top.odds = top.peak.evidence() + e.prior(top.at, top.x, others, nil)
+			top.peak, top.period, top.odds = e.measure(top.at, others)
 			// What could not be named for want of flows would only make the noise
 			// seem less, and the next one likelier.
 			if top.peak.x == 0 || top.odds <= faultOdds || top.flows < singleFlow {
@@ -218,7 +244,7 @@ func (e *engine) next(settled map[Component]bool) []suspect {
 		if top.at.Kind != Link {
 			return found
 		}
-		for _, h := range e.onLink(top.at.ID) {
+		for _, h := range e.during(e.onLink(top.at.ID), top.period) {
 			if e.rate[h.flow] < top.x*float64(h.own) { // mostly its own
 				e.taken[h.flow] = true
 			}
@@ -254,11 +280,12 @@ func (e *engine) nextOfFew(settled map[Component]bool) []suspect {
 			continue
 		}
 		hits, packets := e.through(s.at), e.packetsThrough(s.at)
-		s.peak = e.peak(hits, packets)
-		if q := e.profile(hits, packets, noise); q.gain > s.peak.gain {
+		s.peak, s.period, s.odds = e.measure(s.at, others)
+		if q := e.profile(hits, packets, noise); s.period == nil && q.gain > s.peak.gain {
 			s.peak = q
+			s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil)
 		}
-		if s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil); s.odds > best.odds && s.flows >= singleFlow {
+		if s.odds > best.odds && s.flows >= singleFlow {
 			best = s
 		}
 	}
@@ -272,6 +299,29 @@ func (e *engine) nextOfFew(settled map[Component]bool) []suspect {
 type suspect struct {
 	scored
 	peak
+	period *period
+}
+
+// measure gives a component's peak and odds as a fault of all the time, or of a
+// period if that is likelier. One that is clear without is asked for its period
+// once it is in the set.
+func (e *engine) measure(c Component, others learned) (p peak, when *period, odds float64) {
+	hits, packets := e.through(c), e.packetsThrough(c)
+	p = e.peak(hits, packets)
+	odds = p.evidence() + e.prior(c, p.x, others, nil)
+	if c.Kind != Link || odds > proven || p.mass < singleFlow {
+		return p, nil, odds
+	}
+	d := e.periodOf(c.ID, hits, p, others, nil)
+	if d == nil {
+		return p, nil, odds
+	}
+	q := e.peak(e.during(hits, d), e.packetsDuring(c.ID, d))
+	then := q.evidence() + d.nats + e.priorAround(e.kindAs(c, d.passing), q.x, 0, others, nil)
+	if then <= odds {
+		return p, nil, odds
+	}
+	return q, d, then
 }
 
 // suspects adds what is too weak to explain anything but is not out of the
@@ -293,25 +343,24 @@ func (e *engine) suspects() {
 		}
 	}
 	slices.SortFunc(list, byOdds)
-	clear(e.taken)
+	claimed := e.mark // of each row, the most that a suspect before explains
+	defer clear(claimed)
 	found := 0
 	for _, s := range list {
 		mine, free := 0.0, 0.0
+		part := func(h hit) float64 {
+			x := s.x * float64(h.own)
+			return e.rows[h.flow].lost * x / (e.rate[h.flow] + x)
+		}
 		for _, h := range e.onLink(s.at.ID) {
-			part := s.x * float64(h.own)
-			part *= e.rows[h.flow].lost / (e.rate[h.flow] + part)
-			mine += part
-			if !e.taken[h.flow] {
-				free += part
-			}
+			mine += part(h)
+			free += math.Max(0, part(h)-claimed[h.flow])
 		}
 		if free < rivalMass*mine {
 			continue
 		}
 		for _, h := range e.onLink(s.at.ID) {
-			if e.rate[h.flow] < 2*s.x*float64(h.own) { // mostly its own
-				e.taken[h.flow] = true
-			}
+			claimed[h.flow] = math.Max(claimed[h.flow], part(h))
 		}
 		if s.odds < suspectOdds {
 			e.faint = append(e.faint, s)
@@ -370,10 +419,21 @@ func (e *engine) screen(settled map[Component]bool, least float64) []suspect {
 			list = append(list, suspect{scored: scored{c, odds}})
 		}
 	}
+	// A moment's losses stand out more, if moments have been met.
+	moment, brief := 1.0, math.Inf(-1)
+	if len(others[bursts])+len(others[bursts+1]) > 0 {
+		moment = math.Min(1, 1/e.clock.length())
+		brief = math.Max(most[bursts]-most[fabricLinks], most[bursts+1]-most[hostLinks]) + math.Log(moment)
+	}
 	for _, l := range e.touched {
-		if !e.links[l] {
-			consider(Component{Link, l}, bound(e.sumR[l], e.sumA[l], e.packets[l]))
+		if e.links[l] {
+			continue
 		}
+		gain := bound(e.sumR[l], e.sumA[l], e.packets[l])
+		if moment < 1 {
+			gain = math.Max(gain, bound(e.sumR[l], e.sumA[l], e.packets[l]*moment)+brief)
+		}
+		consider(Component{Link, l}, gain)
 	}
 	for _, g := range e.groups {
 		if settled[g.at] {

@@ -10,6 +10,10 @@ func (e *engine) trust(r *report) {
 	r.at = r.about
 	r.moved = math.Log1p(-e.errs)
 	r.elsewhere = math.Log(e.errs / 2)
+	if e.lies != nil && r.about.Kind == Link {
+		lies := math.Max(1e-6, math.Min(e.lies[r.device], 1-1e-6))
+		r.moved, r.elsewhere = math.Log1p(-lies), math.Log(lies)
+	}
 }
 
 // ports lists the links whose drops a device may take for those of the link it
@@ -44,7 +48,7 @@ func (e *engine) locate(r *report, prior float64) {
 	}
 	own, _, _ := e.agree(r.about, e.onLink(r.about.ID), r.count)
 	ports := e.ports(r)
-	if own > -objection || len(ports) < 2 {
+	if own > -objection && !e.liar(r) || len(ports) < 2 {
 		return
 	}
 	honest := r.moved + own
@@ -75,6 +79,11 @@ func (e *engine) locate(r *report, prior float64) {
 		r.at, r.moved, r.elsewhere = c, lie, addLogs(odds...)
 		return
 	}
+}
+
+// liar says whether a report's device is known for reporting wrong ports.
+func (e *engine) liar(r *report) bool {
+	return r.about.Kind == Link && e.lies != nil && e.lies[r.device] > 0.5
 }
 
 // matches is how well hosts agree with so many drops at a link. A fault that is
@@ -131,7 +140,7 @@ func (e *engine) accuse(r *report, others learned, hosts bool) (odds, x float64)
 			host = e.prior(r.at, p.x, others, nil) + p.evidence()
 		}
 	}
-	fault, good, _ := e.joint(&t, e.priorTold(r.at, t.count, others, nil), host, e.natural(r.at, t.seen, class{}, e.devNoise/e.noise))
+	fault, good, _ := e.joint(&t, e.priorTold(r.at, t.class, t.count, others, nil), host, e.natural(r.at, t.seen, class{}, e.devNoise/e.noise))
 	return fault - good, x
 }
 
@@ -143,7 +152,7 @@ func (e *engine) tell(least float64, hosts bool) (told int) {
 		if len(e.faults) >= maxFaults {
 			break
 		}
-		prior := e.priorTold(r.about, r.count, others, nil)
+		prior := e.priorTold(r.about, r.class, r.count, others, nil)
 		if prior+e.counted(r.about, r.count).evidence()-e.seesNoise < least {
 			continue // noise would do as much
 		}
@@ -170,6 +179,7 @@ func (e *engine) tell(least float64, hosts bool) (told int) {
 			f = e.newWholeFault(r.at, x)
 		}
 		f.told, f.weak = true, odds < faultOdds
+		f.congested = r.at.Kind == Link && isCongestion(e.said(r.at).class)
 		_, f.params[0].told, _ = e.agree(r.at, f.params[0].hits, e.said(r.at).count)
 		e.add(f)
 		e.addRates(f, 1)
@@ -245,7 +255,7 @@ func (e *engine) told() bool {
 		e.weigh(e.faults)
 	}
 	for _, f := range slices.Clone(e.faults) {
-		if !f.told || f.heard.agree >= 0 && !f.heard.misplaced() {
+		if !f.told || f.heard.agree >= 0 && !f.heard.misplaced() && !slices.ContainsFunc(e.placed[f.at], e.liar) {
 			continue
 		}
 		e.drop(func(g *fault) bool { return g != f })
@@ -253,7 +263,7 @@ func (e *engine) told() bool {
 		others := e.learn(certain)
 		moved := false
 		for _, r := range e.placed[f.at] {
-			e.locate(r, e.priorTold(r.about, r.count, others, nil))
+			e.locate(r, e.priorTold(r.about, r.class, r.count, others, nil))
 			moved = moved || r.at != f.at
 		}
 		e.place()

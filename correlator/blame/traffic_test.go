@@ -16,19 +16,20 @@ func newCount(links int) count {
 
 // evidence is what was seen of a fabric, and what was not.
 type evidence struct {
-	// whole is all of it as one epoch. parts is the same in the order it came:
-	// by epoch, or by 2 s where something does not last that long. A method
-	// that carries evidence over time starts from these.
-	whole *Epoch
-	parts []*Epoch
+	// whole is all of it as one epoch.
+	// epochs is the same one by one: what a method starts from that carries
+	// evidence over.
+	whole  *Epoch
+	epochs []*Epoch
 	// cause is, per lossy flow of the whole, the faulty link it lost most on,
 	// -1 when only noise or congestion took its packets.
 	cause []int32
 	// way is, per lossy flow, the path that took its packets; nil where nobody
 	// traced that one.
-	way  [][]int32
-	told []count // by part: of the hosts that report
-	all  []count // and of all hosts
+	way [][]int32
+	// told is what the hosts that report lost, by part: by epoch, or by 2 s where
+	// something does not last that long; all is of all hosts.
+	told, all []count
 }
 
 // run draws the traffic and gives it as one epoch; drops are by link, of the
@@ -152,17 +153,16 @@ func (f *fabric) pattern(r *rand.Rand) func(home int) int {
 // observe draws the traffic and what is seen of it.
 func (f *fabric) observe(r *rand.Rand) *evidence {
 	s, n := f.set, f.n
-	e := &evidence{whole: &Epoch{}, parts: make([]*Epoch, s.parts())}
-	for i := range e.parts {
-		e.parts[i] = &Epoch{}
+	e := &evidence{whole: &Epoch{During: Span{0, epochLasts * float64(s.epochs)}}, epochs: make([]*Epoch, s.epochs)}
+	for range s.parts() {
 		e.told, e.all = append(e.told, newCount(n.Links())), append(e.all, newCount(n.Links()))
 	}
-	if len(e.parts) == 1 {
-		e.parts[0] = e.whole
+	if s.epochs == 1 {
+		e.epochs[0] = e.whole
 	} else {
 		e.whole.Tally = NewTally(n)
-		for i := range e.parts {
-			e.parts[i].Tally = NewTally(n)
+		for i := range e.epochs {
+			e.epochs[i] = &Epoch{During: Span{epochLasts * float64(i), epochLasts * float64(i+1)}, Tally: NewTally(n)}
 		}
 	}
 	report := make([]bool, n.Hosts())
@@ -170,7 +170,12 @@ func (f *fabric) observe(r *rand.Rand) *evidence {
 		report[h] = r.Float64() < s.reporting
 	}
 	destination := f.pattern(r)
-	timed := s.once || s.bursts > 0 || s.reroute > 0
+	// Where nothing changes over time, the time of a flow is drawn apart, so as
+	// not to change what is lost.
+	clock := rand.New(rand.NewPCG(9, 9))
+	if s.once || s.bursts > 0 || s.reroute > 0 {
+		clock = r
+	}
 	var fl flight
 	for epoch := range s.epochs {
 		for src := range int32(n.Hosts()) {
@@ -178,11 +183,8 @@ func (f *fabric) observe(r *rand.Rand) *evidence {
 				near := f.near[destination(int(f.home[src]))]
 				dst := near[r.IntN(len(near))]
 				packets := 1 + r.IntN(100)
-				at, part := 0.0, epoch
-				if timed {
-					at = r.Float64() * epochLasts
-				}
-				if per := len(e.parts) / s.epochs; per > 1 {
+				at, part := clock.Float64()*epochLasts, epoch
+				if per := len(e.told) / s.epochs; per > 1 {
 					part = epoch*per + int(at/epochLasts*float64(per))
 				}
 				told := &e.told[part]
@@ -193,9 +195,9 @@ func (f *fabric) observe(r *rand.Rand) *evidence {
 				switch {
 				case !report[src]:
 				case len(fl.lost) == 0:
-					f.sawClean(e, e.parts[part], src, dst, packets)
+					f.sawClean(e, e.epochs[epoch], src, dst, packets)
 				default:
-					f.sawLoss(e, e.parts[part], &fl, src, dst, packets, r)
+					f.sawLoss(e, e.epochs[epoch], &fl, src, dst, packets, float64(epoch)*epochLasts+at, r)
 				}
 			}
 		}
@@ -219,7 +221,7 @@ func (f *fabric) sawClean(e *evidence, part *Epoch, src, dst int32, packets int)
 }
 
 // sawLoss adds a flow that lost packets, with what is known of its path.
-func (f *fabric) sawLoss(e *evidence, part *Epoch, fl *flight, src, dst int32, packets int, r *rand.Rand) {
+func (f *fabric) sawLoss(e *evidence, part *Epoch, fl *flight, src, dst int32, packets int, at float64, r *rand.Rand) {
 	s := f.set
 	worst, most := int32(-1), 0.0
 	for i, l := range fl.lost {
@@ -228,6 +230,9 @@ func (f *fabric) sawLoss(e *evidence, part *Epoch, fl *flight, src, dst int32, p
 		}
 	}
 	flow := Flow{Src: src, Dst: dst, Packets: float64(packets), Lost: float64(packets - fl.arrived)}
+	if !s.noTimes { // a retransmit is late by a timeout
+		flow.When = Span{at, at + 0.2}
+	}
 	traced := slices.Clone(fl.traced)
 	way := traced
 	switch u := r.Float64(); {
@@ -284,11 +289,11 @@ func (f *fabric) devices(e *evidence, r *rand.Rand) {
 		}
 	}
 	e.whole.Instrumented = instrumented
-	report := func(ep *Epoch, d, l int32, class string, packets float64) {
+	report := func(ep *Epoch, when Span, d, l int32, class string, packets float64) {
 		if packets == 0 || !f.agent[d] || shift[d] < 0 {
 			return
 		}
-		drop := Drop{Device: d, From: -1, To: -1, Class: class, Count: packets}
+		drop := Drop{Device: d, From: -1, To: -1, Class: class, Count: packets, When: when}
 		wrong := func(ports []int32) int32 {
 			return ports[(slices.Index(ports, l)+shift[d])%len(ports)]
 		}
@@ -302,19 +307,26 @@ func (f *fabric) devices(e *evidence, r *rand.Rand) {
 			e.whole.Drops = append(e.whole.Drops, drop)
 		}
 	}
-	for i, ep := range e.parts {
+	for _, ep := range e.epochs {
 		ep.Instrumented = instrumented
+	}
+	for i := range e.told {
+		ep := e.epochs[i*len(e.epochs)/len(e.told)]
+		var when Span
+		if lasts := epochLasts * float64(len(e.epochs)) / float64(len(e.told)); !s.noTimes {
+			when = Span{float64(i) * lasts, float64(i+1) * lasts}
+		}
 		for l := range int32(f.n.Links()) {
 			c := &e.all[i]
 			if c.lost[l] == 0 {
 				continue
 			}
 			if f.burst[l] {
-				report(ep, f.from[l], l, "no-buffer", c.burst[l])
+				report(ep, when, f.from[l], l, "no-buffer", c.burst[l])
 			}
 			if f.bad[l] && s.visible || !f.bad[l] && s.seesNoise {
 				d, class := f.reporter(l)
-				report(ep, d, l, class, c.lost[l]-c.burst[l])
+				report(ep, when, d, l, class, c.lost[l]-c.burst[l])
 			}
 		}
 	}

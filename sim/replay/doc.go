@@ -29,12 +29,15 @@
 //	{"flow":{"src":"h1","dst":"h2","packets":57,"retransmits":1,"path":["h1","t0","s1","t4","h2"]}}
 //	{"flow":{"src":"h1","dst":"h2","packets":80,"retransmits":0,"paths":[["h1","t0","s1","t4","h2"]]}}
 //	{"flow":{"src":"h1","dst":"h2","packets":80,"retransmits":0}}
+//	{"flow":{"src":"h1","dst":"h2","packets":57,"retransmits":2,"between_ns":[2100000000,2400000000]}}
 //	{"drop":{"device":"s1","from":"t0","to":"t4","class":"no-buffer","count":3}}
 //	{"truth":{"links":[["t0","s1"]],"devices":[],"hosts":[],"causes":[{"flow":17,"link":["t0","s1"]}]}}
 //
 // The topology comes first. Links are between switches and stand for both
 // directions, given twice they are one; hosts name their ToR; no name has a ">". A path may stop early. A drop without a count is
-// one packet. What follows an epoch line belongs to it; without one all is one
+// one packet. between_ns, of a flow's retransmits or of a drop, is when they were, from
+// the first to the last, on the clock of the epochs; where it is not known it is left
+// out. What follows an epoch line belongs to it; without one all is one
 // epoch. Flow lines are counted from 1 through the whole file. Empty lines are
 // passed over.
 package replay

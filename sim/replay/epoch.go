@@ -21,6 +21,7 @@ type Flow struct {
 	Src, Dst    NodeID // hosts
 	Packets     uint64 // sent
 	Retransmits uint64 // of these, sent again
+	Between     Between
 
 	first uint32 // path
 	count uint16
@@ -28,6 +29,13 @@ type Flow struct {
 	// known, or unknown where none is given: then it may be any shortest path.
 	Candidates bool
 }
+
+// Between is when something happened, from the first time to the last, on the clock
+// of the epochs. Both 0: unknown.
+type Between struct{ FirstNS, LastNS uint64 }
+
+// Known says whether there is a time.
+func (b Between) Known() bool { return b != Between{} }
 
 // Drop is what a device says it dropped.
 type Drop struct {
@@ -37,6 +45,7 @@ type Drop struct {
 	From, To NodeID
 	Class    string
 	Count    uint64
+	Between  Between
 }
 
 // Component is what a drop line speaks of.

@@ -72,6 +72,9 @@ func FromFabric(f *flow.Fabric, in *flow.Epoch, o FabricOptions) *Epoch {
 			continue
 		}
 		fl := Flow{Src: NodeID(g.HostNode(int(x.Src))), Dst: NodeID(g.HostNode(int(x.Dst))), Packets: uint64(x.Sent), Retransmits: uint64(x.Resent)}
+		if at := uint64(start + int64(x.At)); x.Resent > 0 && at > 0 {
+			fl.Between = Between{at, at}
+		}
 		known := 0
 		if x.Lost > 0 || o.AllPaths {
 			known = int(x.Traced)

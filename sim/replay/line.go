@@ -190,7 +190,31 @@ func (r *Reader) link() (LinkID, error) {
 	return l, s.want(']')
 }
 
-var flowFields = []string{"src", "dst", "packets", "retransmits", "path", "paths"}
+// between reads a first and a last time.
+func (r *Reader) between() (b Between, err error) {
+	s := &r.scan
+	if err := s.want('['); err != nil {
+		return b, err
+	}
+	if b.FirstNS, err = s.number(); err != nil {
+		return b, err
+	}
+	if err := s.want(','); err != nil {
+		return b, err
+	}
+	if b.LastNS, err = s.number(); err != nil {
+		return b, err
+	}
+	if b.LastNS < b.FirstNS {
+		return b, s.errorf("between_ns ends at %d, before it starts at %d", b.LastNS, b.FirstNS)
+	}
+	if !b.Known() {
+		return b, s.errorf("between_ns of 0 and 0: leave it out where the time is not known")
+	}
+	return b, s.want(']')
+}
+
+var flowFields = []string{"src", "dst", "packets", "retransmits", "path", "paths", "between_ns"}
 
 // flow reads the value of a flow line.
 func (r *Reader) flow() error {
@@ -215,6 +239,8 @@ func (r *Reader) flow() error {
 			f.Packets, err = s.number()
 		case "retransmits":
 			f.Retransmits, err = s.number()
+		case "between_ns":
+			f.Between, err = r.between()
 		case "path":
 			err = r.path(&f)
 		case "paths":
@@ -251,6 +277,8 @@ func (r *Reader) checkFlow(f *Flow, have seen) error {
 	switch {
 	case have&path != 0 && have&paths != 0:
 		return s.errorf("both path and paths: give the one it took, or the candidates")
+	case f.Between.Known() && f.Retransmits == 0:
+		return s.errorf("between_ns of a flow without retransmits: it is when they were")
 	case f.Src == f.Dst:
 		return s.errorf("a flow from %q to itself", t.names[f.Src])
 	}
@@ -306,7 +334,7 @@ func (r *Reader) path(f *Flow) error {
 	return nil
 }
 
-var dropFields = []string{"device", "class", "from", "to", "count"}
+var dropFields = []string{"device", "class", "from", "to", "count", "between_ns"}
 
 // drop reads the value of a drop line.
 func (r *Reader) drop() error {
@@ -332,6 +360,8 @@ func (r *Reader) drop() error {
 			d.Class, err = r.class()
 		case "count":
 			d.Count, err = s.number()
+		case "between_ns":
+			d.Between, err = r.between()
 		}
 		return err
 	})

@@ -29,6 +29,9 @@ func words(t *Topology, e *Epoch) string {
 	for i := range e.Flows {
 		f := &e.Flows[i]
 		fmt.Fprintf(&b, "flow %s>%s %d/%d", t.Name(f.Src), t.Name(f.Dst), f.Retransmits, f.Packets)
+		if f.Between.Known() {
+			fmt.Fprintf(&b, " between %d and %d", f.Between.FirstNS, f.Between.LastNS)
+		}
 		for k := range f.Paths() {
 			if f.Candidates {
 				b.WriteString(" or")
@@ -43,7 +46,11 @@ func words(t *Topology, e *Epoch) string {
 		b.WriteString("\n")
 	}
 	for _, d := range e.Drops {
-		fmt.Fprintf(&b, "drop %s: %s %s ×%d\n", t.Name(d.Device), t.ComponentName(d.Component(t)), d.Class, d.Count)
+		fmt.Fprintf(&b, "drop %s: %s %s ×%d", t.Name(d.Device), t.ComponentName(d.Component(t)), d.Class, d.Count)
+		if d.Between.Known() {
+			fmt.Fprintf(&b, " between %d and %d", d.Between.FirstNS, d.Between.LastNS)
+		}
+		b.WriteString("\n")
 	}
 	for _, n := range e.Instrumented {
 		fmt.Fprintf(&b, "instrumented %s\n", t.Name(n))
@@ -88,6 +95,9 @@ truth t0>s1 s2 h3 0:t0>s1
 {"drop":{"device":"s1","from":"t0","class":"errors/l2/rx/crc-error","count":1}}
 {"drop":{"device":"t0","to":"h3","class":"no-buffer","count":2}}`,
 			"epoch 0..0 after 0\ndrop s1: device s1 no-buffer ×1\ndrop s1: link t0>s1 errors/l2/rx/crc-error ×1\ndrop t0: link t0>h3 no-buffer ×2\n"},
+		{"times of losses and drops", `{"flow":{"src":"h1","dst":"h2","packets":57,"retransmits":2,"between_ns":[5,9],"path":["h1","t0","s1"]}}
+{"drop":{"device":"s1","class":"no-buffer","between_ns":[7,7]}}`,
+			"epoch 0..0 after 0\nflow h1>h2 2/57 between 5 and 9 h1>t0 t0>s1 …\ndrop s1: device s1 no-buffer ×1 between 7 and 7\n"},
 		{"epochs", `{"epoch":{"start_ns":0,"end_ns":30000000000}}
 {"flow":{"src":"h1","dst":"h2","packets":1,"retransmits":0}}
 {"instrumented":{"device":"s1"}}
@@ -227,6 +237,10 @@ func TestRefusesBrokenLines(t *testing.T) {
 		{small + `{"instrumented":{"device":"h1"}}`, 2, "host, not a device"},
 		{small + `{"instrumented":{}}`, 2, "missing"},
 		{small + "{\"instrumented\":{\"device\":\"s1\"}}\n{\"instrumented\":{\"device\":\"s1\"}}", 3, "already"},
+		{small + `{"flow":{"src":"h1","dst":"h2","packets":1,"retransmits":1,"between_ns":[9,5]}}`, 2, "before it starts"},
+		{small + `{"flow":{"src":"h1","dst":"h2","packets":1,"retransmits":1,"between_ns":[0,0]}}`, 2, "leave it out"},
+		{small + `{"flow":{"src":"h1","dst":"h2","packets":1,"retransmits":1,"between_ns":[5]}}`, 2, "want \",\""},
+		{small + `{"flow":{"src":"h1","dst":"h2","packets":1,"retransmits":0,"between_ns":[5,9]}}`, 2, "without retransmits"},
 		{small + `{"epoch":{"start_ns":5,"end_ns":4}}`, 2, "before it starts"},
 		{small + `{"epoch":{"start_ns":5}}`, 2, `"end_ns" is missing`},
 		{small + `{"truth":{"links":[["t0","t4"]]}}`, 2, "no link t0>t4"},

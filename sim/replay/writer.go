@@ -184,6 +184,7 @@ func (w *Writer) flow(e *Epoch, f *Flow) error {
 	w.number(f.Packets)
 	w.text(`,"retransmits":`)
 	w.number(f.Retransmits)
+	w.between(f.Between)
 	switch {
 	case f.count == 0:
 	case f.Candidates:
@@ -195,6 +196,16 @@ func (w *Writer) flow(e *Epoch, f *Flow) error {
 	}
 	w.text("}}")
 	return w.put()
+}
+
+func (w *Writer) between(b Between) {
+	if b.Known() {
+		w.text(`,"between_ns":[`)
+		w.number(b.FirstNS)
+		w.text(",")
+		w.number(b.LastNS)
+		w.text("]")
+	}
 }
 
 func (w *Writer) path(p []LinkID) {
@@ -222,6 +233,7 @@ func (w *Writer) drop(d *Drop) error {
 	w.name(d.Class)
 	w.text(`,"count":`)
 	w.number(d.Count)
+	w.between(d.Between)
 	w.text("}}")
 	return w.put()
 }
