@@ -49,10 +49,11 @@ fuzz: ## fuzz every decoder for FUZZTIME each (default 30s)
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-30s} -fuzzminimizetime 10x $$pkg || exit 1; \
 	  done; done
 
-generate: ## regenerate api/decafpb from decaf.proto (needs protoc: apt-get install protobuf-compiler)
+generate: ## regenerate api/decafpb from decaf.proto and api/yang/model from the YANG module (needs protoc: apt-get install protobuf-compiler)
 	@command -v protoc >/dev/null || { echo "make generate needs protoc: apt-get install protobuf-compiler"; exit 1; }
 	@mkdir -p bin && $(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
 	@protoc --plugin=bin/protoc-gen-go --go_out=. --go_opt=paths=source_relative api/decafpb/decaf.proto
+	@$(GO) generate ./api/yang/...
 
 clean: ## remove what was built
 	@rm -rf bin

@@ -108,6 +108,22 @@ func (d Detection) TraceBudget(icmp float64) float64 {
 	return icmp / float64(d.ToRs*d.Hosts) * share
 }
 
+// TraceBudget is how many traces per second each host may send on this network so
+// that no switch answers more than icmp times per second (007's Ct; see
+// [Detection.TraceBudget]). Errors: the network is no regular Clos, or has no
+// switch above the ToRs, and then the bound says nothing.
+func (t *Topology) TraceBudget(icmp float64) (perHost float64, err error) {
+	spec, err := t.ClosShape()
+	if err != nil {
+		return 0, fmt.Errorf("trace budget: not a regular Clos: %w", err)
+	}
+	ct := Detection{ClosSpec: spec}.TraceBudget(icmp)
+	if ct <= 0 {
+		return 0, errors.New("trace budget: no switch above the ToRs")
+	}
+	return ct, nil
+}
+
 // BadCounts gives up to n numbers of bad links from 1 to MaxBad, spread over
 // orders of magnitude, for a table.
 func (d Detection) BadCounts(n int) []int {

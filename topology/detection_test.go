@@ -103,3 +103,18 @@ func TestDetectionAtTheEdges(t *testing.T) {
 		t.Errorf("%g traces per second and host where there is no t1", got)
 	}
 }
+
+// The budget of a topology is that of its Clos.
+func TestTraceBudgetOfATopology(t *testing.T) {
+	clos, err := Clos(ClosSpec{Site: "x", Pods: 2, ToRs: 20, T1s: 8, T2s: 10, Hosts: 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 100. / (20 * 40) * 8
+	if got, err := clos.TraceBudget(100); err != nil || math.Abs(got-want) > 1e-9 {
+		t.Errorf("%v, %v: want %v", got, err, want)
+	}
+	if got, err := new(Topology).TraceBudget(100); err == nil {
+		t.Errorf("%v for a network without hosts", got)
+	}
+}

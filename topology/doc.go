@@ -15,6 +15,7 @@
 //   - shape.go: [Topology.ClosShape], which recognises a Clos by its links
 //   - detection.go: [Detection], what votes can find on a Clos (007's Theorem 2),
 //     and its trace budget
+//   - learn.go: [Learn], which makes a topology of traced paths
 //   - command.go, summary.go: `decaf topology check` and `decaf topology clos`
 //   - strictyaml: the strict YAML reader that this package and scenario files share
 //

@@ -24,6 +24,12 @@ func TestCommandBadInput(t *testing.T) {
 		{"10.0.0.1:80 --flow 10.0.0.2:5 --distance 16", "want 0 (unknown) to --max-ttl (15)"},
 		{"10.0.0.1:80 --flow 10.0.0.2:5 --distance -1", "want 0 (unknown) to --max-ttl (15)"},
 		{"10.0.0.1:80 --flow 10.0.0.2:5 --max-ttl 64", "max TTL 64"},
+		{"10.0.0.1:80 --flow 10.0.0.2:5 --all-paths --confidence 90", "want 95 or 99"},
+		{"10.0.0.1:80 --flow 10.0.0.2:5 --all-paths --max-flows 0", "want 1 to 32768"},
+		{"10.0.0.1:80 --flow 10.0.0.2:5 --every 1ms", "want at least 1s"},
+		{"10.0.0.1:80 --flow 10.0.0.2:5 --learn x.yaml", "give both"},
+		{"10.0.0.1:80 --flow 10.0.0.2:5 --topology /nonexistent.yaml", "no such file"},
+		{"10.0.0.1:80 --names -n", "none of the others can be"},
 		{"10.0.0.1:80 --flow 10.0.0.2:5 --timeout 1m", "timeout 1m0s"},
 	} {
 		cmd := Command()

@@ -27,6 +27,11 @@ type Config struct {
 	MaxLive   int
 	// ReceiveBuffer is the size in bytes of each ICMP receiver's socket buffer.
 	ReceiveBuffer int
+	// Overhear has the TTLs of TCP packets that come in tell distances, where no
+	// Distance function does: of those that open a connection, and of few others.
+	Overhear bool
+	// Translate says where five-tuples change on this host, or right behind it.
+	Translate Translation
 }
 
 // DefaultConfig gives 10 traces per second, which is the budget 007 ended with
@@ -42,6 +47,8 @@ func DefaultConfig() Config {
 		MaxCached:     16384,
 		MaxLive:       256,
 		ReceiveBuffer: 1 << 20,
+		Overhear:      true,
+		Translate:     Translation{Conntrack: true, IPVS: true},
 	}
 }
 
@@ -63,7 +70,7 @@ func (c Config) Validate() error {
 	case c.ReceiveBuffer < 0:
 		return fmt.Errorf("trace receive buffer %d bytes: want 0 or more", c.ReceiveBuffer)
 	}
-	return nil
+	return c.Translate.validate()
 }
 
 // Distance gives the number of switches between two hosts, 0 if it is not

@@ -131,6 +131,8 @@ func (f *fan) sysctls(names []string) {
 		f.do(name, func() error {
 			for _, kv := range [][2]string{
 				{"ipv4.ip_forward", "1"},
+				// With two CPUs packets of one flow overtake each other.
+				{"core.rps_default_mask", "1"},
 				{"ipv6.conf.all.forwarding", "1"},
 				// Hash what the packet says, not what the sender's socket knew; each
 				// switch in its own way, or the tiers polarise.
@@ -226,6 +228,17 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // route adds node's route to a network by one or more gateways.
 func (f *fan) route(node string, dst netip.Prefix, gateways map[string]netip.Addr) {
 	f.t.Helper()
+	f.setRoute(node, dst, gateways, (*netlink.Handle).RouteAdd)
+}
+
+// replace puts a route in the place of the one to the same network.
+func (f *fan) replace(node string, dst netip.Prefix, gateways map[string]netip.Addr) {
+	f.t.Helper()
+	f.setRoute(node, dst, gateways, (*netlink.Handle).RouteReplace)
+}
+
+func (f *fan) setRoute(node string, dst netip.Prefix, gateways map[string]netip.Addr, set func(*netlink.Handle, *netlink.Route) error) {
+	f.t.Helper()
 	f.handle(node, func(h *netlink.Handle) error {
 		r := &netlink.Route{Dst: ipNet(dst.Masked())}
 		for dev, gw := range gateways {
@@ -235,7 +248,7 @@ func (f *fan) route(node string, dst netip.Prefix, gateways map[string]netip.Add
 			}
 			r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{LinkIndex: l.Attrs().Index, Gw: gw.AsSlice()})
 		}
-		if err := h.RouteAdd(r); err != nil {
+		if err := set(h, r); err != nil {
 			return fmt.Errorf("route %s: %w", dst, err)
 		}
 		return nil

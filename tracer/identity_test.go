@@ -26,22 +26,22 @@ func TestIdentityIsReadBack(t *testing.T) {
 			t.Fatalf("%+v", id)
 		}
 		for ttl := 1; ttl <= maxTTL; ttl++ {
-			for _, round := range []int{0, 1, 5, 63} {
+			for _, nth := range []int{0, 1, 5, 63} {
 				var p packet.Probe
-				id.mark(&p, ttl, round)
+				id.mark(&p, ttl, nth)
 				if p.ID == 0 || p.Seq != id.seq || p.ID&^maxTTL != id.id || int(p.TTL) != ttl {
 					t.Fatalf("%+v marks %+v", id, p)
 				}
-				if gotTTL, gotRound, ok := id.read(quoteOf(p, true), false); !ok || gotTTL != ttl || gotRound != round {
-					t.Fatalf("IPv4: TTL %d round %d read as %d %d %v", ttl, round, gotTTL, gotRound, ok)
+				if gotTTL, gotRound, ok := id.read(quoteOf(p, true), false); !ok || gotTTL != ttl || gotRound != nth {
+					t.Fatalf("IPv4: TTL %d nth %d read as %d %d %v", ttl, nth, gotTTL, gotRound, ok)
 				}
 				if gotTTL, gotRound, ok := id.read(quoteOf(p, false), false); !ok || gotTTL != ttl || gotRound != -1 {
 					t.Fatalf("IPv4, 8 bytes: TTL %d read as %d %d %v", ttl, gotTTL, gotRound, ok)
 				}
 				q := quoteOf(p, true)
 				q.IPID = 0
-				if gotTTL, gotRound, ok := id.read(q, true); !ok || gotTTL != ttl || gotRound != round {
-					t.Fatalf("IPv6: TTL %d round %d read as %d %d %v", ttl, round, gotTTL, gotRound, ok)
+				if gotTTL, gotRound, ok := id.read(q, true); !ok || gotTTL != ttl || gotRound != nth {
+					t.Fatalf("IPv6: TTL %d nth %d read as %d %d %v", ttl, nth, gotTTL, gotRound, ok)
 				}
 			}
 		}

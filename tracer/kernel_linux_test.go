@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -19,11 +21,13 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"decaf/api/decafpb"
 	"decaf/api/packet"
+	"decaf/topology"
 )
 
 const port = 5201
@@ -460,6 +464,8 @@ func TestBudget(t *testing.T) {
 	if s := tr.Stats(); s.Refused != 3 || s.Traces != 2 || s.Probes-s.Resent != 6 {
 		t.Errorf("%+v", s)
 	}
+	tr.SetRate(1e6)
+	eventually(t, func() bool { return status(tr.Trace(t.Context(), flowOf(false, 40002), 1)) == "complete" })
 	cfg = testConfig()
 	cfg.MaxLive = 1
 	cfg.Timeout = 10 * time.Second
@@ -643,13 +649,28 @@ func (f *fan) decafTrace(args ...string) (stdout string, err error) {
 
 func TestCommandTraces(t *testing.T) {
 	f := newFan(t)
+	f.serve(false)
+	c := f.dial(flowOf(false, 40000))
+	defer c.Close()
+	// An open connection: told by its five-tuple, and left alone.
+	challenges := f.snmp("h2", "Tcp", "InErrs")
 	out, err := f.decafTrace("10.4.0.1:5201", "--flow", "10.1.0.0:40000", "--distance", "3")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range []string{"10.1.0.0:40000->10.4.0.1:5201/tcp: complete (", "TTL  STATUS", "1    answered  10.1.0.1", "2    answered  10.2.", "3    answered  10.3."} {
+	for _, w := range []string{"10.1.0.0:40000->10.4.0.1:5201/tcp: complete (", "TTL  ADDRESS", "1    10.1.0.1", "2    10.2.", "3    10.3."} {
 		if !strings.Contains(out, w) {
 			t.Errorf("no %q in\n%s", w, out)
+		}
+	}
+	if strings.Contains(out, "destination") || f.snmp("h2", "Tcp", "InErrs") != challenges {
+		t.Errorf("a probe of an open connection reached the host\n%s", out)
+	}
+	// No connection: as far as the host, and what its port says.
+	for to, says := range map[string]string{"10.4.0.1:5201": "destination open", "10.4.0.1:5202": "destination closed", "[fd00:4::1]:5202": "destination closed"} {
+		out, err = f.decafTrace(to)
+		if err != nil || !strings.Contains(out, "complete (") || !strings.Contains(out, says) || strings.Count(out, "\n") != 6 {
+			t.Errorf("%s: %v\n%s", to, err, out)
 		}
 	}
 	out, err = f.decafTrace("[fd00:4::1]:5201", "--max-ttl", "2", "--json")
@@ -665,7 +686,151 @@ func TestCommandTraces(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 	out, err = f.decafTrace("203.0.113.1:80", "--flow", "10.1.0.0:40000")
-	if err == nil || !strings.Contains(err.Error(), "network is unreachable") || !strings.Contains(out, "failed: no probe could be sent") {
+	if err == nil || !strings.Contains(err.Error(), "network is unreachable: this host has no route") || !strings.Contains(out, "failed: no probe could be sent") {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+func TestCommandWithoutAnswers(t *testing.T) {
+	f := newFan(t)
+	f.rule("r1", nftables.ChainHookPrerouting, append(protocol(packet.TCP), drop())...)
+	if out, err := f.decafTrace("10.4.0.1:5201"); err == nil || !strings.Contains(err.Error(), "nothing answered: a firewall may drop") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// What --all-paths finds makes a topology, and with it the same trace knows its
+// distance and the switches' names.
+func TestCommandLearnsATopology(t *testing.T) {
+	f := newFan(t)
+	file := filepath.Join(t.TempDir(), "learnt.yaml")
+	if out, err := f.decafTrace("10.4.0.1:5201", "--all-paths", "--learn", file); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	top, err := topology.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(top.Devices) != 6 || len(top.Paths("h10-1-0-0", "h10-4-0-1")) != spines {
+		t.Errorf("%d devices, %d paths", len(top.Devices), len(top.Paths("h10-1-0-0", "h10-4-0-1")))
+	}
+	out, err := f.decafTrace("10.4.0.1:5201", "--topology", file)
+	if err != nil || !strings.Contains(out, "complete") || !strings.Contains(out, "r10-1-0-1:if10-1-0-1") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// All four paths of the fan, with the ports that go over them.
+func TestCommandFindsAllPaths(t *testing.T) {
+	f := newFan(t)
+	for _, to := range []string{"10.4.0.1:5201", "[fd00:4::1]:5201"} {
+		out, err := f.decafTrace(to, "--all-paths", "--confidence", "99")
+		if err != nil || !strings.Contains(out, "4 paths seen, 4 possible by their links, 99% sure at every switch (") || !strings.Contains(out, "(this flow's)") {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		out, err = f.decafTrace(to, "--all-paths", "--json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v fanView
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			t.Fatal(err)
+		}
+		if !v.Complete || len(v.Paths) != spines || len(v.Links) != 2*spines || v.Possible != spines || v.Confidence != 95 {
+			t.Errorf("%s", out)
+		}
+		for _, p := range v.Paths {
+			if p.Own && !slices.Contains(p.Ports, v.Flow.SrcPort) {
+				t.Errorf("the flow's own path has ports %v, the flow %d", p.Ports, v.Flow.SrcPort)
+			}
+		}
+	}
+}
+
+// What routers say in extensions comes into the hop: r1 answers in the kernel's
+// stead, by hand, since Linux sends none.
+func TestExtensionsInAnswers(t *testing.T) {
+	families(t, func(t *testing.T, f *fan, v6 bool) {
+		flow := flowOf(v6, 40000)
+		icmp, typ, version := packet.ICMP, byte(11), uint16(1)
+		inbound := addr4(9, 9, 9)
+		if v6 {
+			icmp, typ, version, inbound = packet.ICMPv6, 3, 2, addr6(9, 9, 9)
+		}
+		// The kernel's own answers do not get to h1; the made ones do, being longer.
+		f.rule("h1", nftables.ChainHookPrerouting, append(protocol(icmp),
+			&expr.Meta{Key: expr.MetaKeyLEN, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, 150)},
+			drop())...)
+		tr := f.tracerAt("h1", testConfig(), 1)
+		var probes, answers int
+		f.do("r1", func() (err error) {
+			if probes, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(networkOrder(unix.ETH_P_ALL))); err != nil {
+				return err
+			}
+			if err = unix.SetsockoptTimeval(probes, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
+				return err
+			}
+			family := unix.AF_INET
+			if v6 {
+				family = unix.AF_INET6
+			}
+			answers, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(icmp))
+			return err
+		})
+		defer unix.Close(probes)
+		defer unix.Close(answers)
+		result := make(chan *decafpb.Path)
+		go func() { result <- tr.Trace(t.Context(), flow, 1) }()
+		b := make([]byte, 2048)
+		for {
+			n, _, err := unix.Recvfrom(probes, b, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, ok := parseHeard(b[:n]); ok && h.flow == flow {
+				b = b[:n]
+				break
+			}
+		}
+		quote := make([]byte, 128)
+		copy(quote, b)
+		mpls := append([]byte{0, 12, 1, 1}, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, 16<<12|1), 17<<12|1<<8|2)...)
+		port := append(append(binary.BigEndian.AppendUint16(nil, version), 0, 0), inbound.AsSlice()...)
+		port = append(port, 12, 'E', 't', 'h', 'e', 'r', 'n', 'e', 't', '1', '/', '7')
+		port = append([]byte{0, byte(4 + len(port)), 2, 4 | 2}, port...)
+		structure := append(append([]byte{0x20, 0, 0, 0}, mpls...), port...)
+		message := []byte{typ, 0, 0, 0, 0, 128 / 4, 0, 0}
+		if v6 {
+			message[4], message[5] = 128/8, 0
+		}
+		message = append(append(message, quote...), structure...)
+		if !v6 {
+			binary.BigEndian.PutUint16(message[2:], onesComplement(message))
+		}
+		var to unix.Sockaddr = &unix.SockaddrInet6{Addr: flow.Src.Addr().As16()}
+		if !v6 {
+			to = &unix.SockaddrInet4{Addr: flow.Src.Addr().As4()}
+		}
+		if err := unix.Sendto(answers, message, 0, to); err != nil {
+			t.Fatal(err)
+		}
+		p := <-result
+		want(t, p, "complete", "")
+		h := p.GetHops()[0]
+		if hopAddr(h) != inbound || h.GetInterface() != "Ethernet1/7" || !slices.Equal(h.GetMpls(), []uint32{16<<12 | 1, 17<<12 | 1<<8 | 2}) {
+			t.Errorf("%s, %q, %x", hopAddr(h), h.GetInterface(), h.GetMpls())
+		}
+	})
+}
+
+func onesComplement(b []byte) uint16 {
+	var sum uint32
+	for ; len(b) >= 2; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
 }

@@ -22,6 +22,9 @@ import (
 //	a 1ms refuses      destination unreachable instead of time exceeded
 //	dst 1ms            the destination itself answers
 //	a 1ms nameless     quotes too little to tell which of several probes it means
+//	a>b@5ms 1ms        a answers probes sent before 5 ms, b those after
+//	a 1ms plain        answers only probes with a right checksum
+//	a 1ms mpls=16,17 port=ge-0/0/1 at=b   says so in extensions
 //	-                  nothing ever answers
 //
 // and the result in the same manner: status and duration, then per TTL who
@@ -47,11 +50,11 @@ var scenarios = []scenario{
 	}, {
 		name: "a lost probe is sent again after 2 ms, no other is", distance: 3,
 		network: "a 1ms\nb 1ms lose=1\nc 1ms",
-		want:    "complete 3ms\na 1ms x1\nb 1ms x2\nc 1ms x1",
+		want:    "complete 4ms\na 1ms x2\nb 1ms x2\nc 1ms x2",
 	}, {
 		name: "three times lost: 2, 6, 14 ms", distance: 2,
 		network: "a 1ms lose=3\nb 1ms",
-		want:    "complete 15ms\na 1ms x4\nb 1ms x1",
+		want:    "complete 16ms\na 1ms x4\nb 1ms x2",
 	}, {
 		name: "a silent switch is a hole, told after the timeout", distance: 3,
 		network: "a 1ms\n-\nc 1ms",
@@ -92,7 +95,7 @@ var scenarios = []scenario{
 	}, {
 		name: "the refusal of a higher TTL comes first", distance: 4,
 		network: "a 1ms\nb 1ms refuses lose=1\nb 1ms refuses\nb 1ms refuses",
-		want:    "partial 3ms\na 1ms x1\nb unreachable 1ms x2",
+		want:    "partial 4ms\na 1ms x2\nb unreachable 1ms x2",
 		why:     "b says at TTL 2: network unreachable",
 	}, {
 		name: "refused behind a hole", distance: 3,
@@ -102,7 +105,30 @@ var scenarios = []scenario{
 	}, {
 		name: "packets of one flow over several switches: all are named", distance: 2,
 		network: "a,b 3ms\nc 9ms",
-		want:    "complete 9ms\na 3ms x2 also b\nc 9ms x3",
+		want:    "partial 9ms\na 3ms x6 also b\nc 9ms x3",
+		why:     "TTL 1: 10.0.0.1 and 1 more answered: packets of this flow are balanced one by one",
+	}, {
+		name: "a hop whose probe was lost: its neighbours are asked once more, of the same time", distance: 3,
+		network: "a 1ms\nb 1ms lose=1\nc 1ms",
+		want:    "complete 4ms\na 1ms x2\nb 1ms x2\nc 1ms x2",
+	}, {
+		name: "the path changed before the resend: the hops are not of one path", distance: 3,
+		network: "a 1ms\nb>d@1500us 1ms\nc>e@1500us 1ms lose=1",
+		want:    "partial 5ms\na 1ms x1\nb 1ms x6 also d\ne 1ms x2",
+		why:     "TTL 2: 10.0.0.2 and 1 more answered: the path changed while it was traced",
+	}, {
+		name: "a routing loop", distance: 5,
+		network: "a 1ms\nb 1ms\nc 1ms\nb 1ms\nc 1ms",
+		want:    "partial 1ms\na 1ms x1\nb 1ms x1\nc 1ms x1\nb 1ms x1\nc 1ms x1",
+		why:     "10.0.0.2 answered at TTL 2 and 4: a routing loop; 10.0.0.3 answered at TTL 3 and 5: a routing loop",
+	}, {
+		name: "something behind b drops wrong checksums: right ones follow where nothing answers", distance: 4,
+		network: "a 1ms\nb 1ms\nc 1ms plain\nd 1ms plain",
+		want:    "complete 8ms\na 1ms x1\nb 1ms x2\nc 1ms x3\nd 1ms x3",
+	}, {
+		name: "what routers say in extensions", distance: 2,
+		network: "a 1ms mpls=16,17 port=ge-0/0/1\nb 1ms at=c port=eth0",
+		want:    "complete 1ms\na 1ms x1 ge-0/0/1 [16 17]\nc 1ms x1 eth0",
 	}, {
 		name: "distance unknown: the path is as long as what answered", limit: 6,
 		network: "a 1ms\nb 1ms\n-\n-\n-\n-",
@@ -158,6 +184,10 @@ type router struct {
 	lose     int
 	refuses  bool
 	nameless bool
+	plain    bool
+	until    time.Duration // when the second name takes over
+	mpls     []uint32
+	port, at string
 	probed   int
 }
 
@@ -171,8 +201,24 @@ func parseNetwork(t *testing.T, s string) []*router {
 			var err error
 			switch {
 			case word == "-":
+			case i == 0 && strings.Contains(word, ">"):
+				names, at, _ := strings.Cut(word, "@")
+				r.names = strings.Split(names, ">")
+				r.until, err = time.ParseDuration(at)
 			case i == 0:
 				r.names = strings.Split(word, ",")
+			case key == "plain":
+				r.plain = true
+			case key == "port":
+				r.port = value
+			case key == "at":
+				r.at = value
+			case key == "mpls":
+				for l := range strings.SplitSeq(value, ",") {
+					var n uint64
+					n, err = strconv.ParseUint(l, 10, 32)
+					r.mpls = append(r.mpls, uint32(n))
+				}
 			case i == 1:
 				r.delay, err = time.ParseDuration(word)
 			case key == "lose":
@@ -195,43 +241,50 @@ func parseNetwork(t *testing.T, s string) []*router {
 
 // play runs a machine through a network in its own time.
 func play(m *machine, network []*router) {
-	type answer struct {
-		at         time.Duration
-		ttl, round int
-		r          *router
-		from       string
+	type flight struct {
+		at time.Duration
+		a  answer
 	}
-	var flying []answer
+	var flying []flight
 	var now time.Duration
 	for {
 		send, next, done := m.due(now, nil)
 		if done {
 			return
 		}
-		for _, ttl := range send {
-			m.sent(ttl, now)
-			r := network[ttl-1]
+		for _, p := range send {
+			nth := m.sent(p, now)
+			r := network[p.ttl-1]
 			n := r.probed
 			r.probed++
-			if n < r.lose || r.names == nil {
+			if n < r.lose || r.names == nil || r.plain && !p.plain {
 				continue
 			}
-			round := m.sentRound()
+			name := r.names[(n-r.lose)%len(r.names)]
+			if r.until > 0 {
+				name = r.names[0]
+				if now >= r.until {
+					name = r.names[1]
+				}
+			}
+			a := answer{ttl: p.ttl, nth: nth, from: address(name), kind: packet.TimeExceeded, meaning: "time exceeded", mpls: r.mpls, name: r.port}
+			if r.at != "" {
+				a.inbound = address(r.at)
+			}
 			if r.nameless {
-				round = -1
+				a.nth = -1
 			}
-			flying = append(flying, answer{now + r.delay, ttl, round, r, r.names[(n-r.lose)%len(r.names)]})
+			if r.refuses || name == "dst" {
+				a.kind, a.meaning = packet.Unreachable, "network unreachable"
+			}
+			flying = append(flying, flight{now + r.delay, a})
 		}
-		slices.SortStableFunc(flying, func(a, b answer) int { return int(a.at - b.at) })
+		slices.SortStableFunc(flying, func(a, b flight) int { return int(a.at - b.at) })
 		if len(flying) > 0 && flying[0].at < next {
-			a := flying[0]
+			f := flying[0]
 			flying = flying[1:]
-			now = a.at
-			kind, meaning := packet.TimeExceeded, "time exceeded"
-			if a.r.refuses || a.from == "dst" {
-				kind, meaning = packet.Unreachable, "network unreachable"
-			}
-			m.answer(a.ttl, a.round, address(a.from), kind, meaning, now)
+			now = f.at
+			m.answer(f.a, now)
 			continue
 		}
 		now = next
@@ -262,6 +315,12 @@ func render(p *decafpb.Path, took time.Duration) string {
 		for _, o := range h.GetOthers() {
 			a, _ := netip.AddrFromSlice(o)
 			words = append(words, "also", routerName(a))
+		}
+		if h.GetInterface() != "" {
+			words = append(words, h.GetInterface())
+		}
+		if len(h.GetMpls()) > 0 {
+			words = append(words, fmt.Sprint(h.GetMpls()))
 		}
 		lines = append(lines, strings.Join(words, " "))
 	}
@@ -298,38 +357,46 @@ func TestTraces(t *testing.T) {
 	}
 }
 
+// exceeded is a router's answer to the probe number nth of a TTL.
+func exceeded(ttl, nth int, from string) answer {
+	return answer{ttl: ttl, nth: nth, from: address(from), kind: packet.TimeExceeded}
+}
+
 // Answers that no machine can have caused, and answers after the end, change
 // nothing.
 func TestImpossibleAnswers(t *testing.T) {
 	m := newTestMachine(2, 0)
 	m.due(0, nil)
-	m.sent(1, 0)
-	m.sent(2, 0)
+	m.sent(send{ttl: 1}, 0)
+	m.sent(send{ttl: 2}, 0)
 	for _, ttl := range []int{-1, 0, 3, 63} {
-		if m.answer(ttl, 0, address("a"), packet.TimeExceeded, "", time.Millisecond) {
+		if m.answer(exceeded(ttl, 0, "a"), time.Millisecond) {
 			t.Errorf("TTL %d ended the trace", ttl)
 		}
 	}
 	for _, kind := range []packet.Kind{packet.KindOther, packet.PacketTooBig, packet.ReassemblyExpiry} {
-		m.answer(1, 0, address("a"), kind, "", time.Millisecond)
+		m.answer(answer{ttl: 1, from: address("a"), kind: kind}, time.Millisecond)
 	}
 	if m.top != 0 {
 		t.Error("an answer that is none was taken")
 	}
-	for _, round := range []int{-1, 0, 1, 62} {
-		if h := (&hop{sentAt: []time.Duration{-1}, probes: 1}); h.roundTrip(round, 5) != 0 {
-			t.Errorf("round %d: a time for a probe that did not leave", round)
+	for _, nth := range []int{-1, 0, 1, 62} {
+		if h := (&hop{sentAt: []time.Duration{-1}, probes: 1}); h.roundTrip(nth, 5) != 0 {
+			t.Errorf("number %d: a time for a probe that did not leave", nth)
 		}
 	}
-	m.answer(1, 0, address("a"), packet.TimeExceeded, "", time.Millisecond)
-	if !m.answer(2, 0, address("b"), packet.TimeExceeded, "", time.Millisecond) {
+	m.answer(exceeded(1, 0, "a"), time.Millisecond)
+	m.answer(exceeded(1, 0, "c"), time.Millisecond) // one probe answered twice
+	if !m.answer(exceeded(2, 0, "b"), time.Millisecond) {
 		t.Error("the last answer did not end the trace")
 	}
-	if m.answer(2, 0, address("c"), packet.TimeExceeded, "", 2*time.Millisecond) {
+	if m.answer(exceeded(2, 0, "c"), 2*time.Millisecond) {
 		t.Error("it ended twice")
 	}
-	if len(m.path("").GetHops()[1].GetOthers()) != 0 {
-		t.Error("an answer after the end was taken")
+	for _, h := range m.path("").GetHops() {
+		if len(h.GetOthers()) != 0 {
+			t.Error("a second answer to one probe, or one after the end, was taken")
+		}
 	}
 }
 
@@ -337,12 +404,17 @@ func TestImpossibleAnswers(t *testing.T) {
 func TestOthersAreBounded(t *testing.T) {
 	m := newTestMachine(2, 0)
 	m.due(0, nil)
-	m.sent(1, 0)
-	for i := range 100 {
-		m.answer(1, 0, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), packet.TimeExceeded, "", 1)
+	for i := range 1000 {
+		m.sent(send{ttl: 1}, 0)
+		a := exceeded(1, i, "a")
+		a.from = netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+		m.answer(a, 1)
 	}
 	if n := len(m.path("").GetHops()[0].GetOthers()); n != maxOthers {
 		t.Errorf("%d kept, want %d", n, maxOthers)
+	}
+	if n := len(m.hops[0].saw); n > maxTTL+1 {
+		t.Errorf("%d answers kept", n)
 	}
 }
 
@@ -350,22 +422,63 @@ func TestOthersAreBounded(t *testing.T) {
 func TestUnsentProbes(t *testing.T) {
 	m := newTestMachine(1, 0)
 	m.due(0, nil)
-	m.sent(1, 0)
+	m.sent(send{ttl: 1}, 0)
 	m.unsent(1)
 	m.due(2*time.Millisecond, nil)
-	m.sent(1, 2*time.Millisecond)
-	m.answer(1, -1, address("a"), packet.TimeExceeded, "", 3*time.Millisecond)
+	m.sent(send{ttl: 1}, 2*time.Millisecond)
+	m.answer(exceeded(1, 1, "a"), 3*time.Millisecond)
 	if got, want := render(m.path(""), m.over), "complete 3ms\na 1ms x1"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// The TTL of a packet from the destination says where the path ends, unless
+// something answered from further away.
+func TestDistanceIsLearnt(t *testing.T) {
+	begin := func() *machine {
+		m := newTestMachine(0, 6)
+		due, _, _ := m.due(0, nil)
+		for _, p := range due {
+			m.sent(p, 0)
+		}
+		m.answer(exceeded(1, 0, "a"), time.Millisecond)
+		m.answer(exceeded(2, 0, "b"), time.Millisecond)
+		return m
+	}
+	m := begin()
+	if !m.learn(2, 2*time.Millisecond) {
+		t.Error("all has answered, and it is not over")
+	}
+	if got, want := render(m.path(""), m.over), "complete 2ms\na 1ms x1\nb 1ms x1"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	m = begin()
+	if m.learn(3, 2*time.Millisecond) || m.expected() != 3 {
+		t.Errorf("a hop is missing: expected %d", m.expected())
+	}
+	m.reach("open", 4*time.Millisecond)
+	m.answer(exceeded(3, 0, "c"), 3*time.Millisecond)
+	if got, want := render(m.path(""), m.over), "complete 3ms\na 1ms x1\nb 1ms x1\nc 3ms x1\ndst destination 4ms x1"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	m = begin()
+	m.learn(3, 2*time.Millisecond)
+	if m.answer(exceeded(4, 0, "d"), 3*time.Millisecond); m.distance != 0 || m.expected() != 6 {
+		t.Errorf("a switch answered from further away, and the distance is still %d", m.distance)
+	}
+	for _, distance := range []int{-1, 0, 1, 7} {
+		if m := begin(); m.learn(distance, 2*time.Millisecond) || m.distance != 0 || len(m.hops) != 6 {
+			t.Errorf("%d switches away was believed", distance)
+		}
 	}
 }
 
 func TestHintIsForPathsThatAreNotWhole(t *testing.T) {
 	m := newTestMachine(2, 0)
 	m.due(0, nil)
-	m.sent(1, 0)
-	m.sent(2, 0)
-	m.answer(1, 0, address("a"), packet.TimeExceeded, "", 1)
+	m.sent(send{ttl: 1}, 0)
+	m.sent(send{ttl: 2}, 0)
+	m.answer(exceeded(1, 0, "a"), 1)
 	m.stop(2)
 	if why := m.path("given up").GetWhy(); !strings.HasSuffix(why, "; given up") {
 		t.Errorf("%q", why)

@@ -36,6 +36,29 @@ func (t *Tracer) receive(e *endpoint) error {
 	}
 }
 
+// overhear reads a watch's packets until it is closed.
+func (t *Tracer) overhear(w *watch) error {
+	buf := make([]byte, 2048)
+	for broken := 0; ; {
+		b, err := w.read(buf)
+		now := time.Now()
+		switch {
+		case err == nil:
+			broken = 0
+			if h, ok := parseHeard(b); ok {
+				t.hear(h, now)
+			}
+		case t.isClosed():
+			return nil
+		default:
+			t.counters.receiveErrors.Add(1)
+			if broken++; broken == 100 {
+				return fmt.Errorf("read packets: %w", err)
+			}
+		}
+	}
+}
+
 // take reads one message.
 func (t *Tracer) take(b []byte, from netip.Addr, v6 bool, now time.Time) {
 	msg, err := packet.ParseICMPError(from, b, v6)

@@ -58,7 +58,11 @@ func openEndpoint(v6 bool, receiveBuffer int) (_ *endpoint, err error) {
 }
 
 func openRaw(family, protocol int, name string) (*os.File, syscall.RawConn, error) {
-	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	return openSocket(family, unix.SOCK_RAW, protocol, name)
+}
+
+func openSocket(family, kind, protocol int, name string) (*os.File, syscall.RawConn, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	switch {
 	case errors.Is(err, unix.EAFNOSUPPORT):
 		return nil, nil, fmt.Errorf("open raw %s socket: %w", name, errNoFamily)

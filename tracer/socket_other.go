@@ -5,6 +5,8 @@ package tracer
 import (
 	"errors"
 	"net/netip"
+
+	"decaf/api/packet"
 )
 
 // endpoint is not there on systems whose raw sockets we have not tried.
@@ -20,3 +22,20 @@ func (*endpoint) read([]byte) ([]byte, netip.Addr, error) {
 }
 func (*endpoint) lost() uint64 { return 0 }
 func (*endpoint) close() error { return nil }
+
+type watch struct{}
+
+func openWatch(watchFor) (*watch, error)   { return nil, errors.ErrUnsupported }
+func (*watch) read([]byte) ([]byte, error) { return nil, errors.ErrUnsupported }
+func (*watch) lost() uint64                { return 0 }
+func (*watch) close() error                { return nil }
+
+type wire struct{}
+
+func openWire() (*wire, error)               { return nil, errors.ErrUnsupported }
+func (*wire) send([]byte, packet.Flow) error { return errors.ErrUnsupported }
+func (*wire) close() error                   { return nil }
+
+func openConntrack() (Translator, error) { return nil, errors.ErrUnsupported }
+
+func connected(packet.Flow) bool { return false }

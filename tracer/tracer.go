@@ -35,9 +35,23 @@ type Tracer struct {
 	close    sync.Once
 	running  atomic.Bool
 
-	mu    sync.Mutex
-	cache *cache
-	live  map[uint32]*trace // by the TCP sequence of its probes
+	watches   [2]*watch // IPv4, IPv6; nil where nothing is to be overheard
+	single    bool      // what is overheard is one flow, and nobody keeps the paths
+	distances distances
+	translate translators
+	wire      *wire // nil where nothing is translated
+
+	mu     sync.Mutex
+	cache  *cache
+	live   map[uint32]asker       // by the TCP sequence of its probes
+	byFlow map[packet.Flow]*trace // by what is on the wire; the latest of each
+}
+
+// asker is whoever sent probes of one sequence.
+type asker interface {
+	// take is given an ICMP error with that sequence. It reports whether it was
+	// an answer to one of its probes.
+	take(e *packet.ICMPError, now time.Time) bool
 }
 
 // trace is one trace under way.
@@ -45,18 +59,31 @@ type trace struct {
 	id    identity
 	flow  packet.Flow
 	start time.Time
-	done  chan struct{} // closed by whoever ends the machine
+	wake  chan struct{} // the machine has something to send, or is over
 
-	mu sync.Mutex
-	m  *machine
+	mu   sync.Mutex
+	m    *machine
+	wire packet.Flow // what the probes carry
+	seq  *Sequence   // where the connection stands, once known
+	syn  synProbe
 }
 
 // New opens a raw sender and an ICMP receiver for IPv4, and for IPv6 where the
 // host has it, in the network namespace of the calling thread. Nothing is sent,
-// and no answer read, before Run. distance may be nil: nothing is known then.
+// and no answer read, before Run. distance may be nil: then distances are taken
+// from the TTLs of packets that come in, where Config.Overhear is set.
 // Errors: a bad configuration, or sockets that may not be opened (needs
 // CAP_NET_RAW).
 func New(cfg Config, distance Distance, log *slog.Logger) (*Tracer, error) {
+	var overhear []watchFor
+	if distance == nil && cfg.Overhear {
+		overhear = []watchFor{{filter: watchFilter}, {v6: true, filter: watchFilter}}
+	}
+	return newTracer(cfg, distance, log, overhear)
+}
+
+// newTracer is New with the choice of what to overhear.
+func newTracer(cfg Config, distance Distance, log *slog.Logger, overhear []watchFor) (_ *Tracer, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("tracer: %w", err)
 	}
@@ -74,7 +101,7 @@ func New(cfg Config, distance Distance, log *slog.Logger) (*Tracer, error) {
 	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("tracer: %w", err), v4.close())
 	}
-	return &Tracer{
+	t := &Tracer{
 		cfg:      cfg,
 		distance: distance,
 		log:      log,
@@ -83,8 +110,37 @@ func New(cfg Config, distance Distance, log *slog.Logger) (*Tracer, error) {
 		v6:       v6,
 		closed:   make(chan struct{}),
 		cache:    newCache(cfg.MaxCached),
-		live:     make(map[uint32]*trace),
-	}, nil
+		live:     make(map[uint32]asker),
+		byFlow:   make(map[packet.Flow]*trace),
+	}
+	if err := t.open(overhear); err != nil {
+		return nil, errors.Join(fmt.Errorf("tracer: %w", err), t.Close())
+	}
+	return t, nil
+}
+
+// open opens what only some tracers need.
+func (t *Tracer) open(overhear []watchFor) (err error) {
+	for _, w := range overhear {
+		if w.v6 && t.v6 == nil {
+			continue
+		}
+		i := 0
+		if w.v6 {
+			i = 1
+		}
+		t.single = w.flow.Src.IsValid()
+		if t.watches[i], err = openWatch(w); err != nil {
+			return err
+		}
+	}
+	if t.translate, err = t.cfg.Translate.open(t.log); err != nil {
+		return err
+	}
+	if len(t.translate) > 0 {
+		t.wire, err = openWire()
+	}
+	return err
 }
 
 // Run reads answers until ctx is done or Close is called, and then closes the
@@ -99,6 +155,11 @@ func (t *Tracer) Run(ctx context.Context) error {
 	for _, e := range []*endpoint{t.v4, t.v6} {
 		if e != nil {
 			group.Go(func() error { return t.receive(e) })
+		}
+	}
+	for _, w := range t.watches {
+		if w != nil {
+			group.Go(func() error { return t.overhear(w) })
 		}
 	}
 	group.Go(func() error {
@@ -124,6 +185,15 @@ func (t *Tracer) Close() error {
 		if t.v6 != nil {
 			err = errors.Join(err, t.v6.close())
 		}
+		for _, w := range t.watches {
+			if w != nil {
+				err = errors.Join(err, w.close())
+			}
+		}
+		if t.wire != nil {
+			err = errors.Join(err, t.wire.close())
+		}
+		err = errors.Join(err, t.translate.close())
 	})
 	return err
 }
@@ -144,8 +214,19 @@ func (t *Tracer) Stats() Stats {
 	if t.v6 != nil {
 		s.QueueLost += t.v6.lost()
 	}
+	for _, w := range t.watches {
+		if w != nil {
+			s.QueueLost += w.lost()
+		}
+	}
+	s.DistancesForgotten = t.distances.forgotten()
 	return s
 }
+
+// SetRate changes Config.Rate from now on: how many traces per second this host
+// may start follows from the network (topology.TraceBudget) and is handed out. It
+// must be more than 0.
+func (t *Tracer) SetRate(perSecond float64) { t.bucket.SetLimit(rate.Limit(perSecond)) }
 
 // Request is a trace to make.
 type Request struct {
@@ -157,6 +238,17 @@ type Request struct {
 	// Distance in switches, where the caller knows better than the Tracer's own
 	// function; 0 asks that.
 	Distance int
+	// Sequence is where the connection stands, where the caller knows: the probes'
+	// sequence is then one of its old ones, so that those with a right checksum,
+	// should they be needed, pass whoever drops what is no segment of it.
+	Sequence *Sequence
+	// New says that there is no such connection: then probes may open one. They
+	// have SYN set, as firewalls let pass, and one of them is whole and gets as far
+	// as the destination, so that its answer and its distance are seen. This host
+	// resets what comes of that.
+	New bool
+
+	observe func(*machine) // is shown the machine at its end
 }
 
 // Trace finds the path of a flow and waits for it, at most Config.Timeout. One
@@ -168,6 +260,7 @@ type Request struct {
 //	PARTIAL   some did not, or the path ended early, or its length is unknown
 //	FAILED    nothing could be sent, or nothing answered
 //	REFUSED   the host's budget is used up; nothing was sent
+//	SKIPPED   what the flow looks like on the wire is not known; nothing was sent
 //	CACHED    hops, times and identity are those of the earlier trace
 //
 // probe_seq and probe_id are set whenever a probe was sent.
@@ -225,30 +318,63 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 		return nil, nil, t.refuse(fmt.Sprintf("%d traces under way already", len(t.live)))
 	}
 	if !t.bucket.AllowN(now, 1) {
-		return nil, nil, t.refuse(fmt.Sprintf("more than %g traces per second asked of this host", t.cfg.Rate))
+		return nil, nil, t.refuse(fmt.Sprintf("more than %g traces per second asked of this host", float64(t.bucket.Limit())))
 	}
 	e, evicted := t.cache.add(r.Flow, r.Epoch)
 	t.counters.evicted.Add(uint64(evicted))
-	id := newIdentity(rand.Uint64)
+	id := r.identity()
 	for t.live[id.seq] != nil {
-		id = newIdentity(rand.Uint64)
+		id = r.identity()
 	}
-	if r.Distance <= 0 {
-		r.Distance = t.distance(r.Flow.Src.Addr(), r.Flow.Dst.Addr())
-	}
-	tr = &trace{
-		id: id, flow: r.Flow, done: make(chan struct{}), start: now,
-		m: newMachine(r.Flow.Dst.Addr(), r.Distance, t.cfg.MaxTTL, t.cfg.Resend, t.cfg.Timeout),
-	}
+	tr = &trace{id: id, flow: r.Flow, wire: r.Flow, wake: make(chan struct{}, 1), seq: r.Sequence}
 	t.live[id.seq] = tr
 	return e, tr, nil
+}
+
+// identity draws one.
+func (r *Request) identity() identity {
+	id := newIdentity(rand.Uint64)
+	if r.Sequence != nil {
+		id = r.Sequence.nonce(id)
+	}
+	return id
+}
+
+// set gets a trace ready to go, now that what is on the wire is known.
+func (t *Tracer) set(tr *trace, r Request, wire packet.Flow) {
+	learned := false
+	if r.Distance <= 0 {
+		r.Distance = t.distance(wire.Src.Addr(), wire.Dst.Addr())
+	}
+	if r.Distance <= 0 {
+		r.Distance = min(t.distances.of(wire.Dst.Addr()), t.cfg.MaxTTL)
+		learned = r.Distance > 0
+	}
+	m := newMachine(wire.Dst.Addr(), r.Distance, t.cfg.MaxTTL, t.cfg.Resend, t.cfg.Timeout)
+	m.learned, m.fresh = learned, r.New
+	tr.mu.Lock()
+	tr.m, tr.wire, tr.start = m, wire, time.Now()
+	tr.mu.Unlock()
+	t.mu.Lock()
+	t.byFlow[wire], t.byFlow[tr.flow] = tr, tr
+	t.mu.Unlock()
+}
+
+// forget takes a trace from where answers look for it.
+func (t *Tracer) forget(tr *trace) {
+	delete(t.live, tr.id.seq)
+	for _, f := range []packet.Flow{tr.wire, tr.flow} {
+		if t.byFlow[f] == tr {
+			delete(t.byFlow, f)
+		}
+	}
 }
 
 // lead runs a trace and hands its result to all who wait for it.
 func (t *Tracer) lead(ctx context.Context, r Request, e *entry, tr *trace) *decafpb.Path {
 	path, keep := t.run(ctx, r, tr)
 	t.mu.Lock()
-	delete(t.live, tr.id.seq)
+	t.forget(tr)
 	if !keep {
 		t.cache.remove(e)
 	}
@@ -273,6 +399,12 @@ func (t *Tracer) lead(ctx context.Context, r Request, e *entry, tr *trace) *deca
 // run sends a trace's probes and waits for what comes. keep is false when the
 // result says nothing of the path: given up early, or nothing sent.
 func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.Path, keep bool) {
+	wire, err := t.translate.resolve(ctx, r.Flow)
+	if err != nil {
+		t.counters.countUnresolved(reasonOf(err))
+		return skipped(err), false
+	}
+	t.set(tr, r, wire)
 	timer := time.NewTimer(t.cfg.Timeout)
 	defer timer.Stop()
 	var (
@@ -289,7 +421,7 @@ func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.P
 		}
 		timer.Reset(next - time.Since(tr.start))
 		select {
-		case <-tr.done:
+		case <-tr.wake:
 		case <-timer.C:
 		case <-ctx.Done():
 			given = "given up: " + context.Cause(ctx).Error()
@@ -315,6 +447,15 @@ func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.P
 	}
 	path.StartNs = uint64(tr.start.UnixNano())
 	path.TookNs = uint64(tr.m.over)
+	if wire != r.Flow {
+		path.Probed = wire.PB()
+	}
+	if r.observe != nil {
+		r.observe(tr.m)
+	}
+	if tr.m.neededPlain() {
+		t.counters.plainNeeded.Add(1)
+	}
 	return path, given == ""
 }
 
@@ -325,7 +466,7 @@ type sending struct {
 	request Request
 	sent    int   // probes, so far
 	err     error // the last that kept one from being sent
-	ttls    [maxTTL]int
+	due     [maxTTL]send
 	buf     [60]byte
 }
 
@@ -333,13 +474,16 @@ type sending struct {
 func (s *sending) round() (next time.Duration, done bool) {
 	t, tr := s.tracer, s.trace
 	tr.mu.Lock()
-	send, next, done := tr.m.due(time.Since(tr.start), s.ttls[:])
-	round := tr.m.sentRound()
+	now := time.Since(tr.start)
+	due, next, done := tr.m.due(now, s.due[:])
+	syn := s.request.New && !done && tr.syn.due(now, t.cfg.Resend)
 	tr.mu.Unlock()
-	for _, ttl := range send {
-		p := packet.Probe{Flow: s.request.Flow, FlowLabel: s.request.FlowLabel, BadChecksum: true}
-		tr.id.mark(&p, ttl, round)
-		if err := s.probe(p, ttl); err != nil {
+	if syn {
+		s.knock()
+	}
+	for _, p := range due {
+		nth, err := s.probe(p)
+		if err != nil {
 			s.err = err
 			t.counters.sendErrors.Add(1)
 			continue
@@ -348,30 +492,82 @@ func (s *sending) round() (next time.Duration, done bool) {
 			t.counters.traces.Add(1)
 		}
 		t.counters.probes.Add(1)
-		if round > 0 {
+		if nth > 0 {
 			t.counters.resent.Add(1)
+		}
+		if p.plain {
+			t.counters.plain.Add(1)
 		}
 	}
 	return next, done
 }
 
-// probe sends one. It is recorded first: the answer can be here before the send
-// returns.
-func (s *sending) probe(p packet.Probe, ttl int) error {
-	raw, err := p.Marshal(s.buf[:0])
-	if err != nil {
-		return err
-	}
+// probe sends one and gives its number. It is recorded first: the answer can be
+// here before the send returns.
+func (s *sending) probe(what send) (nth int, err error) {
 	tr := s.trace
+	p := packet.Probe{FlowLabel: s.request.FlowLabel, BadChecksum: !what.plain}
+	if s.request.New {
+		p.Flags = packet.SYN
+	}
 	tr.mu.Lock()
-	tr.m.sent(ttl, time.Since(tr.start))
+	p.Flow = tr.wire
+	nth = tr.m.sent(what, time.Since(tr.start))
+	if what.plain && tr.seq != nil {
+		tr.seq.mark(&p, tr.id, what.ttl, nth)
+	} else {
+		tr.id.mark(&p, what.ttl, nth)
+	}
 	tr.mu.Unlock()
-	if err = s.tracer.endpointFor(p.Flow).send(raw, p.Flow.Dst.Addr()); err != nil {
+	raw, err := p.Marshal(s.buf[:0])
+	if err == nil {
+		err = s.put(raw)
+	}
+	if err != nil {
 		tr.mu.Lock()
-		tr.m.unsent(ttl)
+		tr.m.unsent(what.ttl)
 		tr.mu.Unlock()
 	}
-	return err
+	return nth, err
+}
+
+// put sends a whole packet. What was translated must not pass this host's own
+// translation again, which would take it for another flow and change it.
+func (s *sending) put(raw []byte) error {
+	if s.trace.wire != s.trace.flow {
+		return s.tracer.wire.send(raw, s.trace.wire)
+	}
+	return s.tracer.endpointFor(s.trace.wire).send(raw, s.trace.wire.Dst.Addr())
+}
+
+// synProbe is the one probe of a new flow that goes all the way.
+type synProbe struct {
+	n  int // sent
+	at time.Duration
+}
+
+// due says whether to send it: at once, then with gaps that double, three times.
+func (p *synProbe) due(now, resend time.Duration) bool {
+	return p.n < 3 && (p.n == 0 || now >= p.at+resend<<(p.n-1))
+}
+
+// knock sends it.
+func (s *sending) knock() {
+	tr := s.trace
+	tr.mu.Lock()
+	p := packet.Probe{Flow: tr.wire, FlowLabel: s.request.FlowLabel, TTL: 64, Seq: tr.id.seq, ID: tr.id.id, Flags: packet.SYN}
+	tr.syn.n++
+	tr.syn.at = time.Since(tr.start)
+	tr.mu.Unlock()
+	raw, err := p.Marshal(s.buf[:0])
+	if err == nil {
+		err = s.put(raw)
+	}
+	if err != nil {
+		s.err = err
+		return
+	}
+	s.tracer.counters.knocks.Add(1)
 }
 
 func (t *Tracer) endpointFor(f packet.Flow) *endpoint {
@@ -381,26 +577,134 @@ func (t *Tracer) endpointFor(f packet.Flow) *endpoint {
 	return t.v4
 }
 
-// deliver hands an ICMP error to the trace that it answers.
+// deliver hands an ICMP error to the one whose probe it answers.
 func (t *Tracer) deliver(e *packet.ICMPError, now time.Time) {
 	t.mu.Lock()
-	tr := t.live[e.Quoted.Seq]
-	t.mu.Unlock()
-	if tr == nil || e.Quoted.Flow != tr.flow {
-		t.counters.stray.Add(1)
-		return
+	a := t.live[e.Quoted.Seq]
+	if a == nil {
+		if tr := t.byFlow[e.Quoted.Flow]; tr != nil {
+			a = tr
+		}
 	}
-	ttl, round, ok := tr.id.read(&e.Quoted, e.V6)
-	if !ok {
+	t.mu.Unlock()
+	if a == nil || !a.take(e, now) {
 		t.counters.stray.Add(1)
 		return
 	}
 	t.counters.answers.Add(1)
+}
+
+func (tr *trace) take(e *packet.ICMPError, now time.Time) bool {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if tr.m.answer(ttl, round, e.From, e.Kind(), e.Meaning(), now.Sub(tr.start)) {
-		close(tr.done)
+	if tr.m == nil || e.Quoted.Flow != tr.wire && e.Quoted.Flow != tr.flow {
+		return false
 	}
+	var ttl, nth int
+	ok := false
+	if tr.seq != nil {
+		ttl, nth, ok = tr.seq.read(&e.Quoted, tr.id, e.V6)
+	}
+	if !ok {
+		ttl, nth, ok = tr.id.read(&e.Quoted, e.V6)
+	}
+	if !ok {
+		return false
+	}
+	if tr.m.answer(answerOf(e, ttl, nth), now.Sub(tr.start)) {
+		tr.rouse()
+	}
+	return true
+}
+
+// rouse has the sender look at the machine.
+func (tr *trace) rouse() {
+	select {
+	case tr.wake <- struct{}{}:
+	default:
+	}
+}
+
+// answerOf is what an ICMP error says of the probe of a TTL. Of the extensions
+// the first of each kind counts; broken ones say nothing.
+func answerOf(e *packet.ICMPError, ttl, nth int) answer {
+	a := answer{ttl: ttl, nth: nth, from: e.From, kind: e.Kind(), meaning: e.Meaning()}
+	for _, x := range e.Extensions {
+		switch x.Class {
+		case packet.ExtensionMPLS:
+			if stack, ok := x.MPLS(); ok && a.mpls == nil {
+				a.mpls = labels(stack)
+			}
+		case packet.ExtensionInterface:
+			info, err := x.Interface()
+			if err != nil || info.Role != packet.RoleIncoming {
+				continue
+			}
+			if a.name == "" {
+				a.name = info.Name
+			}
+			if info.Addr.IsValid() && info.Addr.Is4() == e.From.Is4() && !a.inbound.IsValid() {
+				a.inbound = info.Addr
+			}
+		}
+	}
+	return a
+}
+
+// maxLabels bounds the label stack kept of a hop.
+const maxLabels = 16
+
+// labels gives a stack as on the wire, outermost first: 20 bits of label, 3 of
+// traffic class, the bottom bit, 8 of TTL (RFC 3032).
+func labels(stack []packet.MPLSLabel) []uint32 {
+	var out []uint32
+	for _, l := range stack[:min(len(stack), maxLabels)] {
+		w := l.Label<<12 | uint32(l.TrafficClass)<<9 | uint32(l.TTL)
+		if l.Bottom {
+			w |= 1 << 8
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// hear takes a TCP packet that came in.
+func (t *Tracer) hear(h heard, now time.Time) {
+	switches := switchesFrom(h.ttl)
+	if switches > 0 {
+		t.distances.learn(h.flow.Src.Addr(), switches)
+	}
+	t.mu.Lock()
+	tr := t.byFlow[h.flow.Reverse()]
+	t.mu.Unlock()
+	if tr == nil {
+		return
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.syn.n > 0 && h.flags&packet.ACK != 0 && h.ack == tr.id.seq+1 && h.flags&(packet.SYN|packet.RST) != 0 {
+		says, rtt := "open", time.Duration(0)
+		if h.flags&packet.RST != 0 {
+			says = "closed"
+		}
+		if tr.syn.n == 1 {
+			rtt = max(now.Sub(tr.start)-tr.syn.at, 0)
+		}
+		tr.m.reach(says, rtt)
+	}
+	// Not for an agent: whoever lays drops beside its records knows the probes of
+	// a trace by one sequence.
+	if s, ok := h.sequence(); ok && t.single && tr.seq == nil && tr.syn.n == 0 {
+		tr.seq = &s
+	}
+	if tr.m.learn(switches, now.Sub(tr.start)) {
+		tr.rouse()
+	}
+}
+
+// skipped is the path of a flow whose packets look like nobody knows what.
+func skipped(err error) *decafpb.Path {
+	return &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_SKIPPED, Why: err.Error(), StartNs: uint64(time.Now().UnixNano())}
 }
 
 func (t *Tracer) fail(why string) *decafpb.Path {

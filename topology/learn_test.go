@@ -1,0 +1,155 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// fanWalks are the traces through a fan of n switches between r1 and r2, there and,
+// if both, back: 10.1.0.0/31 h1–r1, 10.2.i.0/31 r1–si, 10.3.i.0/31 si–r2,
+// 10.4.0.0/31 r2–h2.
+func fanWalks(n int, both bool) (walks []Walk) {
+	at := func(net, i, side byte) netip.Addr { return netip.AddrFrom4([4]byte{10, net, i, side}) }
+	for i := byte(1); i <= byte(n); i++ {
+		walks = append(walks, Walk{Src: at(1, 0, 0), Dst: at(4, 0, 1), Hops: []netip.Addr{at(1, 0, 1), at(2, i, 1), at(3, i, 1)}})
+		if both {
+			walks = append(walks, Walk{Src: at(4, 0, 1), Dst: at(1, 0, 0), Hops: []netip.Addr{at(4, 0, 0), at(3, i, 0), at(2, i, 0)}})
+		}
+	}
+	return walks
+}
+
+var fanHosts = map[netip.Addr]string{netip.MustParseAddr("10.1.0.0"): "h1", netip.MustParseAddr("10.4.0.1"): "h2"}
+
+func TestLearnAFan(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		top, left, err := Learn("lab", fanWalks(4, both), fanHosts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Learning{}
+		if !both {
+			want.Unaddressed = 1 // r2's side of h2's link answers to nobody
+		}
+		if left != want {
+			t.Errorf("both ways %v: %+v", both, left)
+		}
+		// r1, r2 and four spines; 2 + 8 cables; the ECMP set is there, both ways.
+		if len(top.Devices) != 6 || len(top.Hosts) != 2 || len(top.Links) != 20 {
+			t.Errorf("both ways %v: %d devices, %d hosts, %d links", both, len(top.Devices), len(top.Hosts), len(top.Links))
+		}
+		for _, pair := range [][2]string{{"h1", "h2"}, {"h2", "h1"}} {
+			if n := len(top.Paths(pair[0], pair[1])); n != 4 || top.Distance(pair[0], pair[1]) != 3 {
+				t.Errorf("both ways %v, %v: %d paths over %d switches", both, pair, n, top.Distance(pair[0], pair[1]))
+			}
+		}
+		// An address on the way names the link by which packets come.
+		i, ok := top.InterfaceAt(netip.MustParseAddr("10.3.2.1"))
+		if !ok {
+			t.Fatal("10.3.2.1 is of no interface")
+		}
+		if l, ok := top.LinkInto(i.Node, i.Name); !ok || !l.From.Addr.Contains(netip.MustParseAddr("10.3.2.0")) {
+			t.Errorf("%v does not lead from 10.3.2.0", l)
+		}
+		// What is written is read back the same.
+		text, err := top.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse("learnt", text)
+		if err != nil || !again.Equal(top) {
+			t.Errorf("%v\n%s", err, text)
+		}
+	}
+}
+
+func TestLearnNames(t *testing.T) {
+	walks := fanWalks(2, false)
+	for i := range walks {
+		walks[i].Names = []string{"Ethernet1/1", "bad name", "ge-0/0/" + string(rune('1'+i))}
+	}
+	top, _, err := Learn("lab", walks, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{}
+	for _, l := range top.Links {
+		names = append(names, l.To.String())
+	}
+	text := strings.Join(names, " ")
+	for _, want := range []string{":Ethernet1/1", ":ge-0/0/1", ":ge-0/0/2", ":if10-2-1-1"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in %s", want, text)
+		}
+	}
+	if _, ok := top.Host("h10-1-0-0"); !ok {
+		t.Error("a host without a name has none")
+	}
+}
+
+func TestLearnFromWhatIsMissing(t *testing.T) {
+	silent := fanWalks(4, false)
+	for i := range silent {
+		silent[i].Hops[1] = netip.Addr{}
+	}
+	top, left, err := Learn("lab", silent, fanHosts)
+	if err != nil || left.Cut != 4 {
+		t.Fatalf("%+v, %v", left, err)
+	}
+	if n := len(top.Paths("h1", "h2")); n != 0 {
+		t.Errorf("%d paths through a hop that nobody saw", n)
+	}
+	looped := fanWalks(1, false)
+	looped[0].Hops = append(looped[0].Hops, looped[0].Hops[0])
+	if _, left, err = Learn("lab", looped, fanHosts); err == nil || left.Looped != 1 {
+		t.Errorf("%+v, %v", left, err)
+	}
+	if _, _, err = Learn("lab", nil, nil); err == nil || !strings.Contains(err.Error(), "none of 0 walks") {
+		t.Error(err)
+	}
+}
+
+// A Clos' own paths, walked from every host to every other, give the Clos back.
+func TestLearnAClos(t *testing.T) {
+	truth, err := Clos(ClosSpec{Site: "lab", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walks []Walk
+	hosts := map[netip.Addr]string{}
+	for _, a := range truth.Hosts {
+		hosts[a.Addresses[0]] = a.Name
+		for _, b := range truth.Hosts {
+			for _, p := range truth.Paths(a.Name, b.Name) {
+				w := Walk{Src: a.Addresses[0], Dst: b.Addresses[0]}
+				for _, l := range p[:len(p)-1] {
+					w.Hops = append(w.Hops, l.To.Addr.Addr())
+				}
+				walks = append(walks, w)
+			}
+		}
+	}
+	top, left, err := Learn("lab", walks, hosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(top.Devices) != len(truth.Devices) || len(top.Hosts) != len(truth.Hosts) || len(top.Links) != len(truth.Links) {
+		t.Errorf("%d devices, %d hosts, %d links; want %d, %d, %d; %+v", len(top.Devices), len(top.Hosts), len(top.Links),
+			len(truth.Devices), len(truth.Hosts), len(truth.Links), left)
+	}
+	for _, a := range truth.Hosts {
+		for _, b := range truth.Hosts {
+			if x, y := len(top.Paths(a.Name, b.Name)), len(truth.Paths(a.Name, b.Name)); x != y {
+				t.Errorf("%s to %s: %d paths, want %d", a.Name, b.Name, x, y)
+			}
+		}
+	}
+	if s, err := top.ClosShape(); err != nil || s.Pods != 2 || s.T2s != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if !slices.IsSortedFunc(top.Devices, func(a, b *Device) int { return strings.Compare(a.Name, b.Name) }) {
+		t.Error("the order of devices is not fixed")
+	}
+}

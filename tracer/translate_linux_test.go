@@ -1,0 +1,113 @@
+package tracer
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"decaf/api/packet"
+)
+
+// translatePorts gives flows that leave h1 other source ports, as NAT does.
+func (f *fan) translatePorts(v6 bool, first, last uint16) {
+	f.t.Helper()
+	family, proto := nftables.TableFamilyIPv4, uint32(unix.NFPROTO_IPV4)
+	if v6 {
+		family, proto = nftables.TableFamilyIPv6, unix.NFPROTO_IPV6
+	}
+	c, err := nftables.New(nftables.WithNetNSFd(int(f.nodes["h1"])))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	table := c.AddTable(&nftables.Table{Family: family, Name: "nat"})
+	chain := c.AddChain(&nftables.Chain{Name: "out", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+	port := func(p uint16) []byte { return []byte{byte(p >> 8), byte(p)} }
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(protocol(packet.TCP),
+		&expr.Immediate{Register: 1, Data: port(first)},
+		&expr.Immediate{Register: 2, Data: port(last)},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: proto, RegProtoMin: 1, RegProtoMax: 2, Specified: true},
+	)})
+	if err := c.Flush(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// A flow that this host translates is traced by what is on the wire: the spine
+// is the one that its packets go over, and the path says the five-tuple.
+func TestTranslatedFlows(t *testing.T) {
+	families(t, func(t *testing.T, f *fan, v6 bool) {
+		f.serve(v6)
+		f.translatePorts(v6, 50000, 60000)
+		tr := f.tracerAt("h1", testConfig(), 3)
+		if len(tr.translate) == 0 {
+			t.Fatal("connection tracking is not asked")
+		}
+		moved := 0
+		for i := range 8 {
+			flow := flowOf(v6, uint16(40000+i))
+			c := f.dial(flow)
+			before := f.received()
+			for range 40 {
+				if _, err := c.Write(make([]byte, 500)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			spine := 0
+			eventually(t, func() bool {
+				after, most := f.received(), uint64(0)
+				for s := range after {
+					if n := after[s] - before[s]; n > most {
+						most, spine = n, s+1
+					}
+				}
+				return most >= 5
+			})
+			p := tr.Trace(t.Context(), flow, 1)
+			want(t, p, "complete", "")
+			a := addr4
+			if v6 {
+				a = addr6
+			}
+			if len(p.GetHops()) == 3 && hopAddr(p.GetHops()[1]) != a(2, spine, 1) {
+				t.Errorf("%s: %s, and its packets go over spine %d", flow, hops(p), spine)
+			}
+			wire, err := packet.FlowFromPB(p.GetProbed())
+			if err != nil || wire.Src.Port() < 50000 || wire.Dst != flow.Dst {
+				t.Errorf("probed %s, %v", wire, err)
+			}
+			if wire.Src.Port() != flow.Src.Port() {
+				moved++
+			}
+			c.Close()
+		}
+		if moved == 0 {
+			t.Error("no flow was translated")
+		}
+		if n := f.snmp("h1", "Tcp", "RetransSegs"); n != 0 {
+			t.Logf("%d retransmits", n)
+		}
+	})
+}
+
+// What a flow is on the wire is not known: it is not traced, and counted.
+func TestUnresolvedFlowsAreNotTraced(t *testing.T) {
+	f := newFan(t)
+	cfg := testConfig()
+	cfg.Translate = Translation{Others: []Translator{rewriter(func(f packet.Flow) (packet.Flow, error) {
+		return f, &Unresolved{Reason: ReasonUnknown, Err: errors.New("the balancer does not know the connection")}
+	})}}
+	tr := f.tracerAt("h1", cfg, 3)
+	p := tr.Trace(t.Context(), flowOf(false, 40000), 1)
+	want(t, p, "skipped", "the balancer does not know the connection")
+	s := tr.Stats()
+	if s.Unresolved[slices.Index(Reasons, ReasonUnknown)] != 1 || s.Probes != 0 || s.Counters()["traces_unresolved_unknown"] != 1 {
+		t.Errorf("%+v", s)
+	}
+	if _, _, err := tr.Enumerate(t.Context(), EnumerateRequest{Request: Request{Flow: flowOf(false, 40000)}}); err == nil {
+		t.Error("enumerated")
+	}
+}

@@ -1,0 +1,222 @@
+package tracer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"decaf/api/packet"
+)
+
+// wire sends whole IP packets below this host's own address translation and
+// firewall: by the interface and to the neighbour that its routes name. Used
+// for flows that were translated here, whose translated packets the kernel
+// would take for a new connection and give another port.
+//
+// Its sockets are opened when first needed: to close a packet socket takes the
+// kernel some 10 ms.
+type wire struct {
+	ns *os.File // the namespace in which it was made
+
+	mu  sync.Mutex // also of rt: one question at a time
+	f   *os.File
+	raw syscall.RawConn
+	rt  *netlink.Handle
+}
+
+func openWire() (*wire, error) {
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("open this network namespace: %w", err)
+	}
+	return &wire{ns: ns}, nil
+}
+
+// open opens the sockets, on a thread that ends afterwards.
+func (w *wire) open() error {
+	if w.f != nil {
+		return nil
+	}
+	opened := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		opened <- func() error {
+			if err := unix.Setns(int(w.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("enter the network namespace: %w", err)
+			}
+			rt, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+			if err != nil {
+				return fmt.Errorf("open a route netlink socket: %w", err)
+			}
+			f, raw, err := openSocket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, "packet sender")
+			if err != nil {
+				rt.Close()
+				return err
+			}
+			w.f, w.raw, w.rt = f, raw, rt
+			return nil
+		}()
+	}()
+	return <-opened
+}
+
+// send sends one packet of a flow. Errors: no route, no neighbour known yet.
+func (w *wire) send(b []byte, f packet.Flow) error {
+	to, err := w.next(f)
+	if err != nil {
+		return err
+	}
+	controlErr := w.raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, to) })
+	return errors.Join(controlErr, err)
+}
+
+// next finds where a flow's packets go first.
+func (w *wire) next(f packet.Flow) (*unix.SockaddrLinklayer, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.open(); err != nil {
+		return nil, err
+	}
+	routes, err := w.rt.RouteGet(f.Dst.Addr().AsSlice())
+	if err != nil || len(routes) == 0 {
+		return nil, fmt.Errorf("route to %s: %w", f.Dst.Addr(), errors.Join(err, unix.ENETUNREACH))
+	}
+	gateway, index := f.Dst.Addr(), routes[0].LinkIndex
+	if gw, ok := netip.AddrFromSlice(routes[0].Gw); ok {
+		gateway = gw.Unmap()
+	}
+	to := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: index}
+	family := unix.AF_INET
+	if f.Is6() {
+		to.Protocol, family = networkOrder(unix.ETH_P_IPV6), unix.AF_INET6
+	}
+	link, err := w.rt.LinkByIndex(index)
+	if err != nil {
+		return nil, fmt.Errorf("interface %d: %w", index, err)
+	}
+	if link.Attrs().RawFlags&(unix.IFF_NOARP|unix.IFF_LOOPBACK) != 0 || len(link.Attrs().HardwareAddr) == 0 {
+		return to, nil
+	}
+	neighbours, err := w.rt.NeighList(index, family)
+	if err != nil {
+		return nil, fmt.Errorf("neighbours on %s: %w", link.Attrs().Name, err)
+	}
+	for _, n := range neighbours {
+		if a, ok := netip.AddrFromSlice(n.IP); ok && a.Unmap() == gateway && n.State&(unix.NUD_FAILED|unix.NUD_INCOMPLETE) == 0 {
+			to.Halen = uint8(copy(to.Addr[:], net.HardwareAddr(n.HardwareAddr)))
+			return to, nil
+		}
+	}
+	return nil, fmt.Errorf("the hardware address of %s on %s is not known: the flow's next packet will find it out", gateway, link.Attrs().Name)
+}
+
+func (w *wire) close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := w.ns.Close()
+	if w.f != nil {
+		w.rt.Close()
+		err = errors.Join(err, w.f.Close())
+	}
+	return err
+}
+
+func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
+
+// watch receives copies of the TCP packets that come in and pass its filter,
+// from their IP header on.
+type watch struct {
+	endpoint
+	flow packet.Flow
+}
+
+func openWatch(what watchFor) (_ *watch, err error) {
+	w := &watch{endpoint: endpoint{v6: what.v6}, flow: what.flow}
+	protocol, family, name := uint16(unix.ETH_P_IP), unix.AF_INET, "IPv4 watch"
+	if what.v6 {
+		protocol, family, name = unix.ETH_P_IPV6, unix.AF_INET6, "IPv6 watch"
+	}
+	single := what.flow.Src.IsValid()
+	if single {
+		w.receiver, w.receiveRaw, err = openRaw(family, unix.IPPROTO_TCP, name)
+	} else {
+		// Protocol 0 receives nothing yet: first the filter, then the packets.
+		w.receiver, w.receiveRaw, err = openSocket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	filter, err := what.filter(what.v6)
+	if err == nil {
+		err = w.configure(filter, 256<<10)
+	}
+	if err == nil {
+		controlErr := w.receiveRaw.Control(func(fd uintptr) {
+			switch {
+			case !single:
+				err = unix.Bind(int(fd), &unix.SockaddrLinklayer{Protocol: networkOrder(protocol)})
+			case what.v6:
+				err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_RECVHOPLIMIT, 1)
+			}
+		})
+		err = errors.Join(controlErr, err)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("configure %s: %w", name, err), w.close())
+	}
+	return w, nil
+}
+
+// read waits for one packet. The bytes are in buf, which holds more than 40.
+func (w *watch) read(buf []byte) ([]byte, error) {
+	var (
+		n, oobn int
+		from    unix.Sockaddr
+		err     error
+	)
+	bare := w.v6 && w.flow.Src.IsValid() // raw(7): IPv6 comes without its header
+	at := 0
+	if bare {
+		at = 40
+	}
+	waitErr := w.receiveRaw.Read(func(fd uintptr) bool {
+		n, oobn, _, from, err = unix.Recvmsg(int(fd), buf[at:], w.oob[:], 0)
+		return err != unix.EAGAIN && err != unix.EINTR
+	})
+	if err = errors.Join(waitErr, err); err != nil {
+		return nil, err
+	}
+	w.noteDropped(w.oob[:oobn])
+	if bare {
+		src := w.flow.Src.Addr()
+		if a, ok := from.(*unix.SockaddrInet6); ok {
+			src = netip.AddrFrom16(a.Addr)
+		}
+		header6(buf, src, w.flow.Dst.Addr(), hopLimit(w.oob[:oobn]), n)
+	}
+	return buf[:at+n], nil
+}
+
+// hopLimit finds the IPv6 hop limit in control messages; 0, from which no
+// distance follows, where it is missing.
+func hopLimit(oob []byte) uint8 {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_IPV6 && m.Header.Type == unix.IPV6_HOPLIMIT && len(m.Data) >= 4 {
+			return uint8(binary.NativeEndian.Uint32(m.Data))
+		}
+	}
+	return 0
+}
