@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"decaf/api/gnmi"
-	"decaf/api/packet"
 	"decaf/api/service"
 	"decaf/api/yang"
 
@@ -40,7 +39,10 @@ type Agent struct {
 
 	reporting sync.Mutex // orders what is published, too
 	reporter  *reporter
-	usage     usage // at the fuse's last look
+	inForce   *inForce
+	overrides *overrides
+	usage     usage  // at the fuse's last look
+	share     *share // of what the process takes
 	load      load
 }
 
@@ -83,6 +85,7 @@ func newAgent(cfg Config, log *slog.Logger) (*Agent, error) {
 		ledger:     newLedger(cfg.Name, boot),
 		classifier: newClassifier(rules),
 		ignore:     map[string]bool{},
+		share:      new(meter).join(),
 	}
 	a.reporter = newReporter(cfg.settings,
 		newAggregates(maxAggregates, prefixLength{cfg.Aggregates.PrefixV4, cfg.Aggregates.PrefixV6}, a.started.Add(-time.Duration(a.started.Nanosecond()))),
@@ -90,13 +93,23 @@ func newAgent(cfg Config, log *slog.Logger) (*Agent, error) {
 	for _, name := range cfg.IgnoreInterfaces {
 		a.ignore[name] = true
 	}
+	a.overrides = &overrides{agent: a, file: cfg.Settings, now: time.Now}
+	if err := a.overrides.load(); err != nil {
+		return nil, fmt.Errorf("device agent %s: %w", cfg.Name, err)
+	}
+	login, err := newLogin(cfg.Users)
+	if err != nil {
+		return nil, fmt.Errorf("device agent %s: %w", cfg.Name, err)
+	}
 	gc := gnmi.DefaultConfig()
 	gc.Listen, gc.TLS, gc.Ring = cfg.Listen, conf, cfg.Ring
 	a.target, err = gnmi.New(gc, gnmi.Deps{
-		Schema: yang.Schema(),
-		Models: []*gnmipb.ModelData{yang.Model()},
-		State:  a.state,
-		Log:    a.log,
+		Schema:   yang.Schema(),
+		Models:   yang.Models(),
+		State:    a.state,
+		Settings: a.overrides,
+		Login:    login,
+		Log:      a.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("device agent %s: %w", cfg.Name, err)
@@ -141,6 +154,7 @@ func (a *Agent) run(ctx context.Context, src *sources) error {
 		}
 	}
 	use(src) // before anyone can ask
+	a.repace()
 	if _, err := a.target.Listen(ctx); err != nil {
 		use(nil)
 		src.close()
@@ -188,6 +202,7 @@ func (a *Agent) drop(s *sources, r *record, at time.Time) {
 	reason, function := src.reason(r.reason), src.function(r.location)
 	v := a.classifier.classify(reason, function, r.dstErrno)
 	in, out := direction(r, function)
+	s.explain(reason, v.class, in, out, 1)
 	if !v.loss {
 		a.ledger.ignore(1)
 		return
@@ -197,7 +212,7 @@ func (a *Agent) drop(s *sources, r *record, at time.Time) {
 		a.ledger.ignore(1)
 		return
 	}
-	a.enterNow(s.named(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known}))
+	a.seen(s, s.named(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known}))
 }
 
 func (a *Agent) enterNow(o observed) { a.enter(o, time.Now()) }
@@ -212,12 +227,11 @@ func (a *Agent) enter(o observed, now time.Time) {
 	}
 	d := drop{class: ev.Class, reason: ev.Reason, ingress: ev.Ingress, egress: ev.Egress, packets: o.packets, bytes: o.bytes}
 	if ev.Packet != nil {
-		if f, err := packet.FlowFromPB(ev.Packet.Flow); err == nil {
-			d.flow = f
-		}
+		d.flow = eventFlow(ev)
 	}
 	a.reporting.Lock()
 	defer a.reporting.Unlock()
+	d.filter = a.inForce.filters.match(now, d.flow, dscpOf(ev.GetPacket().GetHeader()), d.packets)
 	what := a.reporter.take(now, &d)
 	if what.count {
 		a.ledger.count(d.class, 1, d.packets, d.bytes, o.known)
@@ -227,15 +241,17 @@ func (a *Agent) enter(o observed, now time.Time) {
 		return
 	}
 	a.ledger.enter(ev)
-	a.target.Publish(yang.RepeatedEventUpdates(ev, ev.Origin.Seq%uint64(a.cfg.Ring), ev.Origin.BootId, what.repeats))
+	a.target.Publish(yang.MarkedEventUpdates(ev, ev.Origin.Seq%uint64(a.cfg.Ring), ev.Origin.BootId, yang.Mark{Repeats: what.repeats, Filter: d.filter}))
 }
 
 // held counts drops that the kernel source held back, as it tells of them.
-func (a *Agent) held(src source, h held, now time.Time) {
+func (a *Agent) held(s *sources, h held, now time.Time) {
+	src := s.kernel
 	reason, function := src.reason(h.record.reason), src.function(h.record.location)
 	v := a.classifier.classify(reason, function, h.record.dstErrno)
 	in, out := direction(h.record, function)
-	d := drop{class: v.class, reason: reason, ingress: src.ifname(in), egress: src.ifname(out), packets: h.packets, bytes: h.bytes}
+	s.explain(reason, v.class, in, out, h.drops)
+	d := drop{class: v.class, reason: reason, ingress: src.ifname(in), egress: src.ifname(out), packets: h.packets, bytes: h.bytes, sketched: true}
 	if !v.loss || a.ignore[d.ingress] || a.ignore[d.egress] {
 		a.ledger.ignore(h.drops)
 		return
@@ -306,13 +322,23 @@ func (a *Agent) State() yang.AgentState {
 // state is all the agent serves beside events.
 func (a *Agent) state(now time.Time) []*gnmipb.Notification {
 	out := []*gnmipb.Notification{yang.AgentUpdates(a.State(), now)}
-	for _, c := range a.ledger.totals().classes {
+	classes := a.ledger.totals().classes
+	for _, c := range classes {
 		out = append(out, yang.ClassUpdates(c, now))
+	}
+	out = append(out, yang.PipelineUpdates(a.cfg.Name, classes, now)...)
+	for _, i := range a.Interfaces() {
+		out = append(out, yang.InterfaceUpdates(yang.InterfaceLoss{
+			Name: i.Name, InErrors: i.InErrors, InDiscards: i.InDiscards, InFCSErrors: i.InFCSErrors, OutErrors: i.OutErrors, OutDiscards: i.OutDiscards,
+		}, now)...)
+		for _, q := range i.Queues {
+			out = append(out, yang.QueueUpdates(yang.QueueLoss{Interface: i.Name, Name: q.Name, DroppedPkts: q.DroppedPkts}, now))
+		}
 	}
 	a.reporting.Lock()
 	defer a.reporting.Unlock()
 	for _, c := range a.reporter.reporting() {
 		out = append(out, yang.ReportingUpdates(c, now))
 	}
-	return out
+	return append(out, a.settingUpdates(now)...)
 }

@@ -18,6 +18,8 @@ type drop struct {
 	ingress, egress string
 	packets, bytes  uint64      // on the wire: a segmentation offload packet is several
 	flow            packet.Flow // zero when it shows none
+	filter          string      // that it matches; "" is none
+	sketched        bool        // the flows of these are told of later (attribute)
 }
 
 // outcome is what becomes of a drop's event.
@@ -29,6 +31,7 @@ const (
 	overFuse              // the fuse allows less than all events
 	overQueue             // no room between where drops are seen and the agent
 	duplicate             // the flow had an event already
+	unfiltered            // events are for drops that match a filter, and this does not
 )
 
 // suppress counts drops that have no event.
@@ -42,6 +45,8 @@ func suppress(s *yang.Suppressed, o outcome, n uint64) {
 		s.Queue += n
 	case duplicate:
 		s.Duplicate += n
+	case unfiltered:
+		s.Filter += n
 	}
 }
 
@@ -73,8 +78,10 @@ type aggregate struct {
 	events       uint64
 	suppressed   yang.Suppressed
 	unattributed uint64
+	sketched     uint64 // packets whose flows are still to be told of
 
 	flows                 *heavy[packet.Flow]
+	held                  attribution // of the sketched ones
 	sources, destinations *heavy[netip.Prefix]
 }
 
@@ -122,7 +129,52 @@ func (a *aggregates) unseen(now time.Time, interval time.Duration, d *drop, drop
 	g := a.at(now, interval, aggregateKey{d.class, d.ingress, d.egress}, d.packets)
 	g.count(d.reason, d.packets, d.bytes)
 	suppress(&g.suppressed, o, drops)
-	g.unattributed += d.packets
+	if d.sketched {
+		g.sketched += d.packets
+	} else {
+		g.unattributed += d.packets
+	}
+}
+
+// attribute gives sketched packets to their flows. Their prefixes get what is
+// certain; what is not stays unattributed.
+func (a *aggregates) attribute(f *heldFlows) {
+	for _, g := range a.all() {
+		key, n := g.aggregateKey, g.sketched
+		least := f.least[key]
+		if n == 0 || least == nil { // or merged: not told apart by interface
+			continue
+		}
+		g.sketched = 0
+		f.least[key] = map[packet.Flow]uint64{} // certain of one of them only
+		certain := g.held.add(n, least, slices.Collect(maps.Keys(g.flows.kept)),
+			func(flow packet.Flow) uint64 { return f.most(key, flow) }, f.rest(key))
+		var sum uint64
+		for flow, packets := range certain {
+			g.sources.add(a.prefix(flow.Src.Addr()), packets)
+			g.destinations.add(a.prefix(flow.Dst.Addr()), packets)
+			sum += packets
+		}
+		g.sources.total += n - sum
+		g.destinations.total += n - sum
+		g.unattributed += n - sum
+	}
+}
+
+// all lists the aggregates that are not taken out yet, the closed ones first.
+func (a *aggregates) all() []*aggregate {
+	return slices.AppendSeq(slices.Clone(a.closed), maps.Values(a.open))
+}
+
+// sketchedUntil returns the end of the first aggregate, among those over by now,
+// whose sketched packets are still to be attributed.
+func (a *aggregates) sketchedUntil(now time.Time) (end time.Time, ok bool) {
+	for _, g := range a.all() {
+		if g.sketched > 0 && !now.Before(g.end) && (!ok || g.end.Before(end)) {
+			end, ok = g.end, true
+		}
+	}
+	return end, ok
 }
 
 func (g *aggregate) count(reason string, packets, bytes uint64) {
@@ -152,6 +204,13 @@ func (a *aggregates) at(now time.Time, interval time.Duration, key aggregateKey,
 		key.ingress, key.egress = "", ""
 		g = a.open[key]
 		a.merged += packets
+	}
+	if g != nil && now.Before(g.start) { // told of late
+		for _, c := range a.closed {
+			if c.aggregateKey == key && !now.Before(c.start) && now.Before(c.end) {
+				return c
+			}
+		}
 	}
 	if g != nil && !now.Before(g.end) {
 		a.closed = append(a.closed, g)
@@ -197,6 +256,24 @@ func (a *aggregates) flush(now time.Time) []*aggregate {
 	return a.due(now)
 }
 
+// topFlows puts together what is known of flows by records and by sketches.
+func (g *aggregate) topFlows() []hitter[packet.Flow] {
+	if g.held.packets == 0 {
+		return g.flows.top(topShare, topMore)
+	}
+	keys := maps.Clone(g.held.flows)
+	for flow := range g.flows.kept {
+		keys[flow] = g.held.of(flow)
+	}
+	var list []hitter[packet.Flow]
+	for flow, held := range keys {
+		packets, err := g.flows.of(flow)
+		list = append(list, hitter[packet.Flow]{key: flow, packets: packets + held.most, err: err + held.most - held.least})
+	}
+	slices.SortFunc(list, func(x, y hitter[packet.Flow]) int { return compareFlows(x.key, y.key) })
+	return top(list, topShare*float64(g.flows.total+g.held.packets), topMore)
+}
+
 // wire returns the aggregate as it is sent, without its origin.
 func (g *aggregate) wire() yang.Aggregate {
 	out := yang.Aggregate{
@@ -207,9 +284,9 @@ func (g *aggregate) wire() yang.Aggregate {
 			Packets: g.packets, Bytes: g.bytes,
 			SuppressedThreshold: g.suppressed.Threshold, SuppressedFuse: g.suppressed.Fuse, SuppressedQueue: g.suppressed.Queue,
 		},
-		Events: g.events, Suppressed: g.suppressed, Unattributed: g.unattributed,
+		Events: g.events, Suppressed: g.suppressed, Unattributed: g.unattributed + g.sketched,
 	}
-	for _, h := range g.flows.top(topShare, topMore) {
+	for _, h := range g.topFlows() {
 		out.TopFlows = append(out.TopFlows, &decafpb.FlowCount{Flow: h.key.PB(), Packets: h.packets, PacketsError: h.err})
 	}
 	for _, side := range []struct {

@@ -152,3 +152,107 @@ func TestAggregateOfAFlood(t *testing.T) {
 		}
 	}
 }
+
+// TestAggregateOfASketchedFlood: what was only counted and sketched is told of
+// within bounds that hold, with the packets that have records.
+func TestAggregateOfASketchedFlood(t *testing.T) {
+	base := time.Unix(1000, 0)
+	causes := [][causeKeySize]byte{{1}, {2}}
+	for seed := range uint64(5) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		a, s := newAggregates(10, prefixLength{24, 48}, base), newSketch(2, r.Uint64())
+		key := aggregateKey{class: NoBuffer}
+		truth, prefixes, n := map[packet.Flow]uint64{}, map[string]uint64{}, 200_000
+		for turn := range 3 { // as another class's interval ends
+			least := map[aggregateKey]map[packet.Flow]uint64{key: {}}
+			for i := range n / 3 {
+				f := testFlow(r.IntN(50_000) + 1000)
+				if r.IntN(3) == 0 {
+					f = testFlow(turn + r.IntN(15)) // each some 2 % of all
+				}
+				truth[f]++
+				prefixes["s"+a.prefix(f.Src.Addr()).String()]++
+				d := &drop{class: NoBuffer, packets: 1, bytes: 60, flow: f}
+				if i%50 == 0 {
+					a.add(base, time.Second, d, overThreshold)
+					continue
+				}
+				d.flow, d.sketched = packet.Flow{}, true
+				a.unseen(base, time.Second, d, 1, overThreshold)
+				s.write(i%2, causes[i%3/2], f, 1)
+			}
+			list, rest := s.candidates(1)
+			for _, h := range list {
+				least[key][h.flow] += h.least
+			}
+			a.attribute(&heldFlows{least: least, most: func(_ aggregateKey, f packet.Flow) uint64 {
+				return s.most(causes[0], f) + s.most(causes[1], f)
+			}, rest: func(aggregateKey) uint64 { return 2 * rest }})
+			s.clear()
+		}
+		w := a.due(base.Add(time.Second))[0].wire()
+		told := map[packet.Flow]bool{}
+		for _, c := range w.TopFlows {
+			f, err := packet.FlowFromPB(c.Flow)
+			if err != nil {
+				t.Fatal(err)
+			}
+			told[f] = true
+			if truth[f] > c.Packets || truth[f] < c.Packets-c.PacketsError {
+				t.Errorf("seed %d: %v has %d packets, told [%d, %d]", seed, f, truth[f], c.Packets-c.PacketsError, c.Packets)
+			}
+		}
+		for f, c := range truth {
+			if float64(c) > topShare*float64(w.Packets) && !told[f] {
+				t.Errorf("seed %d: %v with %d packets is not told of", seed, f, c)
+			}
+		}
+		for _, c := range w.TopPrefixes {
+			addr, _ := netip.AddrFromSlice(c.Prefix.Address)
+			if key := netip.PrefixFrom(addr, int(c.Prefix.Length)).String(); c.Source {
+				if got := prefixes["s"+key]; got < c.Packets-c.PacketsError || got > c.Packets+w.Unattributed {
+					t.Errorf("seed %d: %s has %d packets, told [%d, %d] and %d unattributed", seed, key, got, c.Packets-c.PacketsError, c.Packets, w.Unattributed)
+				}
+			}
+		}
+		if share := float64(w.Unattributed) / float64(w.Packets); share < 0.5 || share > 0.75 {
+			t.Errorf("seed %d: %.2f of the packets have no flow, want those of small flows: 2/3", seed, share)
+		}
+	}
+}
+
+// TestAggregateClosesWithItsSketch: a record of the next interval closes an
+// aggregate before the sketch of its packets is read; they are told of all the
+// same, and where they belong.
+func TestAggregateClosesWithItsSketch(t *testing.T) {
+	base := time.Unix(1000, 0)
+	a := newAggregates(10, prefixLength{24, 48}, base)
+	at := func(ms int) time.Time { return base.Add(time.Duration(ms) * time.Millisecond) }
+	held := &drop{class: NoBuffer, packets: 100, bytes: 6000, sketched: true}
+	a.unseen(at(950), time.Second, held, 100, overThreshold)
+	if _, ok := a.sketchedUntil(at(999)); ok {
+		t.Error("a sketch is wanted before the interval's end")
+	}
+	a.add(at(1001), time.Second, &drop{class: NoBuffer, packets: 1, flow: testFlow(1)}, reported)
+	end, ok := a.sketchedUntil(at(1040))
+	if !ok || !end.Equal(at(1000)) {
+		t.Fatalf("%v, %v: want a sketch for the interval up to %v", end, ok, at(1000))
+	}
+	a.unseen(end.Add(-1), time.Second, held, 100, overThreshold)
+	a.attribute(&heldFlows{
+		least: map[aggregateKey]map[packet.Flow]uint64{{class: NoBuffer}: {testFlow(2): 190}},
+		most:  func(_ aggregateKey, f packet.Flow) uint64 { return map[packet.Flow]uint64{testFlow(2): 195}[f] },
+		rest:  func(aggregateKey) uint64 { return 3 },
+	})
+	got := a.due(at(1040))
+	if len(got) != 1 {
+		t.Fatalf("%d aggregates are over", len(got))
+	}
+	w := got[0].wire()
+	if w.Packets != 200 || w.Unattributed != 10 || len(w.TopFlows) != 1 || w.TopFlows[0].Packets != 195 || w.TopFlows[0].PacketsError != 5 {
+		t.Errorf("%d packets, %d unattributed, %v", w.Packets, w.Unattributed, w.TopFlows)
+	}
+	if got := a.due(at(2000)); len(got) != 1 || got[0].packets != 1 {
+		t.Errorf("then %+v", got)
+	}
+}

@@ -28,6 +28,13 @@ const (
 	Unknown              = "unknown"
 )
 
+// Anomalies are of this module. They are no drops: their events count no packets,
+// and the packets that they cost are in the classes above.
+const (
+	AnomalyRouteFlap = "anomaly/route-flap" // a route or neighbour changes again and again
+	AnomalyLoop      = "anomaly/loop"       // packets go round in a circle
+)
+
 // Classes returns every class there is, in the order of the model.
 func Classes() []string {
 	return []string{
@@ -36,5 +43,6 @@ func Classes() []string {
 		ErrorsL3RxSID, ErrorsL3RxLabel, ErrorsL3Tx, ErrorsInternalParity,
 		PolicyL2ACL, PolicyL3ACL, PolicyL3Policer, PolicyL3NullRoute, PolicyL3RPF, PolicyL3DDoS,
 		NoBuffer, Unknown,
+		AnomalyRouteFlap, AnomalyLoop,
 	}
 }

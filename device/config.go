@@ -3,8 +3,10 @@ package device
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"decaf/api/service"
 )
@@ -19,6 +21,13 @@ type Config struct {
 	// clients'. Without ca any client may read; off loopback all three are a
 	// must.
 	TLS service.TLSFiles `yaml:"tls"`
+	// Users are those who may call with a username and password; without any,
+	// whom TLS lets in, or anyone on loopback.
+	Users []UserConfig `yaml:"users"`
+	// Settings is the file that what clients set over gNMI is kept in, over what
+	// stands here. By default it lies beside the configuration file; without
+	// either, what is set is gone with the agent.
+	Settings string `yaml:"settings"`
 	// Ring is how many events the target keeps.
 	Ring int `yaml:"ring"`
 	// IgnoreInterfaces lists interfaces whose drops are not this device's
@@ -29,6 +38,10 @@ type Config struct {
 	Kernel bool `yaml:"kernel"`
 	// NFLOG names the firewall rules that dropped.
 	NFLOG NFLOGConfig `yaml:"nflog"`
+	// Counters tells of losses that leave no packet to show.
+	Counters CountersConfig `yaml:"counters"`
+	// Routes tells of changes of routes and neighbours.
+	Routes RoutesConfig `yaml:"routes"`
 	// SFlow speaks for switches, each at an address of its own. What is said of
 	// report, classes, aggregates, fuse, tls and ring holds for each of them.
 	SFlow SFlowConfig `yaml:"sflow"`
@@ -51,18 +64,26 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:9339", Ring: 1024, Kernel: true,
+		Counters: CountersConfig{Interval: time.Second}, Routes: defaultRoutes(),
 		Report: defaultReport(), Aggregates: AggregatesConfig{PrefixV4: 24, PrefixV6: 48}, Fuse: defaultFuse(),
 	}
 }
 
-// own reports whether this device itself has a source, and so an agent. An agent
-// without one would show a device that drops nothing.
-func (c *Config) own() bool { return c.Kernel || len(c.NFLOG.Groups) > 0 }
+// own reports whether this device itself has a source of drops, and so an agent.
+// An agent without one would show a device that drops nothing. Where one speaks for
+// switches, counters alone make none of the machine it runs on.
+func (c *Config) own() bool {
+	return c.Kernel || len(c.NFLOG.Groups) > 0 || c.Counters.Interval > 0 && c.SFlow.Listen == ""
+}
 
 // of is the configuration of the agent that speaks for a switch.
 func (c Config) of(s SwitchConfig) Config {
 	c.Name, c.Listen, c.IgnoreInterfaces = s.Name, s.Listen, s.IgnoreInterfaces
+	if ext := filepath.Ext(c.Settings); c.Settings != "" {
+		c.Settings = strings.TrimSuffix(c.Settings, ext) + "." + s.Name + ext
+	}
 	c.Kernel, c.NFLOG, c.SFlow, c.Health = false, NFLOGConfig{}, SFlowConfig{}, ""
+	c.Counters, c.Routes = CountersConfig{}, RoutesConfig{}
 	return c
 }
 
@@ -82,12 +103,18 @@ func (c *Config) Validate() error {
 	case c.Ring < 1 || c.Ring > maxRing:
 		return fmt.Errorf("ring %d: give a number of events from 1 to %d", c.Ring, maxRing)
 	case !c.own() && c.SFlow.Listen == "":
-		return errors.New("no source of drops: leave kernel true, or give nflog.groups or sflow.listen")
+		return errors.New("no source of drops: leave kernel true, or give nflog.groups, counters.interval or sflow.listen")
 	}
 	if err := c.validateListen(c.Listen); err != nil {
 		return err
 	}
 	if err := c.NFLOG.Validate(); err != nil {
+		return err
+	}
+	if err := c.Counters.Validate(); err != nil {
+		return err
+	}
+	if err := c.Routes.Validate(); err != nil {
 		return err
 	}
 	if err := c.SFlow.Validate(); err != nil {
@@ -104,12 +131,15 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("sflow: switch %s listens on %s, as this device does: give each a port of its own", s.Name, s.Listen)
 		}
 	}
+	if err := validateUsers(c.Users); err != nil {
+		return err
+	}
 	return c.validateReporting()
 }
 
 func (c *Config) validateListen(address string) error {
-	if !service.Loopback(address) && (c.TLS.CA == "" || c.TLS.Cert == "" || c.TLS.Key == "") {
-		return fmt.Errorf("listen %s can be reached from outside: give tls ca, cert and key, or listen on a loopback address", address)
+	if !service.Loopback(address) && (c.TLS.CA == "" && len(c.Users) == 0 || c.TLS.Cert == "" || c.TLS.Key == "") {
+		return fmt.Errorf("listen %s can be reached from outside: give tls ca, cert and key (or users in place of ca), or listen on a loopback address", address)
 	}
 	return nil
 }

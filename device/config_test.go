@@ -46,7 +46,7 @@ func TestLoadConfig(t *testing.T) {
 		{"a log group of no kind", "name: r\nnflog: {groups: [70000]}\n", "70000"},
 		{"a log group twice", "name: r\nnflog: {groups: [12, 12]}\n", "nflog: group 12 twice"},
 		{"switches alone", "name: r\nkernel: false\nsflow: {listen: '127.0.0.1:6343', switches: [{name: r, listen: '127.0.0.1:9339', agent: 192.0.2.1}]}\n", ""},
-		{"no source", "name: r\nkernel: false\n", "no source of drops: leave kernel true"},
+		{"no source", "name: r\nkernel: false\ncounters: {interval: 0s}\n", "no source of drops: leave kernel true"},
 		{"no switches", "name: r\nsflow: {listen: '127.0.0.1:6343'}\n", "sflow: no switches"},
 		{"a switch in plain text off loopback", "name: r\nsflow: {listen: '127.0.0.1:6343', switches: [{name: leaf1, listen: '192.0.2.1:9340', agent: 192.0.2.1}]}\n", "sflow: switch leaf1: listen 192.0.2.1:9340 can be reached from outside"},
 		{"a switch with our name", "name: r\nsflow: {listen: '127.0.0.1:6343', switches: [{name: r, listen: '127.0.0.1:9340', agent: 192.0.2.1}]}\n", "has the name of this device"},

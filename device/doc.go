@@ -3,36 +3,47 @@
 // over gNMI.
 //
 // What lives here: where drops are seen (the Linux kernel's skb:kfree_skb, real
-// switches' sFlow, the firewall's log), the tables that turn a source's reason into a class, the two
+// switches' sFlow, the firewall's log, the counters of interfaces and queues), where
+// the device's routes change, the tables that turn a source's reason into a class, the two
 // streams and what bounds them, the counters, the agent's configuration and
 // command. What does not: the gNMI sessions (api/gnmi), the model (api/yang),
 // packet headers (api/packet), and any conclusion from drops (correlator).
 //
 // The way through it, along a drop: program_linux.go is the eBPF program, with
-// the running kernel's field offsets from offsets_linux.go; kernel_linux.go loads
-// it and reads its ring buffer; record.go takes a record apart, its error numbers
+// the running kernel's field offsets from offsets_linux.go; share_linux.go attaches
+// it, or finds the one that another agent of this kernel attached; kernel_linux.go
+// reads the agent's ring buffer; record.go takes a record apart, its error numbers
 // being those of errno.go; symbol_linux.go names the function that dropped, as
 // function.go trims it; reason.go classifies, by the classes of class.go;
 // direction.go finds ingress and egress, named by interfaces_linux.go; event.go
 // makes the drop event. The files named sflow and nflog have their own way up to
-// there, observed.go. sources.go opens what there is; of a packet that the kernel
+// there, observed.go, as have counters.go and counters_linux.go: losses that leave
+// no packet, with the prefixes that are routed over the interface (prefixes.go).
+// routes.go and routes_linux.go follow routes and neighbours, flap.go finds those that
+// change again and again, loop.go the packets that go in a circle; anomaly.go
+// publishes both. All of that hears the kernel by rtnetlink_linux.go.
+// sources.go opens what there is; of a packet that the kernel
 // dropped and the firewall logged rulename.go makes one event. Then reporter.go decides what is told of it; ledger.go counts and
 // numbers. agent.go runs it all for one device, serve.go the agents of one
 // process: its own, and one for each switch that sends it sFlow. config.go,
-// settings.go, metrics.go and command.go are its outside.
+// settings.go, users.go, metrics.go and command.go are its outside; override.go
+// takes what clients set over gNMI, keeps it and puts it in force.
 //
 // The reporter is made of engines without I/O that take the time as a
 // parameter. threshold.go stops the events of a class that has too many;
-// repetition.go thins out those of one flow; aggregate.go counts, always, with
+// repetition.go thins out those of one flow; filter.go lets those of a planned path
+// test through; aggregate.go counts, always, with
 // the top flows and prefixes from heavy.go; fuse.go allows a class less when the
-// agent takes more than its budget, as usage.go measures it. stream.go gives
+// agent takes more than its budget, as usage.go measures it and divides it among
+// the agents of a process. stream.go gives
 // them the time and publishes what they say.
 //
 // A flood is bounded where it is seen: the kernel program has a bucket per
 // cause (place, reason, interfaces, route) and counts what it holds back, and
-// what finds no room, so that counters and aggregates are whole all the same.
-// Only the flows of what was held back are not known; an aggregate says of how
-// many packets that is so (unattributed).
+// what finds no room, so that counters and aggregates are whole all the same. Of
+// the flows of what was held back it keeps a sketch (sketch.go), from which
+// attribution.go has bounds that always hold; an aggregate says of how many
+// packets the flow is not certain (unattributed).
 //
 // source.go is the line between the two: the files named _linux are where drops
 // are seen, all others build and are tested anywhere. Where there is no such

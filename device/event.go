@@ -1,6 +1,7 @@
 package device
 
 import (
+	"slices"
 	"time"
 
 	"decaf/api/decafpb"
@@ -22,8 +23,14 @@ func newEvent(r *record, at time.Time, class, reason, function, ingress, egress 
 	if r.devIf != r.inIf {
 		ev.Queue = uint32(r.queue) // before that it is the queue of arrival
 	}
+	ev.Inner, ev.Encapsulation = packet.Inner(r.protocol, r.header)
 	p, err := packet.Decode(r.header)
-	if err != nil {
+	switch {
+	case isMPLS(r.protocol) && ev.Inner != nil:
+		// Under labels: what stands there is no IP header, though it may look
+		// like one.
+		p = &decafpb.Packet{Header: slices.Clone(r.header)}
+	case err != nil:
 		return ev // no IP header to be read: a loss that shows no packet
 	}
 	if r.length > p.Length {
@@ -36,4 +43,18 @@ func newEvent(r *record, at time.Time, class, reason, function, ingress, egress 
 	}
 	ev.Packet = p
 	return ev
+}
+
+// isMPLS reports whether an EtherType is that of a label stack (RFC 3032).
+func isMPLS(etherType uint16) bool { return etherType == 0x8847 || etherType == 0x8848 }
+
+// eventFlow is the flow that an event is about: its packet's, or that of the
+// packet inside where the outer headers have none (MPLS); zero when it shows none.
+func eventFlow(ev *decafpb.DropEvent) packet.Flow {
+	for _, p := range []*decafpb.Packet{ev.GetPacket(), ev.GetInner()} {
+		if f, err := packet.FlowFromPB(p.GetFlow()); err == nil {
+			return f
+		}
+	}
+	return packet.Flow{}
 }

@@ -101,6 +101,9 @@ func (f *fuse) allows(class string) level {
 	return l
 }
 
+// blown tells whether somebody is allowed less than all.
+func (f *fuse) blown() bool { return len(f.tripped) > 0 }
+
 // look compares a load with the budgets and returns the step taken, nil for
 // none.
 func (f *fuse) look(now time.Time, l load) *step {

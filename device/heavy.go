@@ -90,18 +90,33 @@ func (h *heavy[K]) swap(i, j int) {
 	h.heap[i].at, h.heap[j].at = i, j
 }
 
-// top returns, with the most packets first, every key that can have more than
-// the given share (0 to 1) of all packets, and up to some more keys of which at
-// least half of the packets are certain.
-func (h *heavy[K]) top(share float64, some int) []hitter[K] {
-	sorted := make([]hitter[K], 0, len(h.heap))
-	for _, e := range h.heap {
-		sorted = append(sorted, *e)
+// of returns what a key has, kept or not, and by how much that may be too high.
+func (h *heavy[K]) of(key K) (packets, err uint64) {
+	if e := h.kept[key]; e != nil {
+		return e.packets, e.err
 	}
+	if len(h.heap) < h.room {
+		return 0, 0
+	}
+	return h.heap[0].packets, h.heap[0].packets
+}
+
+// top returns those that are kept as top does.
+func (h *heavy[K]) top(share float64, some int) []hitter[K] {
+	list := make([]hitter[K], 0, len(h.heap))
+	for _, e := range h.heap {
+		list = append(list, *e)
+	}
+	return top(list, share*float64(h.total), some)
+}
+
+// top sorts keys, those with the most packets first, and returns each that can
+// have more than least packets, and up to some more of which at least half of the
+// packets are certain.
+func top[K comparable](sorted []hitter[K], least float64, some int) []hitter[K] {
 	slices.SortStableFunc(sorted, func(a, b hitter[K]) int {
 		return cmp.Or(cmp.Compare(b.packets, a.packets), cmp.Compare(a.err, b.err))
 	})
-	least := share * float64(h.total)
 	out := sorted[:0]
 	for _, e := range sorted {
 		if float64(e.packets) > least {

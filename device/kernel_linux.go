@@ -6,40 +6,31 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 )
 
-// kernelBuffer is the ring buffer between kernel and agent: some 4800 records.
-const kernelBuffer = 1 << 20
-
-// maxCauses bounds what drops are counted by in the kernel: reasons, places and
-// interfaces.
-const maxCauses = 1024
-
 // kernel is the source of drops that the Linux kernel itself sees:
 // skb:kfree_skb in the agent's network namespace.
 type kernel struct {
-	log      *slog.Logger
-	reasons  map[uint32]string // by number, of the running kernel
-	names    *interfaces
-	symbols  *symbols
-	events   *ebpf.Map
-	counters *ebpf.Map
-	causes   *ebpf.Map
-	tallies  map[string]tally // as last read; bounded by maxCauses
-	unsent   uint64           // drops in them, as last read
-	program  *ebpf.Program
-	link     link.Link
-	reader   *ringbuf.Reader
+	log     *slog.Logger
+	reasons map[uint32]string // by number, of the running kernel
+	names   *interfaces
+	symbols *symbols
+	shared  *shared
+	tenant  *tenant
+	tallies map[string]*[2]tally // by cause, of both banks, as last read; bounded by maxCauses
+	turned  map[string]bool      // causes that had drops since the last turn
+	unsent  uint64               // drops in the tallies, as last read
+	reader  *ringbuf.Reader
 }
 
-// openSource loads and attaches the program, for the network namespace of the
-// calling thread. never holds the reasons to pass over.
+// openSource sees the drops of the network namespace of the calling thread, by
+// the program that all agents of this kernel share. never holds the reasons to
+// pass over.
 func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, err error) {
 	var ns unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
@@ -53,7 +44,7 @@ func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, 
 	if err != nil {
 		return nil, err
 	}
-	k := &kernel{log: log, reasons: reasons, tallies: map[string]tally{}}
+	k := &kernel{log: log, reasons: reasons, tallies: map[string]*[2]tally{}, turned: map[string]bool{}}
 	defer func() {
 		if err == nil {
 			return
@@ -66,15 +57,6 @@ func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, 
 	if k.names, err = openInterfaces(log); err != nil {
 		return nil, err
 	}
-	if k.events, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_drops", Type: ebpf.RingBuf, MaxEntries: kernelBuffer}); err != nil {
-		return nil, fmt.Errorf("create ring buffer: %w", err)
-	}
-	if k.counters, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_counts", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: counters}); err != nil {
-		return nil, fmt.Errorf("create counters: %w", err)
-	}
-	if k.causes, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_causes", Type: ebpf.PerCPUHash, KeySize: causeSize, ValueSize: tallySize, MaxEntries: maxCauses}); err != nil {
-		return nil, fmt.Errorf("create causes: %w", err)
-	}
 	if k.symbols, err = newSymbols(); err != nil {
 		return nil, err
 	}
@@ -84,42 +66,48 @@ func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, 
 			ignore = append(ignore, number)
 		}
 	}
-	if k.program, err = ebpf.NewProgram(dropProgram(off, uint32(ns.Ino), ignore, limit.bucket(), k.events, k.counters, k.causes)); err != nil {
-		return nil, fmt.Errorf("load drop program: %w", err)
+	if k.shared, k.tenant, err = openShared(off, ignore, uint32(ns.Ino), limit.bucket(), log); err != nil {
+		return nil, err
 	}
-	if k.reader, err = ringbuf.NewReader(k.events); err != nil {
+	if k.reader, err = ringbuf.NewReader(k.tenant.ring); err != nil {
+		k.tenant.leave()
 		return nil, fmt.Errorf("open ring buffer: %w", err)
-	}
-	// Last: from here on records come.
-	if k.link, err = link.AttachTracing(link.TracingOptions{Program: k.program, AttachType: ebpf.AttachTraceRawTp}); err != nil {
-		return nil, fmt.Errorf("attach to skb:kfree_skb: %w", err)
 	}
 	return k, nil
 }
 
-// read detaches when ctx ends.
+// read leaves the program when ctx ends.
 func (k *kernel) read(ctx context.Context, handle func(r *record, at time.Time)) error {
-	// Once the program is detached nothing is added, and a flush makes Read
-	// end with ErrFlushed when all was read.
-	detached := make(chan struct{})
+	// Once the agent is out of the program nothing is added, and a flush makes
+	// Read end with ErrFlushed when all was read.
+	left := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		defer close(detached)
-		if err := errors.Join(k.link.Close(), k.reader.Flush()); err != nil {
+		defer close(left)
+		if err := errors.Join(k.tenant.leave(), k.reader.Flush()); err != nil {
 			k.log.Warn("the end was not clean", "error", err)
 		}
 	})
 	defer func() {
-		if !stop() {
-			<-detached
-			k.link = nil
+		if stop() {
+			k.tenant.leave()
+			return
 		}
+		<-left
 	}()
+	ctx, stopSweeping := context.WithCancel(ctx)
+	defer stopSweeping()
+	go k.sweep(ctx)
+	k.reader.SetDeadline(time.Now().Add(beat))
 	var (
 		raw   ringbuf.Record
 		clock bootClock
 	)
 	for {
 		err := k.reader.ReadInto(&raw)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			k.reader.SetDeadline(time.Now().Add(beat)) // records of a flood wake nobody
+			continue
+		}
 		if errors.Is(err, ringbuf.ErrFlushed) {
 			return nil
 		}
@@ -131,6 +119,22 @@ func (k *kernel) read(ctx context.Context, handle func(r *record, at time.Time))
 			return err // the program and parseRecord disagree: nothing will be right
 		}
 		handle(&r, clock.at(r.time))
+	}
+}
+
+// sweep clears up after agents that were killed, now and then until ctx ends.
+func (k *kernel) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if n := k.shared.sweep(k.tenant.id); n > 0 {
+				k.log.Info("cleared up after agents that had ended without leaving the drop program", "agents", n)
+			}
+		}
 	}
 }
 
@@ -153,10 +157,15 @@ func (k *kernel) reason(number uint32) string {
 func (k *kernel) ifname(index uint32) string { return k.names.name(index) }
 
 func (k *kernel) counts() (lost, passed uint64, err error) {
-	lost, errLost := k.count(countLost)
-	passed, errPassed := k.count(countIgnored)
-	return lost, passed, errors.Join(errLost, errPassed)
+	return k.tenant.count(countLost), k.tenant.count(countIgnored), nil
 }
+
+// setPace changes how many records of a cause come up, at once.
+func (k *kernel) setPace(p pace) { k.tenant.setPace(p.bucket()) }
+
+// pause takes the agent out of the program, or back in: out of it a drop costs
+// next to nothing, and is not counted.
+func (k *kernel) pause(out bool) error { return k.tenant.pause(out) }
 
 // bucket is the pace as the program counts.
 func (p pace) bucket() bucket {
@@ -169,30 +178,54 @@ type tally struct{ held, lost [3]uint64 } // drops, packets, bytes
 
 // held reads the causes map when its drops changed.
 func (k *kernel) held(handle func(held)) error {
-	bucketed, err1 := k.count(countHeld)
-	lost, err2 := k.count(countLost)
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
-	if bucketed+lost == k.unsent {
+	if k.tenant.count(countHeld)+k.tenant.count(countLost) == k.unsent {
 		return nil
 	}
+	return k.readTallies(k.tenant.bank, handle)
+}
+
+// turn reads the causes map and the sketch up to one and the same drop.
+func (k *kernel) turn(handle func(held)) (*heldBack, error) {
+	bank, s, err := k.tenant.turn()
+	if err != nil {
+		return nil, err
+	}
+	if err := k.readTallies(bank, handle); err != nil {
+		return nil, err
+	}
+	h := &heldBack{sketch: s}
+	for key := range k.turned {
+		r := parseCause([]byte(key))
+		h.causes = append(h.causes, heldCause{key: [causeSize]byte([]byte(key)), record: &r})
+	}
+	clear(k.turned)
+	return h, nil
+}
+
+// readTallies hands on what is new in one bank of the causes map.
+func (k *kernel) readTallies(bank int, handle func(held)) error {
 	var key [causeSize]byte
 	var values [][tallySize]byte
-	entries := k.causes.Iterate()
+	entries := k.tenant.causes.Iterate()
 	for entries.Next(&key, &values) {
 		var now tally
 		for _, v := range values {
 			for i := range 3 {
-				now.held[i] += binary.NativeEndian.Uint64(v[tallyHeld+8*i:])
-				now.lost[i] += binary.NativeEndian.Uint64(v[tallyLost+8*i:])
+				now.held[i] += binary.NativeEndian.Uint64(v[tallyHeld+bank*tallyBank+8*i:])
+				now.lost[i] += binary.NativeEndian.Uint64(v[tallyLost+bank*tallyBank+8*i:])
 			}
 		}
-		before := k.tallies[string(key[:])]
+		tallies := k.tallies[string(key[:])]
+		if tallies == nil {
+			tallies = new([2]tally)
+			k.tallies[string(key[:])] = tallies
+		}
+		before := tallies[bank]
 		if now == before {
 			continue
 		}
-		k.tallies[string(key[:])] = now
+		tallies[bank] = now
+		k.turned[string(key[:])] = true
 		k.unsent += now.held[0] - before.held[0] + now.lost[0] - before.lost[0]
 		r := parseCause(key[:])
 		for _, w := range []struct {
@@ -229,39 +262,21 @@ func (k *kernel) backlog() float64 {
 	return float64(k.reader.AvailableBytes()) / float64(k.reader.BufferSize())
 }
 
-// count returns one of the program's counters over all CPUs.
-func (k *kernel) count(key uint32) (uint64, error) {
-	var per []uint64
-	if err := k.counters.Lookup(key, &per); err != nil {
-		return 0, fmt.Errorf("read kernel counter: %w", err)
-	}
-	var sum uint64
-	for _, v := range per {
-		sum += v
-	}
-	return sum, nil
-}
-
 func (k *kernel) close() {
-	if k.link != nil {
-		k.link.Close()
-	}
 	if k.reader != nil {
 		k.reader.Close()
 	}
-	if k.program != nil {
-		k.program.Close()
+	if k.tenant != nil {
+		k.tenant.close()
+	}
+	if k.shared != nil {
+		k.shared.close()
 	}
 	if k.symbols != nil {
 		k.symbols.close()
 	}
 	if k.names != nil {
 		k.names.close()
-	}
-	for _, m := range []*ebpf.Map{k.events, k.counters, k.causes} {
-		if m != nil {
-			m.Close()
-		}
 	}
 }
 

@@ -6,9 +6,12 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +35,13 @@ import (
 // startAgent runs an agent in a node until the test ends.
 func startAgent(t testing.TB, n *node, cfg Config) *Agent {
 	t.Helper()
+	a, _ := startStoppable(t, n, cfg)
+	return a
+}
+
+// startStoppable runs an agent in a node until it is stopped or the test ends.
+func startStoppable(t testing.TB, n *node, cfg Config) (*Agent, func()) {
+	t.Helper()
 	a, err := New(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +56,7 @@ func startAgent(t testing.TB, n *node, cfg Config) *Agent {
 		}
 		done <- a.Run(ctx)
 	}()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -57,8 +67,9 @@ func startAgent(t testing.TB, n *node, cfg Config) *Agent {
 			t.Error("agent does not end")
 		}
 	})
-	listening, stop := context.WithTimeout(ctx, 10*time.Second)
-	defer stop()
+	t.Cleanup(stop)
+	listening, late := context.WithTimeout(ctx, 10*time.Second)
+	defer late()
 	for a.Addr(listening) == nil {
 		select {
 		case err := <-done:
@@ -68,7 +79,7 @@ func startAgent(t testing.TB, n *node, cfg Config) *Agent {
 			t.Fatal("agent does not listen")
 		}
 	}
-	return a
+	return a, stop
 }
 
 func testConfig() Config {
@@ -548,6 +559,194 @@ func TestKernelTwoStreams(t *testing.T) {
 	}
 }
 
+// TestKernelFloodFlows: of a flood of which hardly a record comes up, every flow
+// above 1 % is in its aggregates, and each that is there, within its stated bound.
+func TestKernelFloodFlows(t *testing.T) {
+	l := newLab(t)
+	l.withoutIPv6()
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	cfg := testConfig()
+	cfg.Report.Threshold, cfg.Report.Interval = 100, 250*time.Millisecond
+	a := startAgent(t, l.r, cfg)
+	updates := subscribe(t, dial(t, l.r, a, nil))
+
+	// 20 flows of 1.2 % to 4.05 %, and half of the flood in flows of a few packets.
+	const flood = 100_000
+	truth := map[string]uint64{}
+	packets := make([][]byte, 0, flood)
+	add := func(src string, n int) {
+		b, err := packet.Probe{Flow: packet.Flow{Src: addrPort(src), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}.Marshal(nil)
+		l.h1.must("probe", err)
+		packets = append(packets, slices.Repeat([][]byte{b}, n)...)
+		truth[src] += uint64(n)
+	}
+	for i := range 20 {
+		add(fmt.Sprintf("10.0.1.2:%d", 40000+i), flood*(120+15*i)/10_000)
+	}
+	for i := 0; len(packets) < flood; i++ {
+		add(fmt.Sprintf("10.0.1.%d:%d", 10+i%200, 1000+i), min(1+i%5, flood-len(packets)))
+	}
+	dice := rand.New(rand.NewPCG(1, 1))
+	dice.Shuffle(len(packets), func(i, j int) { packets[i], packets[j] = packets[j], packets[i] })
+	go l.h1.sendRaw(packets...)
+
+	// Over all aggregates; of one that does not tell of a flow, 1 %.
+	var all, full, held, unattributed, aggregates uint64
+	least, more, not, times := map[string]uint64{}, map[string]uint64{}, map[string]uint64{}, map[string]int{}
+	var shares []float64
+	for all < flood {
+		var g yang.Aggregate
+		select {
+		case n := <-updates:
+			got, is, err := yang.DecodeAggregate(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !is {
+				continue
+			}
+			g = *got
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d of %d packets, and no more", all, flood)
+		}
+		all += g.Packets
+		if g.Class == NoBuffer { // some may meet a full backlog before the filter
+			full += g.Packets
+		}
+		if g.Class != PolicyL3ACL {
+			continue
+		}
+		aggregates++
+		held += g.Suppressed.Threshold
+		unattributed += g.Unattributed
+		for src := range truth {
+			not[src] += g.Packets/100 + 1
+		}
+		for _, c := range g.TopFlows {
+			f, err := packet.FlowFromPB(c.Flow)
+			if err != nil {
+				t.Fatal(err)
+			}
+			src := f.Src.String()
+			least[src] += c.Packets - c.PacketsError
+			more[src] += c.Packets
+			not[src] -= g.Packets/100 + 1
+			times[src]++
+			if truth[src] > flood/100 {
+				shares = append(shares, float64(c.PacketsError)/float64(g.Packets))
+			}
+		}
+	}
+	slices.Sort(shares)
+	t.Logf("%d packets in %d aggregates: %d without an event, %d unattributed, %d met a full backlog", all, aggregates, held, unattributed, full)
+	if held < flood*9/10 {
+		t.Errorf("%d of %d drops were held back", held, flood)
+	}
+	for src, n := range truth {
+		if least[src] > n || n > more[src]+not[src]+full {
+			t.Errorf("%s: %d packets, told [%d, %d], and at most %d where it is not", src, n, least[src], more[src], not[src])
+		}
+		if n > flood/100 && times[src] == 0 {
+			t.Errorf("%s with %d of %d packets is not told of", src, n, flood)
+		}
+	}
+	if len(shares) == 0 || shares[len(shares)/2] > 0.01 {
+		t.Errorf("errors, as shares of their aggregate: %.4f", shares)
+	} else {
+		t.Logf("half of the flows above 1 %% have an error of %.3f %% of their aggregate or less, all of %.3f %%", 100*shares[len(shares)/2], 100*shares[len(shares)-1])
+	}
+}
+
+// TestKernelFloodKinds: the kernel program finds the flow that packet.Decode
+// finds, in packets of many shapes.
+func TestKernelFloodKinds(t *testing.T) {
+	l := newLab(t)
+	cfg := testConfig()
+	cfg.Report.Threshold, cfg.Report.Interval = 100, 300*time.Millisecond
+	a := startAgent(t, l.r, cfg)
+	updates := subscribe(t, dial(t, l.r, a, nil))
+	v4 := func(proto uint8, fragment uint16, options int, payload ...byte) []byte {
+		b := make([]byte, 20+options, 60)
+		b[0], b[8], b[9] = 0x40|byte(5+options/4), 9, proto
+		for i := range options {
+			b[20+i] = 1 // no operation
+		}
+		b[6], b[7] = byte(fragment>>8), byte(fragment)
+		copy(b[12:], []byte{10, 0, 1, 2})
+		copy(b[16:], []byte{10, 9, 9, 9})
+		b = append(b, payload...)
+		b[3] = byte(len(b))
+		return b
+	}
+	v6 := func(next uint8, payload ...byte) []byte {
+		b := make([]byte, 40, 80)
+		b[0], b[5], b[6], b[7] = 0x60, byte(len(payload)), next, 9
+		src, dst := netip.MustParseAddr("fd00:1::2").As16(), netip.MustParseAddr("fd99::9").As16()
+		copy(b[8:], src[:])
+		copy(b[24:], dst[:])
+		return append(b, payload...)
+	}
+	port := byte(0)
+	segment := func(size byte) []byte { // its ports are no other's
+		port++
+		return append([]byte{0x11, port, 0x33, 0x44, 0, size, 0, 0}, make([]byte, size-8)...)
+	}
+	shapes := [][]byte{
+		v4(packet.TCP, 0, 0, segment(20)...), v4(packet.UDP, 0, 0, segment(12)...), v4(packet.TCP, 0, 4, segment(20)...), v4(packet.UDP, 0, 20, segment(12)...),
+		v4(packet.ICMP, 0, 0, 13, 7, 0, 0, 0, 0, 0, 0), v4(packet.UDP, 0x2001, 0, segment(12)...), v4(47, 0, 0, segment(20)...),
+		v6(packet.TCP, segment(20)...), v6(packet.UDP, segment(12)...), v6(packet.ICMPv6, 128, 3, 0, 0, 0, 0, 0, 0),
+	}
+	// Those whose ports stand behind more than the program looks at have no flow.
+	noFlow := v6(0, append([]byte{packet.UDP, 0, 1, 4, 0, 0, 0, 0}, segment(12)...)...)
+	const each = 3000
+	want := map[packet.Flow]bool{}
+	for _, b := range shapes {
+		d, err := packet.Decode(b)
+		l.r.must("decode", err)
+		f, err := packet.FlowFromPB(d.Flow)
+		l.r.must("flow", err)
+		want[f] = true
+	}
+	if len(want) != len(shapes) {
+		t.Fatalf("%d flows of %d shapes", len(want), len(shapes))
+	}
+	burst := slices.Concat(shapes, [][]byte{noFlow})
+	go l.h1.sendRaw(slices.Repeat(burst, each)...)
+	least, most := map[packet.Flow]uint64{}, map[packet.Flow]uint64{}
+	var all, unattributed uint64
+	for all < uint64(each*len(burst)) {
+		select {
+		case n := <-updates:
+			g, is, err := yang.DecodeAggregate(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !is || g.Class != ErrorsL3RxNoRoute {
+				continue
+			}
+			all += g.Packets
+			unattributed += g.Unattributed
+			for _, c := range g.TopFlows {
+				f, err := packet.FlowFromPB(c.Flow)
+				l.r.must("flow", err)
+				least[f] += c.Packets - c.PacketsError
+				most[f] += c.Packets
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d of %d packets, and no more", all, each*len(burst))
+		}
+	}
+	t.Logf("%d packets, %d unattributed", all, unattributed)
+	for f := range want {
+		if least[f] < each*9/10 || least[f] > each || most[f] < each {
+			t.Errorf("%v: told [%d, %d], want %d", f, least[f], most[f], each)
+		}
+	}
+	if unattributed < each*8/10 || unattributed > each*2 {
+		t.Errorf("%d packets have no flow, want those %d with an extension header", unattributed, each)
+	}
+}
+
 // BenchmarkFlood measures what a drop costs in the kernel while most are held
 // back, by the kernel's own statistics, and how many records came up of it.
 func BenchmarkFlood(b *testing.B) {
@@ -563,15 +762,14 @@ func BenchmarkFlood(b *testing.B) {
 	l.r.must("probe", err)
 	burst := slices.Repeat([][]byte{raw}, 1000)
 	k := a.sources.kernel.(*kernel)
-	before, err := k.program.Stats()
+	before, err := k.shared.program.Stats()
 	l.r.must("program statistics", err)
 	for b.Loop() {
 		l.h1.sendRaw(burst...)
 	}
-	after, err := k.program.Stats()
+	after, err := k.shared.program.Stats()
 	l.r.must("program statistics", err)
-	held, err := k.count(countHeld)
-	l.r.must("count", err)
+	held := k.tenant.count(countHeld)
 	drops := after.RunCount - before.RunCount
 	b.ReportMetric(float64(after.Runtime-before.Runtime)/float64(drops), "kernel-ns/run")
 	b.ReportMetric(float64(held)/float64(b.N*len(burst)), "held/drop")

@@ -18,6 +18,8 @@ type ledger struct {
 	seq          uint64 // of events
 	aggregates   uint64
 	transitions  uint64
+	routes       uint64 // route events, and those that the fuse did not let through
+	routesHeld   uint64
 	classes      map[string]*yang.ClassCounters // bounded: by the classes there are
 	ignored      uint64                         // seen here, and no loss
 	unclassified uint64
@@ -57,6 +59,21 @@ func (l *ledger) enterAggregate(a *decafpb.LossAggregate) {
 	a.Origin = l.origin(l.aggregates)
 }
 
+// enterRoute gives a route event its origin.
+func (l *ledger) enterRoute(ev *decafpb.RouteEvent) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.routes++
+	ev.Origin = l.origin(l.routes)
+}
+
+// holdRoute counts a route event that the fuse did not let through.
+func (l *ledger) holdRoute() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.routesHeld++
+}
+
 // enterTransition numbers a transition.
 func (l *ledger) enterTransition(t *yang.Transition) {
 	l.mu.Lock()
@@ -90,12 +107,13 @@ type totals struct {
 	classes                    []yang.ClassCounters // by name
 	seq, ignored, unclassified uint64
 	aggregates, transitions    uint64
+	routes, routesHeld         uint64
 }
 
 func (l *ledger) totals() totals {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := totals{seq: l.seq, ignored: l.ignored, unclassified: l.unclassified, aggregates: l.aggregates, transitions: l.transitions}
+	t := totals{seq: l.seq, ignored: l.ignored, unclassified: l.unclassified, aggregates: l.aggregates, transitions: l.transitions, routes: l.routes, routesHeld: l.routesHeld}
 	for _, name := range slices.Sorted(maps.Keys(l.classes)) {
 		t.classes = append(t.classes, *l.classes[name])
 	}

@@ -38,9 +38,12 @@ func (a *Agent) Describe(set *metrics.Set) {
 	} {
 		gauge(name, "", func() uint64 { return get(a.State()) })
 	}
+	gauge("settings", "", func() uint64 { return uint64(len(a.setNow().leaves)) })
+	gauge("filters", "", func() uint64 { return uint64(len(a.setNow().filters.list)) })
 	if len(a.cfg.NFLOG.Groups) > 0 {
 		a.describeNFLOG(gauge)
 	}
+	a.describeWatched(gauge)
 }
 
 // describeNFLOG tells what came of firewall rules' logs.

@@ -221,6 +221,7 @@ func (r *nflogRecord) event(cfg *NFLOGConfig, now time.Time, ifname func(uint32)
 	}
 	o.bytes = uint64(p.Length)
 	ev.Packet = p
+	ev.Inner, ev.Encapsulation = packet.Inner(0, r.header)
 	return o
 }
 

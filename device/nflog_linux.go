@@ -37,8 +37,7 @@ type nflog struct {
 	cfg    NFLOGConfig
 	log    *slog.Logger
 	ifname func(uint32) string
-	names  *interfaces // nil: ifname is somebody else's
-	file   *os.File    // the netlink socket
+	file   *os.File // the netlink socket
 	raw    syscall.RawConn
 
 	mu     sync.Mutex // held from taking a message to handing it on
@@ -87,21 +86,6 @@ func openNFLOG(cfg NFLOGConfig, ifname func(uint32) string, log *slog.Logger) (_
 	if n.raw, err = n.file.SyscallConn(); err != nil {
 		return nil, fmt.Errorf("nflog: %w", err)
 	}
-	return n, nil
-}
-
-// openNFLOGAlone is openNFLOG with names of its own for the interfaces.
-func openNFLOGAlone(cfg NFLOGConfig, log *slog.Logger) (*nflog, error) {
-	names, err := openInterfaces(log)
-	if err != nil {
-		return nil, fmt.Errorf("nflog: %w", err)
-	}
-	n, err := openNFLOG(cfg, names.name, log)
-	if err != nil {
-		names.close()
-		return nil, err
-	}
-	n.names = names
 	return n, nil
 }
 
@@ -172,8 +156,8 @@ func acknowledged(fd int) error {
 		}
 		var answer error
 		found := false
-		if err := messages(buf[:n], func(kind uint16, body []byte) {
-			if kind == unix.NLMSG_ERROR && len(body) >= 4 {
+		if err := eachMessage(buf[:n], func(h nlHeader, body []byte) {
+			if h.kind == unix.NLMSG_ERROR && len(body) >= 4 {
 				found = true
 				if number := int32(binary.NativeEndian.Uint32(body)); number != 0 {
 					answer = unix.Errno(-number)
@@ -186,22 +170,6 @@ func acknowledged(fd int) error {
 			return answer
 		}
 	}
-}
-
-// messages walks the netlink messages in what was received.
-func messages(b []byte, each func(kind uint16, body []byte)) error {
-	for len(b) > 0 {
-		if len(b) < unix.SizeofNlMsghdr {
-			return fmt.Errorf("nflog: netlink message is %w", errNFLOGShort)
-		}
-		n := int(binary.NativeEndian.Uint32(b))
-		if n < unix.SizeofNlMsghdr || n > len(b) {
-			return fmt.Errorf("nflog: netlink message is %w", errNFLOGShort)
-		}
-		each(binary.NativeEndian.Uint16(b[4:]), b[unix.SizeofNlMsghdr:n])
-		b = b[min((n+3)&^3, len(b)):]
-	}
-	return nil
 }
 
 // Messages that are taken in at a time: by observe, which others wait for, and
@@ -298,8 +266,8 @@ func (n *nflog) receive(fd, most int, handle func(observed)) error {
 			n.pace.taken-- // nothing was read
 			return err
 		}
-		bad := messages(n.buf[:size], func(kind uint16, body []byte) {
-			if kind == nflogMsgPacket {
+		bad := eachMessage(n.buf[:size], func(h nlHeader, body []byte) {
+			if h.kind == nflogMsgPacket {
 				n.packet(body, now, handle)
 			}
 		})
@@ -355,9 +323,4 @@ func (n *nflog) left() (lost, overflows, malformed uint64) {
 }
 
 // close unbinds the groups with the socket.
-func (n *nflog) close() {
-	n.file.Close()
-	if n.names != nil {
-		n.names.close()
-	}
-}
+func (n *nflog) close() { n.file.Close() }

@@ -18,10 +18,6 @@ func openNFLOG(NFLOGConfig, func(uint32) string, *slog.Logger) (*nflog, error) {
 	return nil, fmt.Errorf("nflog: this is %s, and only Linux has NFLOG: take nflog out of the configuration: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-func openNFLOGAlone(cfg NFLOGConfig, log *slog.Logger) (*nflog, error) {
-	return openNFLOG(cfg, nil, log)
-}
-
 func (*nflog) observe(context.Context, func(observed)) error { return errors.ErrUnsupported }
 func (*nflog) catchUp(func(observed))                        {}
 func (*nflog) counts() (lost, passed uint64, err error)      { return 0, 0, nil }

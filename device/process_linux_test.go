@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +26,12 @@ import (
 // TestMain makes this binary `decaf device` when a test starts it again as a
 // process of its own.
 func TestMain(m *testing.M) {
+	if reason, err := strconv.ParseUint(os.Getenv("TEST_DEVICE_HOLD"), 10, 32); err == nil {
+		if holdShared(uint32(reason)) != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	file := os.Getenv("TEST_DEVICE_CONFIG")
 	if file == "" {
 		os.Exit(m.Run())
@@ -107,20 +114,47 @@ func TestProcessWithoutPrivilegesSaysWhatToDo(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "device.test"), binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "device.yaml")
-	if err := os.WriteFile(file, []byte("name: r\nlisten: 127.0.0.1:0\n"), 0o644); err != nil {
-		t.Fatal(err)
+	const why = "run as root, or give the binary cap_bpf, cap_perfmon"
+	unprivileged := func(more string) *exec.Cmd {
+		file := filepath.Join(dir, "device.yaml")
+		if err := os.WriteFile(file, []byte("name: r\nlisten: 127.0.0.1:0\n"+more), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "device.test"))
+		cmd.Env = append(os.Environ(), "TEST_DEVICE_CONFIG="+file)
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		return cmd
 	}
-	cmd := exec.Command(filepath.Join(dir, "device.test"))
-	cmd.Env = append(os.Environ(), "TEST_DEVICE_CONFIG="+file)
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "run as root, or give the binary cap_bpf, cap_perfmon") {
+	out, err := unprivileged("counters: {interval: 0s}\n").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), why) {
 		t.Errorf("%v:\n%s", err, out)
 	}
 	if strings.Contains(string(out), "goroutine") {
 		t.Errorf("a stack trace:\n%s", out)
+	}
+	// The sources that need no privileges go on.
+	cmd := unprivileged("")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	for lines := bufio.NewScanner(stderr); !strings.Contains(said, "gNMI target listens") && lines.Scan(); {
+		said += lines.Text() + "\n"
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	rest, _ := io.ReadAll(stderr)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ended with %v, want exit code 0", err)
+	}
+	if !strings.Contains(said, why) || !strings.Contains(said, "counters+routes") {
+		t.Errorf("it does not say what runs, and why not the rest:\n%s%s", said, rest)
 	}
 }
 

@@ -42,6 +42,7 @@ type record struct {
 	dstIf     uint32
 	dstFlags  uint32
 	dstErrno  errno
+	protocol  uint16 // skb->protocol, an EtherType
 	length    uint32 // from the network header on
 	queue     uint16
 	vlan      uint16
@@ -70,6 +71,7 @@ func parseRecord(b []byte) (record, error) {
 		dstIf:    ne.Uint32(b[recDstIf:]),
 		dstFlags: ne.Uint32(b[recDstFlags:]),
 		dstErrno: routeErrno(ne.Uint16(b[recDstError:])),
+		protocol: binary.BigEndian.Uint16(b[recProtocol:]),
 		queue:    ne.Uint16(b[recQueue:]),
 		vlan:     ne.Uint16(b[recVLAN:]) & 0x0fff, // VID of the TCI, IEEE 802.1Q
 		packets:  max(1, uint64(ne.Uint16(b[recSegments:]))),

@@ -24,8 +24,9 @@ type reporter struct {
 	aggregates *aggregates
 	fuse       *fuse
 
+	only        func(now time.Time) bool // events are for drops that match a filter; nil is never
 	transitions []transitionAt
-	uncounted   uint64 // drops while the fuse was off for their class
+	uncounted   uint64 // drops while the fuse was off for their class; what the source left out with the whole agent off is not known
 }
 
 // transitionAt is a transition and when it happened; sequence and boot id are
@@ -42,6 +43,7 @@ type classReport struct {
 	repetition *repetition // nil: not de-duplicated
 	suppressed yang.Suppressed
 	drops      uint64 // handled; the fuse samples by it
+	forgotten  uint64 // flows, by de-duplication as it was set before
 	// since the fuse last looked
 	handled, told uint64
 }
@@ -80,7 +82,7 @@ func (r *reporter) take(now time.Time, d *drop) decision {
 	case allowed == off:
 		r.uncounted++
 		return decision{}
-	case c.Ignore:
+	case c.Ignore && d.filter == "":
 		return decision{count: true}
 	}
 	o, repeats := r.outcome(now, c, d, allowed)
@@ -89,7 +91,7 @@ func (r *reporter) take(now time.Time, d *drop) decision {
 	} else {
 		suppress(&c.suppressed, o, 1)
 	}
-	if allowed < countersOnly {
+	if allowed < countersOnly && !c.Ignore {
 		r.aggregates.add(now, c.Interval, d, o)
 	}
 	return decision{count: true, report: o == reported, repeats: repeats}
@@ -100,6 +102,13 @@ func (r *reporter) take(now time.Time, d *drop) decision {
 // the fuse comes last, so that what it holds back does not look like a lower
 // rate.
 func (r *reporter) outcome(now time.Time, c *classReport, d *drop, allowed level) (outcome, uint64) {
+	fused := allowed >= aggregatesOnly || allowed == sampled && c.drops%sampleOf != 0
+	if d.filter != "" { // a planned test asks for each of them
+		if fused {
+			return overFuse, 0
+		}
+		return reported, 0
+	}
 	deduplicated := c.repetition != nil && d.flow != (packet.Flow{})
 	repeats := uint64(0)
 	if deduplicated {
@@ -114,7 +123,9 @@ func (r *reporter) outcome(now time.Time, c *classReport, d *drop, allowed level
 	switch {
 	case !pass:
 		o = overThreshold
-	case allowed >= aggregatesOnly, allowed == sampled && c.drops%sampleOf != 0:
+	case r.only != nil && r.only(now):
+		o = unfiltered
+	case fused:
 		o = overFuse
 	}
 	if deduplicated {
@@ -177,6 +188,14 @@ func (r *reporter) tick(now time.Time) []*aggregate {
 	return r.aggregates.due(now)
 }
 
+// handled counts the drops of all classes since the fuse last looked.
+func (r *reporter) handled() (n uint64) {
+	for _, c := range r.classes {
+		n += c.handled
+	}
+	return n
+}
+
 // look lets the fuse judge what the agent took since it last did.
 func (r *reporter) look(now time.Time, l load) {
 	l.drops, l.told = map[string]uint64{}, map[string]uint64{}
@@ -216,7 +235,7 @@ func (r *reporter) reporting() []yang.ClassReporting {
 		}
 		out = append(out, yang.ClassReporting{
 			Name: name, Stream: stream, Fuse: r.fuse.allows(name).String(),
-			Threshold: uint64(c.Threshold), Suppressed: c.suppressed,
+			Threshold: uint64(c.Threshold), Settings: c.reportSettings(), Suppressed: c.suppressed,
 		})
 	}
 	return out
@@ -225,6 +244,7 @@ func (r *reporter) reporting() []yang.ClassReporting {
 // forgotten counts the flows of de-duplicated classes that had to go.
 func (r *reporter) forgotten() (n uint64) {
 	for _, c := range r.classes {
+		n += c.forgotten
 		if c.repetition != nil {
 			n += c.repetition.forgotten
 		}

@@ -44,14 +44,17 @@ func newFleet(cfg Config, log *slog.Logger) (*fleet, error) {
 	}
 	f := &fleet{cfg: cfg, log: log}
 	f.blind, f.turnBlind = context.WithCancel(context.Background())
+	process := new(meter)
 	if cfg.own() {
 		f.own = own
+		own.share = process.join()
 	}
 	for _, s := range cfg.SFlow.Switches {
 		a, err := newAgent(cfg.of(s), log)
 		if err != nil {
 			return nil, err
 		}
+		a.share = process.join()
 		f.switches = append(f.switches, a)
 	}
 	return f, nil

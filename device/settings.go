@@ -129,15 +129,7 @@ func (c *Config) validateReporting() error {
 	if err := c.Report.validate(); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
-	known := map[string]bool{}
-	for _, class := range Classes() {
-		for at := class; ; at = at[:strings.LastIndexByte(at, '/')] {
-			known[at] = true
-			if !strings.Contains(at, "/") {
-				break
-			}
-		}
-	}
+	known := classNames()
 	for _, name := range slices.Sorted(maps.Keys(c.Classes)) {
 		if !known[name] {
 			return fmt.Errorf("classes: %q is no class: the classes are %s, and what they begin with", name, strings.Join(Classes(), ", "))

@@ -305,6 +305,7 @@ func (s *sflowSwitch) event(d *sflow.Drop, now time.Time, v verdict, reason, fun
 	p.SrcMac, p.DstMac = bytes.Clone(f.SrcMAC), bytes.Clone(f.DstMAC)
 	o.bytes = uint64(p.Length)
 	ev.Packet = p
+	ev.Inner, ev.Encapsulation = packet.Inner(0, f.Network)
 	return o
 }
 

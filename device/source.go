@@ -40,11 +40,31 @@ type holder interface {
 	// held hands on what was counted since the last call. It may be called
 	// while read runs, and after it.
 	held(handle func(held)) error
+	// turn does so too, and returns what is known of the flows of all that was
+	// handed on since the last turn. It is the caller's until the next one.
+	turn(handle func(held)) (*heldBack, error)
 }
+
+// heldBack are the causes of drops that were held back, and their flows.
+type heldBack struct {
+	causes []heldCause
+	*sketch
+}
+
+// heldCause is what drops had in common.
+type heldCause struct {
+	key    [causeKeySize]byte
+	record *record
+}
+
+// pausable is a source that can be taken out for a while: what is dropped
+// meanwhile costs next to nothing and is not counted.
+type pausable interface{ pause(out bool) error }
 
 // pace is how many records of one cause a source hands on: so many a second,
 // and so many at once.
 type pace struct{ rate, burst float64 }
 
-// leastPace keeps enough records coming of a flood to tell its flows.
-var leastPace = pace{rate: 2000, burst: 2000}
+// leastPace keeps some records of a flood coming, by which those of its flows are
+// found that share all their cells of the sketch with larger ones.
+var leastPace = pace{rate: 200, burst: 200}

@@ -5,17 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"decaf/api/decafpb"
 )
 
-// sources are what an agent sees drops by, open. There is one at least.
+// sources are what an agent sees drops by, open. There is one of drops at least.
 type sources struct {
-	kernel source       // nil: not used
-	nflog  *nflog       // nil: not used
-	names  *ruleNames   // of drops that both tell of, when there are both
-	remote *sflowSwitch // nil, or alone: another device's
+	kernel   source         // nil: not used
+	nflog    *nflog         // nil: not used
+	names    *ruleNames     // of drops that both tell of, when there are both
+	counters *counterSource // nil: not used
+	routes   *routeSource   // nil: not used
+	remote   *sflowSwitch   // nil, or alone: another device's
+
+	hearing hearing
+	looping sync.Mutex
+	loops   *loops // nil: nobody tells of single drops
+
+	ifname     func(uint32) string // of the namespace; nil: nobody needs it
+	closeNames func()              // nil: the names are the kernel source's
 }
 
 // errNoSource says that an agent has nothing to see drops by.
@@ -23,37 +36,58 @@ var errNoSource = errors.New("no drops can be seen")
 
 // openSources opens those of the configuration that this machine has, in the
 // network namespace of the calling thread. One that cannot run says why and the
-// others go on; with none left the error is errNoSource. never holds the kernel's
-// reasons to pass over.
+// others go on; with none of drops left the error is errNoSource. never holds the
+// kernel's reasons to pass over.
 func openSources(cfg *Config, never map[string]bool, log *slog.Logger) (*sources, error) {
 	s := &sources{}
 	var errs []error
-	if cfg.Kernel {
-		var err error
-		if s.kernel, err = openSource(never, cfg.pace(), log); err != nil {
-			s.kernel = nil
-			errs = append(errs, err)
-		}
-	}
-	if len(cfg.NFLOG.Groups) > 0 {
-		var err error
-		if s.kernel != nil {
-			s.nflog, err = openNFLOG(cfg.NFLOG, s.kernel.ifname, log)
-		} else {
-			s.nflog, err = openNFLOGAlone(cfg.NFLOG, log)
-		}
+	failed := func(err error) bool {
 		if err != nil {
-			s.nflog = nil
 			errs = append(errs, err)
 		}
+		return err != nil
 	}
-	if s.kernel == nil && s.nflog == nil {
+	var err error
+	if cfg.Kernel {
+		if s.kernel, err = openSource(never, cfg.pace(), log); failed(err) {
+			s.kernel = nil
+		} else {
+			s.ifname, s.loops = s.kernel.ifname, newLoops(loopQuiet, maxLoops)
+		}
+	}
+	if s.ifname == nil && (len(cfg.NFLOG.Groups) > 0 || cfg.Routes.Window > 0) {
+		s.ifname, s.closeNames, err = openNames(log)
+		failed(err)
+	}
+	if len(cfg.NFLOG.Groups) > 0 && s.ifname != nil {
+		if s.nflog, err = openNFLOG(cfg.NFLOG, s.ifname, log); failed(err) {
+			s.nflog = nil
+		}
+	}
+	if cfg.Routes.Window > 0 && s.ifname != nil {
+		if s.routes, err = openRoutes(cfg.Routes, s.ifname, log); failed(err) {
+			s.routes = nil
+		}
+	}
+	if cfg.Counters.Interval > 0 {
+		var heard func(time.Time) time.Time
+		if s.kernel != nil {
+			heard = s.heard
+		}
+		if s.counters, err = openCounters(cfg.Counters, heard, s.over, log); failed(err) {
+			s.counters = nil
+		}
+	}
+	if s.kernel == nil && s.nflog == nil && s.counters == nil {
+		s.close()
 		return nil, fmt.Errorf("%w: %w", errNoSource, errors.Join(errs...))
 	}
 	for _, err := range errs {
 		log.Error("a source of drops does not run, the others do", "error", err)
 	}
 	switch {
+	case s.kernel == nil && s.nflog == nil:
+		log.Warn("without the kernel source only the counters of interfaces and queues tell of drops, and of no packet")
 	case s.kernel == nil:
 		log.Warn("without the kernel source what firewall rules log counts as dropped, and no other drop is seen")
 	case s.nflog != nil:
@@ -62,7 +96,7 @@ func openSources(cfg *Config, never map[string]bool, log *slog.Logger) (*sources
 	return s, nil
 }
 
-// name says what they are: "tp_btf", "tp_btf+nflog", "nflog", "sflow".
+// name says what they are: "tp_btf", "tp_btf+nflog+counters", "nflog", "sflow".
 func (s *sources) name() string {
 	var names []string
 	if s.kernel != nil {
@@ -71,33 +105,56 @@ func (s *sources) name() string {
 	if s.nflog != nil {
 		names = append(names, "nflog")
 	}
+	if s.counters != nil {
+		names = append(names, "counters")
+	}
+	if s.routes != nil {
+		names = append(names, "routes")
+	}
 	if s.remote != nil {
 		names = append(names, "sflow")
 	}
 	return strings.Join(names, "+")
 }
 
-// read gives the agent what is seen until ctx ends, then what is left.
+// read gives the agent what is seen until ctx ends, then what is left. It ends
+// with the source that most is seen by.
 func (s *sources) read(ctx context.Context, a *Agent) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	if s.kernel == nil {
-		if s.remote != nil {
-			return s.remote.observe(ctx, a.enterNow)
-		}
-		return s.nflog.observe(ctx, a.enterNow)
-	}
-	if s.nflog != nil {
-		var naming sync.WaitGroup
-		naming.Go(func() {
-			if err := s.nflog.observe(ctx, s.logged); err != nil { // drops are still seen, without their rules
-				a.log.Error("the NFLOG source ended", "error", err)
+	// The others go on until that one has ended: its last drops explain counters.
+	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stop() // before the wait
+	run := func(what string, observe func(context.Context) error) {
+		others.Go(func() {
+			if err := observe(beside); err != nil { // the rest goes on
+				a.log.Error("a source ended, the others go on", "source", what, "error", err)
 			}
 		})
-		defer naming.Wait()
-		defer stop() // before the wait
 	}
-	return s.kernel.read(ctx, func(r *record, at time.Time) { a.drop(s, r, at) })
+	if s.routes != nil {
+		run("routes", func(ctx context.Context) error { return s.routes.observe(ctx, a) })
+	}
+	if s.counters != nil && (s.kernel != nil || s.nflog != nil) {
+		run("counters", func(ctx context.Context) error { return s.counters.observe(ctx, a.enterNow) })
+	}
+	switch {
+	case s.kernel != nil:
+		if s.nflog != nil { // drops are still seen, without their rules
+			run("nflog", func(ctx context.Context) error { return s.nflog.observe(ctx, s.logged) })
+		}
+		return s.kernel.read(ctx, func(r *record, at time.Time) {
+			s.hearing.busy.Store(true)
+			a.drop(s, r, at)
+			s.hearing.took(at, time.Now())
+			s.hearing.busy.Store(false)
+		})
+	case s.nflog != nil:
+		return s.nflog.observe(ctx, a.enterNow)
+	case s.counters != nil:
+		return s.counters.observe(ctx, a.enterNow)
+	}
+	return s.remote.observe(ctx, a.enterNow)
 }
 
 // netfilterDrop is the kernel's reason for what a firewall rule dropped.
@@ -115,6 +172,95 @@ func (s *sources) named(o observed) observed {
 	}
 	s.nflog.catchUp(s.logged)
 	return s.names.dropped(time.Now(), o)
+}
+
+// explain takes in drops that the kernel told of, with their reason and class, for
+// the counters that they have raised: they are not to be told of twice.
+func (s *sources) explain(reason, class string, in, out uint32, drops uint64) {
+	if s.counters == nil {
+		return
+	}
+	if side, index := countedOn(reason, class, in, out); side != noSide {
+		s.counters.explain(side, index, drops)
+	}
+}
+
+// hearing is how far the agent has come in what the kernel has to say.
+type hearing struct {
+	busy atomic.Bool // with a record
+
+	mu            sync.Mutex
+	last          time.Time // when the packet of the last record was dropped
+	silent        time.Time // until when there was no record left, as last looked
+	silentAndIdle time.Time // the same, a look earlier
+	held          time.Time // until when it has heard what was held back
+}
+
+// took takes in that the record of a drop is done with. dropped is time of day
+// alone; what is remembered is of now's clock, which does not jump.
+func (h *hearing) took(dropped, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = now.Add(-max(now.Sub(dropped), 0))
+}
+
+// heldUntil takes in that what the kernel had held back until a time was heard.
+func (s *sources) heldUntil(at time.Time) {
+	s.hearing.mu.Lock()
+	defer s.hearing.mu.Unlock()
+	s.hearing.held = at
+}
+
+// heard returns until when all was heard that the kernel had to say: until it had no
+// record left, or until the drop that the last record tells of, since they come in
+// order. It is asked now and then: a record that was in hand is done with by the
+// next time.
+func (s *sources) heard(now time.Time) time.Time {
+	h := &s.hearing
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	idle := !h.busy.Load()
+	if idle {
+		h.silentAndIdle = h.silent
+	}
+	if s.backlog() == 0 {
+		h.silent = now
+	} else if h.last.After(h.silent) {
+		h.silent = h.last
+	}
+	if _, holds := s.kernel.(holder); holds && h.held.Before(h.silentAndIdle) {
+		return h.held
+	}
+	return h.silentAndIdle
+}
+
+// looped says why a dropped packet went in a circle, "" when it did not.
+func (s *sources) looped(now time.Time, ev *decafpb.DropEvent) string {
+	if s.loops == nil {
+		return ""
+	}
+	s.looping.Lock()
+	defer s.looping.Unlock()
+	return s.loops.take(now, ev)
+}
+
+// loopsForgotten counts packets and flows that there was no room to remember.
+func (s *sources) loopsForgotten() uint64 {
+	if s.loops == nil {
+		return 0
+	}
+	s.looping.Lock()
+	defer s.looping.Unlock()
+	return s.loops.forgotten
+}
+
+// over lists the prefixes routed over an interface, as far as the routes source
+// knows.
+func (s *sources) over(index uint32) []netip.Prefix {
+	if s.routes == nil {
+		return nil
+	}
+	return s.routes.over(index)
 }
 
 // counts says how many drops there was no room for somewhere, and how many
@@ -148,6 +294,15 @@ func (s *sources) local() bool { return s.remote == nil }
 func (s *sources) close() {
 	if s.nflog != nil {
 		s.nflog.close()
+	}
+	if s.counters != nil {
+		s.counters.close()
+	}
+	if s.routes != nil {
+		s.routes.close()
+	}
+	if s.closeNames != nil {
+		s.closeNames()
 	}
 	if s.kernel != nil { // last: it names interfaces
 		s.kernel.close()

@@ -80,7 +80,7 @@ func TestRuleNamesTheKernelsDrop(t *testing.T) {
 	if counted[PolicyL3Policer] != each || counted[PolicyL3ACL] != 2*each+1 || counted[ErrorsL3RxTTL] != each {
 		t.Errorf("counted %v", counted)
 	}
-	if s := a.State(); s.EventSource != "tp_btf+nflog" || s.EventsLost != 0 {
+	if s := a.State(); s.EventSource != "tp_btf+nflog+counters+routes" || s.EventsLost != 0 {
 		t.Errorf("%+v", s)
 	}
 	// What is left is the log of what was let through.
@@ -101,7 +101,7 @@ func TestRulesAlone(t *testing.T) {
 	l := newLab(t)
 	l.r.logAndDrop(nftables.ChainHookForward, 7001, 12, "acl-12")
 	cfg := testConfig()
-	cfg.Kernel, cfg.NFLOG.Groups = false, []uint16{12}
+	cfg.Kernel, cfg.NFLOG.Groups, cfg.Counters.Interval, cfg.Routes.Window = false, []uint16{12}, 0, 0
 	a := startAgent(t, l.r, cfg)
 	events := watch(t, dial(t, l.r, a, nil))
 	ev := next(t, events, l.sendTo("10.0.2.2:7001", 40000, 9))
@@ -126,11 +126,11 @@ func TestKernelWithoutRules(t *testing.T) {
 	if ev := next(t, events, l.sendTo("10.0.2.2:7001", 40000, 9)); ev.Reason != netfilterDrop || ev.Source != "kernel" {
 		t.Errorf("%v", ev)
 	}
-	if s := a.State(); s.EventSource != "tp_btf" {
+	if s := a.State(); s.EventSource != "tp_btf+counters+routes" {
 		t.Errorf("%+v", s)
 	}
 	var log bytes.Buffer
-	cfg.Kernel = false
+	cfg.Kernel, cfg.Counters.Interval = false, 0
 	l.r.must("alone", l.r.do(func() error {
 		_, err := openSources(&cfg, nil, slog.New(slog.NewTextHandler(&log, nil)))
 		if err == nil || !strings.Contains(err.Error(), "no drops can be seen") || !strings.Contains(err.Error(), "another program reads this group") {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"decaf/api/packet"
 	"decaf/api/yang"
 )
 
@@ -29,11 +30,14 @@ func (a *Agent) aggregate(ctx context.Context) {
 			if now.Sub(a.usage.at) >= lookEvery {
 				a.look(now)
 			}
-			a.takeHeld(now)
+			a.takeHeld(now, false)
 			a.tick(now)
+			if a.overrides.expire(now) {
+				a.target.Changed()
+			}
 		case <-ctx.Done():
 			now := time.Now()
-			a.takeHeld(now)
+			a.takeHeld(now, true)
 			a.tick(now)
 			a.reporting.Lock()
 			a.publish(a.reporter.aggregates.flush(now))
@@ -43,8 +47,9 @@ func (a *Agent) aggregate(ctx context.Context) {
 	}
 }
 
-// takeHeld counts what the kernel source held back since the last time.
-func (a *Agent) takeHeld(now time.Time) {
+// takeHeld counts what the kernel source held back since the last time, and at an
+// aggregate's end, or at last, says of which flows.
+func (a *Agent) takeHeld(now time.Time, last bool) {
 	a.mu.Lock()
 	src := a.sources // stay open while this runs
 	a.mu.Unlock()
@@ -52,8 +57,65 @@ func (a *Agent) takeHeld(now time.Time) {
 	if !ok {
 		return
 	}
-	if err := h.held(func(h held) { a.held(src.kernel, h, now) }); err != nil {
-		a.log.Warn("drops that the source held back are counted later", "error", err)
+	a.reporting.Lock()
+	end, turn := a.reporter.aggregates.sketchedUntil(now)
+	a.reporting.Unlock()
+	at := now
+	if turn { // what was held back before the end, but for a beat, is counted there
+		at = end.Add(-1)
+	}
+	handle := func(h held) { a.held(src, h, at) }
+	if !turn && !last {
+		if err := h.held(handle); err != nil {
+			a.log.Warn("drops that the source held back are counted later", "error", err)
+			return
+		}
+		src.heldUntil(now)
+		return
+	}
+	back, err := h.turn(handle)
+	if err != nil {
+		a.log.Warn("drops that the source held back are counted later, without their flows", "error", err)
+		return
+	}
+	src.heldUntil(now)
+	flows := a.heldFlows(src.kernel, back)
+	a.reporting.Lock()
+	defer a.reporting.Unlock()
+	a.reporter.aggregates.attribute(flows)
+}
+
+// heldFlows sorts the flows of what was held back by aggregate.
+func (a *Agent) heldFlows(src source, back *heldBack) *heldFlows {
+	keys := map[[causeKeySize]byte]aggregateKey{}
+	causes := map[aggregateKey][][causeKeySize]byte{}
+	least := map[aggregateKey]map[packet.Flow]uint64{}
+	for _, c := range back.causes {
+		function := src.function(c.record.location)
+		v := a.classifier.classify(src.reason(c.record.reason), function, c.record.dstErrno)
+		in, out := direction(c.record, function)
+		key := aggregateKey{v.class, src.ifname(in), src.ifname(out)}
+		keys[c.key] = key
+		causes[key] = append(causes[key], c.key)
+		if least[key] == nil {
+			least[key] = map[packet.Flow]uint64{}
+		}
+	}
+	flows, rest := back.candidates(1)
+	for _, f := range flows {
+		if key, ok := keys[f.cause]; ok {
+			least[key][f.flow] += f.least
+		}
+	}
+	return &heldFlows{
+		least: least,
+		most: func(key aggregateKey, f packet.Flow) (n uint64) {
+			for _, c := range causes[key] {
+				n += back.most(c, f)
+			}
+			return n
+		},
+		rest: func(key aggregateKey) uint64 { return rest * uint64(len(causes[key])) },
 	}
 }
 
@@ -113,12 +175,18 @@ func (a *Agent) look(now time.Time) {
 		queue = 1 // it ran over since
 	}
 	seconds := max(now.Sub(before.at), time.Millisecond).Seconds()
+	part, less, budget := a.share.of(float64(a.reporter.handled())/seconds), a.reporter.fuse.blown(), &a.reporter.fuse.budget
 	a.load = load{
-		cpu:    (a.usage.cpu - before.cpu).Seconds() / seconds,
-		memory: float64(a.usage.memory),
+		cpu:    heldTo(part, (a.usage.cpu-before.cpu).Seconds()/seconds, budget.cpu, less),
+		memory: heldTo(part, float64(a.usage.memory), budget.memory, less),
 		events: float64(events-before.events) / seconds,
 		queue:  queue,
 	}
 	a.reporter.look(now, a.load)
+	if p, ok := src.kernel.(pausable); ok {
+		if err := p.pause(a.reporter.fuse.allows("") == off); err != nil { // the next look tries again
+			a.log.Warn("the fuse cannot take the agent out of the kernel's drop program, or back in", "error", err)
+		}
+	}
 	a.transitions()
 }

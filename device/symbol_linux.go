@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -20,6 +21,8 @@ const maxSymbols = 4096
 // time at start, nothing of memory, and works where kptr_restrict hides the
 // addresses and after privileges are gone.
 type symbols struct {
+	mu sync.Mutex
+
 	program *ebpf.Program
 	format  *ebpf.Map
 	slot    *ebpf.Map // one entry: address, then its name
@@ -76,6 +79,8 @@ func newSymbols() (_ *symbols, err error) {
 // name returns the function that an address returns into, without the suffixes
 // that compilers add; "" when the kernel does not know it.
 func (s *symbols) name(location uint64) (string, error) {
+	s.mu.Lock() // of known, and of the one slot
+	defer s.mu.Unlock()
 	if n, ok := s.known[location]; ok {
 		return n, nil
 	}

@@ -12,7 +12,10 @@ import (
 const specVersion = "0.10.0"
 
 // Capabilities implements gnmi.GNMI.
-func (t *Target) Capabilities(context.Context, *gnmipb.CapabilityRequest) (*gnmipb.CapabilityResponse, error) {
+func (t *Target) Capabilities(_ context.Context, req *gnmipb.CapabilityRequest) (*gnmipb.CapabilityResponse, error) {
+	if _, err := readExtensions(req.GetExtension(), callCapabilities); err != nil {
+		return nil, err
+	}
 	return &gnmipb.CapabilityResponse{
 		SupportedModels:    t.deps.Models,
 		SupportedEncodings: encodings,

@@ -1,23 +1,33 @@
-// Package gnmi is a gNMI target (server) engine: Capabilities, Get and
-// Subscribe ONCE, POLL and STREAM over any schema tree, with a bounded ring of
-// events beside sampled state. It knows nothing of packet loss: the schema and
-// the values come from outside.
+// Package gnmi is a gNMI target (server) engine: Capabilities, Get, Set and
+// Subscribe ONCE, POLL and STREAM over any schema tree, with bounded rings of
+// events beside sampled state, the history and depth extensions, and users. It
+// knows nothing of packet loss: the schema and the values come from outside, and
+// what may be set there is judged there.
 //
 // What lives here: sessions, paths and wildcards, encodings, modes and timers,
-// queues and their limits, status codes. What does not: the model (package
-// yang), where values come from (package device), and clients.
+// queues and their limits, what a Set comes to, status codes. What does not: the
+// model (package yang), where values come from and what settings do (package
+// device), and clients.
 //
-// The way through it: target.go is the adapter to gRPC and holds the events;
-// capabilities.go, get.go and set.go answer their calls; subscribe.go checks a
-// subscription and stream.go serves it. Underneath, without I/O: path.go
-// (wildcards against the schema), plan.go (what a subscription asks for),
-// ring.go (the last events), queue.go (one subscriber's backlog), select.go
-// (the leaves a path asks for), encode.go and tree.go (values), frame.go
-// (encode once, send to all).
+// The way through it: target.go is the adapter to gRPC and holds the events,
+// login.go says who may call; capabilities.go, get.go and set.go answer their
+// calls; subscribe.go checks a subscription and stream.go serves it. Underneath,
+// without I/O: path.go (wildcards and levels against the schema), extension.go
+// (history and depth), plan.go (what a subscription asks for), ring.go (the last
+// events), queue.go (one subscriber's backlog), select.go (the leaves a path asks
+// for), settings.go (the tree that a Set changes), encode.go and tree.go (values),
+// frame.go (encode once, send to all).
 //
-// Two kinds of data. An event is an atomic notification handed to Publish; the
-// engine keeps the last Config.Ring of them, and every subscriber gets each
-// once, in order, or learns that it was too slow. State is asked for when a
-// subscriber's timer is due, so that for a slow one it coalesces by itself.
-// Nothing a client does or fails to do makes memory grow or holds up Publish.
+// Three kinds of data. An event is an atomic notification handed to Publish; the
+// engine keeps the last Config.Ring of each list, and every subscriber gets each
+// once, in order, or learns that it was too slow: what it lost is told as
+// duplicates of the next, and past a limit its stream ends. State is asked for
+// when a subscriber's timer is due, so that for a slow one it coalesces by itself;
+// one look serves all that come within a moment. What is set is state that
+// subscribers see change, and go, at once (Changed). Nothing a client does or
+// fails to do makes memory grow or holds up Publish.
+//
+// A history request is served from the rings: a range has what happened in it,
+// then sync_response; what was there before it is no part of it, and state has no
+// past.
 package gnmi

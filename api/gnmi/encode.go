@@ -29,9 +29,9 @@ func checkEncoding(e gnmipb.Encoding) error {
 }
 
 // encodeNotification returns a notification with the given updates of n, in
-// the encoding and with the target and origin of k. n and its updates stay as
-// they are.
-func encodeNotification(schema *yang.Node, n *gnmipb.Notification, updates []*gnmipb.Update, k frameKey) *gnmipb.Notification {
+// the encoding and with the target and origin of k; duplicates is how many values
+// of theirs were not sent before. n and its updates stay as they are.
+func encodeNotification(schema *yang.Node, n *gnmipb.Notification, updates []*gnmipb.Update, k frameKey, duplicates uint32) *gnmipb.Notification {
 	out := &gnmipb.Notification{
 		Timestamp: n.GetTimestamp(),
 		Prefix:    &gnmipb.Path{Target: k.target, Origin: k.origin, Elem: n.GetPrefix().GetElem()},
@@ -39,16 +39,17 @@ func encodeNotification(schema *yang.Node, n *gnmipb.Notification, updates []*gn
 		Delete:    n.GetDelete(),
 		Update:    updates,
 	}
-	if k.encoding == gnmipb.Encoding_PROTO {
+	if k.encoding == gnmipb.Encoding_PROTO && duplicates == 0 {
 		return out
 	}
 	base := walk(schema, n.GetPrefix().GetElem())
 	out.Update = make([]*gnmipb.Update, len(updates))
 	for i, u := range updates {
-		out.Update[i] = &gnmipb.Update{
-			Path: u.GetPath(),
-			Val:  jsonValue(plain(walk(base, u.GetPath().GetElem()), u.GetVal(), k.encoding), k.encoding),
+		val := u.GetVal()
+		if k.encoding != gnmipb.Encoding_PROTO {
+			val = jsonValue(plain(walk(base, u.GetPath().GetElem()), val, k.encoding), k.encoding)
 		}
+		out.Update[i] = &gnmipb.Update{Path: u.GetPath(), Val: val, Duplicates: duplicates}
 	}
 	return out
 }

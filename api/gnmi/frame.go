@@ -30,7 +30,7 @@ func (it *item) whole(schema *yang.Node, k frameKey) (*frame, error) {
 	if f := it.frames[k]; f != nil {
 		return f, nil
 	}
-	f, err := marshal(encodeNotification(schema, it.n, it.n.GetUpdate(), k))
+	f, err := marshal(encodeNotification(schema, it.n, it.n.GetUpdate(), k, 0))
 	if err != nil {
 		return nil, err
 	}

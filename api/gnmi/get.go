@@ -2,10 +2,10 @@ package gnmi
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
-	"github.com/openconfig/gnmi/proto/gnmi_ext"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -21,7 +21,8 @@ func (t *Target) Get(_ context.Context, req *gnmipb.GetRequest) (*gnmipb.GetResp
 	if err := t.checkModels(req.GetUseModels()); err != nil {
 		return nil, err
 	}
-	if err := checkExtensions(req.GetExtension()); err != nil {
+	ext, err := readExtensions(req.GetExtension(), callGet)
+	if err != nil {
 		return nil, err
 	}
 	if _, ok := gnmipb.GetRequest_DataType_name[int32(req.GetType())]; !ok {
@@ -41,7 +42,7 @@ func (t *Target) Get(_ context.Context, req *gnmipb.GetRequest) (*gnmipb.GetResp
 	all := t.everything(now)
 	resp := &gnmipb.GetResponse{}
 	for _, p := range paths {
-		n, err := t.get(req, p, all, now)
+		n, err := t.get(req, p, ext.depth, all, now)
 		if err != nil {
 			return nil, err
 		}
@@ -60,68 +61,95 @@ func (t *Target) everything(now time.Time) []*gnmipb.Notification {
 	return all
 }
 
-func (t *Target) get(req *gnmipb.GetRequest, path *gnmipb.Path, all []*gnmipb.Notification, now time.Time) (*gnmipb.Notification, error) {
+func (t *Target) get(req *gnmipb.GetRequest, path *gnmipb.Path, depth int, all []*gnmipb.Notification, now time.Time) (*gnmipb.Notification, error) {
 	origin, err := t.origin(req.GetPrefix(), path)
 	if err != nil {
 		return nil, err
 	}
-	pattern, err := join(req.GetPrefix(), path, t.deps.Models)
+	elems, err := join(req.GetPrefix(), path, t.deps.Models)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := resolve(t.deps.Schema, pattern); err != nil {
+	if _, err := resolve(t.deps.Schema, elems); err != nil {
 		return nil, err
 	}
 	out := &gnmipb.Notification{
 		Timestamp: now.UnixNano(),
 		Prefix:    &gnmipb.Path{Target: req.GetPrefix().GetTarget(), Origin: origin},
 	}
-	if req.GetType() == gnmipb.GetRequest_CONFIG {
-		return out, nil // there is none: all of it is state
-	}
 	// In JSON a node is one value, the whole subtree under it. PROTO has a
 	// value for each leaf.
-	var leaves []located
+	var leaves []Leaf
+	there := false
 	for _, n := range all {
-		updates, _ := pick(n, [][]*gnmipb.PathElem{pattern})
+		updates, _ := pick(n, []pattern{{elems: elems}})
 		for _, u := range updates {
-			leaves = append(leaves, located{absolute(n, u), u.GetVal()})
+			there = true
+			l := Leaf{absolute(n, u), u.GetVal()}
+			if (pattern{elems, depth}).covers(l.Path) && t.isOf(req.GetType(), l.Path) {
+				leaves = append(leaves, l)
+			}
 		}
 	}
-	if len(leaves) == 0 {
-		return nil, status.Errorf(codes.NotFound, "path %s: no data at present", show(pattern))
+	if !there {
+		return nil, status.Errorf(codes.NotFound, "path %s: no data at present", show(elems))
 	}
 	if req.GetEncoding() == gnmipb.Encoding_PROTO {
 		for _, l := range leaves {
-			out.Update = append(out.Update, &gnmipb.Update{Path: &gnmipb.Path{Elem: l.path}, Val: l.val})
+			out.Update = append(out.Update, &gnmipb.Update{Path: &gnmipb.Path{Elem: l.Path}, Val: l.Val})
 		}
 		return out, nil
 	}
-	out.Update = t.subtrees(pattern, leaves, req.GetEncoding())
+	out.Update = t.subtrees(elems, leaves, req.GetEncoding())
 	return out, nil
 }
 
+// isOf reports whether a leaf is of the type of data that a Get asks for.
+// OPERATIONAL is state that is no copy of what can be set (gNMI specification,
+// section 3.3.1).
+func (t *Target) isOf(typ gnmipb.GetRequest_DataType, leaf []*gnmipb.PathElem) bool {
+	if typ == gnmipb.GetRequest_ALL {
+		return true
+	}
+	node := walk(t.deps.Schema, leaf)
+	writable := node != nil && node.Writable
+	switch {
+	case typ == gnmipb.GetRequest_CONFIG:
+		return writable
+	case typ == gnmipb.GetRequest_STATE || writable:
+		return !writable
+	}
+	twin := slices.Clone(leaf)
+	for i, e := range twin {
+		if e.GetName() == "state" {
+			twin[i] = &gnmipb.PathElem{Name: "config"}
+			return walk(t.deps.Schema, twin) == nil
+		}
+	}
+	return true
+}
+
 // subtrees returns one update for each node that the pattern means.
-func (t *Target) subtrees(pattern []*gnmipb.PathElem, leaves []located, e gnmipb.Encoding) []*gnmipb.Update {
+func (t *Target) subtrees(pattern []*gnmipb.PathElem, leaves []Leaf, e gnmipb.Encoding) []*gnmipb.Update {
 	many := false
 	for _, el := range pattern {
 		many = many || el.Name == anyMany
 	}
 	type group struct {
 		path   []*gnmipb.PathElem
-		leaves []located
+		leaves []Leaf
 	}
 	var groups []*group
 	by := map[string]*group{}
 	for _, l := range leaves {
 		depth := len(pattern)
 		if many {
-			depth = len(l.path) // which node "..." means is not told: the leaf itself
+			depth = len(l.Path) // which node "..." means is not told: the leaf itself
 		}
-		id := show(l.path[:depth])
+		id := show(l.Path[:depth])
 		g := by[id]
 		if g == nil {
-			g = &group{path: l.path[:depth]}
+			g = &group{path: l.Path[:depth]}
 			by[id] = g
 			groups = append(groups, g)
 		}
@@ -131,30 +159,8 @@ func (t *Target) subtrees(pattern []*gnmipb.PathElem, leaves []located, e gnmipb
 	for _, g := range groups {
 		out = append(out, &gnmipb.Update{
 			Path: &gnmipb.Path{Elem: g.path},
-			Val:  jsonValue(subtree(t.deps.Schema, t.module(), len(g.path), g.leaves, e), e),
+			Val:  jsonValue(subtree(t.deps.Schema, len(g.path), g.leaves, e), e),
 		})
 	}
 	return out
-}
-
-// module is the module of the top names.
-func (t *Target) module() string {
-	if len(t.deps.Models) == 0 {
-		return ""
-	}
-	return t.deps.Models[0].GetName()
-}
-
-// checkExtensions refuses those that change what a call means; others may be
-// passed over (gNMI specification, section 2.7.1).
-func checkExtensions(list []*gnmi_ext.Extension) error {
-	for _, x := range list {
-		switch x.GetExt().(type) {
-		case *gnmi_ext.Extension_History:
-			return status.Error(codes.Unimplemented, "extension history is not supported")
-		case *gnmi_ext.Extension_Depth:
-			return status.Error(codes.Unimplemented, "extension depth is not supported")
-		}
-	}
-	return nil
 }

@@ -129,24 +129,46 @@ func unique(nodes []*yang.Node) []*yang.Node {
 	return out
 }
 
-// covers reports whether the pattern is the path or an ancestor of it: a
-// subscription to a container is one to all below. A key that the pattern
-// leaves out is any.
-func covers(pattern, path []*gnmipb.PathElem) bool {
+// pattern is a path that may have wildcards, and how many levels below what it
+// means belong to it; 0 is all of them (gNMI depth extension).
+type pattern struct {
+	elems []*gnmipb.PathElem
+	depth int
+}
+
+// covers reports whether the pattern means the leaf at path, or something above
+// it that is near enough.
+func (p pattern) covers(path []*gnmipb.PathElem) bool {
+	below := reach(p.elems, path)
+	return below >= 0 && (p.depth == 0 || below <= p.depth)
+}
+
+// coversAll reports whether the pattern means everything below the container at
+// path.
+func (p pattern) coversAll(path []*gnmipb.PathElem) bool {
+	return p.depth == 0 && reach(p.elems, path) >= 0
+}
+
+// reach returns how many levels the path lies below what the pattern means, -1
+// when it does not: a subscription to a container is one to all below. A key
+// that the pattern leaves out is any; of several ways to take "..." the one that
+// comes nearest to the path counts.
+func reach(pattern, path []*gnmipb.PathElem) int {
 	for i, e := range pattern {
 		if e.Name == anyMany {
+			nearest := -1
 			for skip := 0; skip <= len(path)-i; skip++ {
-				if covers(pattern[i+1:], path[i+skip:]) {
-					return true
+				if below := reach(pattern[i+1:], path[i+skip:]); below >= 0 && (nearest < 0 || below < nearest) {
+					nearest = below
 				}
 			}
-			return false
+			return nearest
 		}
 		if i >= len(path) || !elemCovers(e, path[i]) {
-			return false
+			return -1
 		}
 	}
-	return true
+	return len(path) - len(pattern)
 }
 
 func elemCovers(e, of *gnmipb.PathElem) bool {
@@ -188,6 +210,21 @@ func wild(pattern []*gnmipb.PathElem) bool {
 		}
 	}
 	return false
+}
+
+// missingKey names a key that the path leaves out, with its list; "" when it has
+// them all. The path has no wildcards and is in the schema.
+func missingKey(root *yang.Node, path []*gnmipb.PathElem) (list, key string) {
+	at := root
+	for _, e := range path {
+		at = at.Child(e.Name)
+		for _, k := range at.Keys {
+			if e.Key[k] == "" {
+				return e.Name, k
+			}
+		}
+	}
+	return "", ""
 }
 
 // show writes a path as people do: /a/b[k=v]/c.

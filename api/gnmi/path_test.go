@@ -34,7 +34,7 @@ func TestCovers(t *testing.T) {
 		{"/loss/classes", false},
 		{leaf + "/more", false},
 	} {
-		if got := covers(path(tc.pattern).Elem, path(leaf).Elem); got != tc.want {
+		if got := (pattern{elems: path(tc.pattern).Elem}).covers(path(leaf).Elem); got != tc.want {
 			t.Errorf("%s: %v", tc.pattern, got)
 		}
 		// The cheap test may not say no where the real one says yes.
@@ -45,20 +45,46 @@ func TestCovers(t *testing.T) {
 }
 
 func TestKinds(t *testing.T) {
-	for p, want := range map[string][2]bool{
-		"/":                       {true, true},
-		"/loss/events":            {false, true},
-		"/loss/classes/class":     {true, false},
-		"/loss/*/*/state/class":   {false, true},
-		"/.../boot-id":            {true, true},
-		"/loss/agent/state/slots": {true, false},
+	state, event, setting := setOf(yang.State), setOf(yang.Event), setOf(yang.Setting)
+	for p, want := range map[string]kindSet{
+		"/":                            state | event | setting,
+		"/loss/events":                 event,
+		"/loss/classes/class":          state | setting,
+		"/loss/classes/class/state":    state,
+		"/loss/filters/filter/state":   state | setting,
+		"/loss/classes/class/*/config": setting,
+		"/loss/*/*/state/class":        event,
+		"/.../boot-id":                 state | event,
+		"/loss/agent/state/slots":      state,
 	} {
 		nodes, err := resolve(yang.Schema(), path(p).Elem)
 		if err != nil {
 			t.Errorf("%s: %v", p, err)
 		}
-		if state, events := kinds(nodes); state != want[0] || events != want[1] {
-			t.Errorf("%s: state %v, events %v", p, state, events)
+		if got := kinds(nodes); got != want {
+			t.Errorf("%s: %b, want %b", p, got, want)
+		}
+	}
+}
+
+// Levels count from what the pattern means; of several ways to take "..." the
+// nearest counts.
+func TestDepth(t *testing.T) {
+	const leaf = "/loss/events/event[slot=3]/state/packet/ttl"
+	for _, tc := range []struct {
+		pattern string
+		want    int // levels below it, -1: not covered
+	}{
+		{leaf, 0}, {"/loss/events/event/state/packet", 1}, {"/loss/events/event/state", 2}, {"/loss/events", 4}, {"/", 6},
+		{"/...", 0}, {"/.../state", 2}, {"/.../ttl", 0}, {"/loss/classes", -1},
+	} {
+		if got := reach(path(tc.pattern).Elem, path(leaf).Elem); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.pattern, got, tc.want)
+		}
+		for depth := 1; depth < 8; depth++ {
+			if got := (pattern{path(tc.pattern).Elem, depth}).covers(path(leaf).Elem); got != (tc.want >= 0 && tc.want <= depth) {
+				t.Errorf("%s with depth %d: %v", tc.pattern, depth, got)
+			}
 		}
 	}
 }
@@ -98,6 +124,6 @@ func FuzzGet(f *testing.F) {
 		for _, p := range req.GetPath() {
 			subs.Subscription = append(subs.Subscription, &gnmipb.Subscription{Path: p, SampleInterval: uint64(time.Second)})
 		}
-		target.newPlan(subs)
+		target.newPlan(subs, extensions{depth: 2}, time.Now())
 	})
 }

@@ -15,26 +15,39 @@ type plan struct {
 	mode        gnmipb.SubscriptionList_Mode
 	updatesOnly bool
 	key         frameKey
-	all         [][]*gnmipb.PathElem // every path
-	live        [][]*gnmipb.PathElem // those whose events come as they happen
+	era         era
+	all         []pattern // every path
+	live        []pattern // those whose events come as they happen
 	timers      []timerSpec
 }
 
 // timerSpec is one path that is looked at again and again.
 type timerSpec struct {
-	pattern []*gnmipb.PathElem
+	pattern pattern
 	every   time.Duration
-	state   bool // look at state
-	events  bool // and at the events in the ring
-	changed bool // send only what changed since it was last sent by this timer
+	kinds   kindSet // of what to look at
+	changed bool    // send only what changed since it was last sent by this timer
+	again   bool    // what it sends is no news: a heartbeat
 	// heartbeat: with changed, send all of it after this long all the same; 0
 	// is never.
 	heartbeat time.Duration
-	gone      bool // tell of leaves that vanished (ON_CHANGE)
+	onChange  bool // look too when told to, and tell of what vanished
 }
 
+// kindSet is a set of kinds of data.
+type kindSet uint8
+
+func setOf(kinds ...yang.Kind) (s kindSet) {
+	for _, k := range kinds {
+		s |= 1 << k
+	}
+	return s
+}
+
+func (s kindSet) has(k yang.Kind) bool { return s&(1<<k) != 0 }
+
 // newPlan checks a subscription against the schema and the limits.
-func (t *Target) newPlan(list *gnmipb.SubscriptionList) (*plan, error) {
+func (t *Target) newPlan(list *gnmipb.SubscriptionList, ext extensions, now time.Time) (*plan, error) {
 	if err := checkEncoding(list.GetEncoding()); err != nil {
 		return nil, err
 	}
@@ -51,7 +64,11 @@ func (t *Target) newPlan(list *gnmipb.SubscriptionList) (*plan, error) {
 	case len(subs) > maxPaths:
 		return nil, status.Errorf(codes.InvalidArgument, "%d subscriptions in one list: at most %d", len(subs), maxPaths)
 	}
-	p := &plan{mode: list.GetMode(), updatesOnly: list.GetUpdatesOnly()}
+	era, err := readHistory(ext.history, list.GetMode(), now)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{mode: list.GetMode(), updatesOnly: list.GetUpdatesOnly(), era: era}
 	p.key = frameKey{encoding: list.GetEncoding(), target: list.GetPrefix().GetTarget()}
 	for i, s := range subs {
 		origin, err := t.origin(list.GetPrefix(), s.GetPath())
@@ -62,27 +79,27 @@ func (t *Target) newPlan(list *gnmipb.SubscriptionList) (*plan, error) {
 			return nil, status.Errorf(codes.InvalidArgument, "subscriptions with origins %q and %q in one list: use one call for each", p.key.origin, origin)
 		}
 		p.key.origin = origin
-		pattern, err := join(list.GetPrefix(), s.GetPath(), t.deps.Models)
+		elems, err := join(list.GetPrefix(), s.GetPath(), t.deps.Models)
 		if err != nil {
 			return nil, err
 		}
-		nodes, err := resolve(t.deps.Schema, pattern)
+		nodes, err := resolve(t.deps.Schema, elems)
 		if err != nil {
 			return nil, err
 		}
-		p.all = append(p.all, pattern)
+		at := pattern{elems, ext.depth}
+		p.all = append(p.all, at)
 		if p.mode != gnmipb.SubscriptionList_STREAM {
 			continue // the fields of Subscription are for STREAM alone
 		}
-		state, events := kinds(nodes)
-		if err := t.planStream(p, s, pattern, state, events); err != nil {
+		if err := t.planStream(p, s, at, kinds(nodes)); err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
 }
 
-func (t *Target) planStream(p *plan, s *gnmipb.Subscription, pattern []*gnmipb.PathElem, state, events bool) error {
+func (t *Target) planStream(p *plan, s *gnmipb.Subscription, at pattern, have kindSet) error {
 	interval, err := duration("sample_interval", s.GetSampleInterval())
 	if err != nil {
 		return err
@@ -93,40 +110,49 @@ func (t *Target) planStream(p *plan, s *gnmipb.Subscription, pattern []*gnmipb.P
 	}
 	for name, d := range map[string]time.Duration{"sample_interval": interval, "heartbeat_interval": heartbeat} {
 		if d != 0 && d < t.cfg.MinSample {
-			return status.Errorf(codes.InvalidArgument, "path %s: %s %s is less than this target can do: %s or more, or 0 for the shortest", show(pattern), name, d, t.cfg.MinSample)
+			return status.Errorf(codes.InvalidArgument, "path %s: %s %s is less than this target can do: %s or more, or 0 for the shortest", show(at.elems), name, d, t.cfg.MinSample)
 		}
 	}
-	onChange := func() {
-		p.live = append(p.live, pattern)
-		if heartbeat > 0 && events {
-			p.timers = append(p.timers, timerSpec{pattern: pattern, every: heartbeat, events: true})
+	timer := func(every time.Duration, kinds kindSet) *timerSpec {
+		if kinds&have == 0 {
+			return &timerSpec{}
 		}
+		p.timers = append(p.timers, timerSpec{pattern: at, every: every, kinds: kinds & have})
+		return &p.timers[len(p.timers)-1]
+	}
+	events := func() {
+		if !have.has(yang.Event) {
+			return
+		}
+		p.live = append(p.live, at)
+		if heartbeat > 0 {
+			timer(heartbeat, setOf(yang.Event)).again = true
+		}
+	}
+	onChange := func(kinds kindSet) {
+		tm := timer(t.cfg.Scan, kinds)
+		tm.changed, tm.heartbeat, tm.onChange = true, heartbeat, true
 	}
 	switch s.GetMode() {
 	case gnmipb.SubscriptionMode_TARGET_DEFINED:
 		if interval != 0 {
-			return status.Errorf(codes.InvalidArgument, "path %s: sample_interval with TARGET_DEFINED: the target chooses, use SAMPLE to choose yourself", show(pattern))
+			return status.Errorf(codes.InvalidArgument, "path %s: sample_interval with TARGET_DEFINED: the target chooses, use SAMPLE to choose yourself", show(at.elems))
 		}
-		if events {
-			onChange()
-		}
-		if state {
-			p.timers = append(p.timers, timerSpec{pattern: pattern, every: t.cfg.Sample, state: true, changed: s.GetSuppressRedundant(), heartbeat: heartbeat})
-		}
+		events()
+		onChange(setOf(yang.Setting))
+		tm := timer(t.cfg.Sample, setOf(yang.State))
+		tm.changed, tm.heartbeat = s.GetSuppressRedundant(), heartbeat
 	case gnmipb.SubscriptionMode_ON_CHANGE:
-		if events {
-			onChange()
-		}
-		if state {
-			p.timers = append(p.timers, timerSpec{pattern: pattern, every: t.cfg.Scan, state: true, changed: true, heartbeat: heartbeat, gone: true})
-		}
+		events()
+		onChange(setOf(yang.State, yang.Setting))
 	case gnmipb.SubscriptionMode_SAMPLE:
 		if interval == 0 {
 			interval = t.cfg.MinSample
 		}
-		p.timers = append(p.timers, timerSpec{pattern: pattern, every: interval, state: state, events: events, changed: s.GetSuppressRedundant(), heartbeat: heartbeat})
+		tm := timer(interval, setOf(yang.State, yang.Setting, yang.Event))
+		tm.changed, tm.heartbeat = s.GetSuppressRedundant(), heartbeat
 	default:
-		return status.Errorf(codes.InvalidArgument, "path %s: subscription mode %d does not exist: use TARGET_DEFINED, ON_CHANGE or SAMPLE", show(pattern), s.GetMode())
+		return status.Errorf(codes.InvalidArgument, "path %s: subscription mode %d does not exist: use TARGET_DEFINED, ON_CHANGE or SAMPLE", show(at.elems), s.GetMode())
 	}
 	return nil
 }
@@ -140,14 +166,13 @@ func duration(name string, ns uint64) (time.Duration, error) {
 }
 
 // kinds tells which kinds of data lie at or below the nodes.
-func kinds(nodes []*yang.Node) (state, events bool) {
+func kinds(nodes []*yang.Node) (s kindSet) {
 	for _, top := range nodes {
 		for _, n := range descendants(top) {
 			if n.Leaf() {
-				state = state || n.Kind == yang.State
-				events = events || n.Kind == yang.Event
+				s |= setOf(n.Kind)
 			}
 		}
 	}
-	return state, events
+	return s
 }

@@ -16,7 +16,9 @@ type queue struct {
 	items   []*item // circular, grows up to limit
 	head, n int
 	limit   int
-	lost    int // since it was last empty
+	lost    int  // since it was last empty
+	gap     int  // lost since the last pop
+	again   bool // it is to look for changes now
 	dead    bool
 }
 
@@ -44,6 +46,7 @@ func (q *queue) push(it *item) (lost int, failed bool) {
 		q.head = (q.head + 1) % len(q.items)
 		q.n--
 		q.lost++
+		q.gap++
 		lost = 1
 		if q.lost > q.maxLost {
 			// What is left will never be sent.
@@ -76,18 +79,35 @@ func (q *queue) signal() {
 	}
 }
 
-// pop takes the oldest event; nil when there is none, or when the subscriber
-// failed.
-func (q *queue) pop() *item {
+// pop takes the oldest event and tells how many were lost just before it; nil
+// when there is none, or when the subscriber failed.
+func (q *queue) pop() (it *item, gap int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.n == 0 {
 		q.lost = 0
-		return nil
+		return nil, 0
 	}
-	it := q.items[q.head]
-	q.items[q.head] = nil
+	it, gap = q.items[q.head], q.gap
+	q.items[q.head], q.gap = nil, 0
 	q.head = (q.head + 1) % len(q.items)
 	q.n--
-	return it
+	return it, gap
+}
+
+// look has the subscriber look for changes now.
+func (q *queue) look() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.again = true
+	q.signal()
+}
+
+// looks reports whether it is to look for changes now, once.
+func (q *queue) looks() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	again := q.again
+	q.again = false
+	return again
 }

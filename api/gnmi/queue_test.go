@@ -15,7 +15,7 @@ func numbered(n int) *item { return newItem(&gnmipb.Notification{Timestamp: int6
 
 func drain(q *queue) []int64 {
 	var out []int64
-	for it := q.pop(); it != nil; it = q.pop() {
+	for it, _ := q.pop(); it != nil; it, _ = q.pop() {
 		out = append(out, it.n.GetTimestamp())
 	}
 	return out
@@ -31,7 +31,11 @@ func TestQueueDropsTheOldest(t *testing.T) {
 			t.Fatal("failed")
 		}
 	}
-	got := drain(q)
+	first, gap := q.pop()
+	if _, none := q.pop(); gap != 5 || none != 0 {
+		t.Errorf("a gap of %d, then of %d", gap, none)
+	}
+	got := append([]int64{first.n.GetTimestamp(), 6}, drain(q)...)
 	if lost != 5 || len(got) != 20 || got[0] != 5 || got[19] != 24 {
 		t.Errorf("lost %d, kept %v", lost, got)
 	}
@@ -66,7 +70,7 @@ func TestQueueFails(t *testing.T) {
 	default:
 		t.Error("does not say that it failed")
 	}
-	if total != 30 || failures != 1 || q.pop() != nil {
+	if left, _ := q.pop(); total != 30 || failures != 1 || left != nil {
 		t.Errorf("lost %d of 30, failed %d times", total, failures)
 	}
 }
@@ -98,6 +102,29 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// A flood in one list pushes nothing out of another, and what is kept has the
+// order of publication.
+func TestRingsKeepListsApart(t *testing.T) {
+	r := newRings(4)
+	add := func(list string, at int) {
+		r.add(newItem(&gnmipb.Notification{Timestamp: int64(at), Prefix: path("/loss/" + list + "[slot=1]/state")}))
+	}
+	add("transitions/transition", 1)
+	for i := range 100 {
+		add("events/event", 2+i)
+		if i == 97 {
+			add("aggregates/aggregate", 1000)
+		}
+	}
+	var got []int64
+	for _, it := range r.all() {
+		got = append(got, it.n.GetTimestamp())
+	}
+	if want := []int64{1, 98, 99, 1000, 100, 101}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func BenchmarkPublish(b *testing.B) {
 	for name, subscribers := range map[string]int{"subscribers=0": 0, "subscribers=10": 10} {
 		b.Run(name, func(b *testing.B) {
@@ -105,7 +132,7 @@ func BenchmarkPublish(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			p := &plan{live: [][]*gnmipb.PathElem{path("/loss").Elem}}
+			p := &plan{live: []pattern{{elems: path("/loss").Elem}}}
 			for range subscribers {
 				t.attach(newQueue(4096, 1<<40, func(it *item) bool {
 					u, _ := pick(it.n, p.live)

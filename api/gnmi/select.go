@@ -9,14 +9,14 @@ import (
 
 // pick returns those updates of a notification that any of the patterns
 // covers; all of them, in the same slice, when the whole container is covered.
-func pick(n *gnmipb.Notification, patterns [][]*gnmipb.PathElem) (updates []*gnmipb.Update, whole bool) {
+func pick(n *gnmipb.Notification, patterns []pattern) (updates []*gnmipb.Update, whole bool) {
 	prefix := n.GetPrefix().GetElem()
-	var partly [][]*gnmipb.PathElem
+	var partly []pattern
 	for _, p := range patterns {
-		if covers(p, prefix) {
+		if p.coversAll(prefix) {
 			return n.GetUpdate(), true
 		}
-		if mayCover(p, prefix) {
+		if mayCover(p.elems, prefix) {
 			partly = append(partly, p)
 		}
 	}
@@ -27,7 +27,7 @@ func pick(n *gnmipb.Notification, patterns [][]*gnmipb.PathElem) (updates []*gnm
 	for _, u := range n.GetUpdate() {
 		path = append(path[:len(prefix)], u.GetPath().GetElem()...)
 		for _, p := range partly {
-			if covers(p, path) {
+			if p.covers(path) {
 				updates = append(updates, u)
 				break
 			}
@@ -42,4 +42,4 @@ func absolute(n *gnmipb.Notification, u *gnmipb.Update) []*gnmipb.PathElem {
 	return append(prefix[:len(prefix):len(prefix)], path...)
 }
 
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -2,7 +2,10 @@ package gnmi
 
 import (
 	"context"
+	"math"
 	"time"
+
+	"decaf/api/yang"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/grpc/codes"
@@ -21,8 +24,10 @@ type sender struct {
 func (t *Target) once(rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
 	s := &sender{t, p, rpc}
 	if !p.updatesOnly {
-		if err := s.state(p.all, time.Now()); err != nil {
-			return err
+		if !p.era.past {
+			if err := s.state(p.all, time.Now()); err != nil {
+				return err
+			}
 		}
 		if err := s.events(p.all, t.snapshot()); err != nil {
 			return err
@@ -35,7 +40,7 @@ func (t *Target) once(rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
 func (t *Target) serveStream(ctx context.Context, requests <-chan request, rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
 	q := newQueue(t.cfg.Queue, t.cfg.MaxLost, func(it *item) bool {
 		updates, _ := pick(it.n, p.live)
-		return len(updates) > 0
+		return len(updates) > 0 && p.era.holds(it)
 	})
 	present := t.attach(q)
 	defer t.detach(q)
@@ -45,9 +50,13 @@ func (t *Target) serveStream(ctx context.Context, requests <-chan request, rpc g
 	return t.serve(ctx, requests, p, q, func() error { return s.stream(ctx, q, present) })
 }
 
-// stream sends what is there, sync_response, and from then on what happens.
-func (s *sender) stream(ctx context.Context, q *queue, present []*item) error {
+// stream sends what is there, sync_response, and from then on what happens, or as
+// much of it as lies in the era that is asked for.
+func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
 	now := time.Now()
+	if s.p.era.past {
+		s.p.timers = nil
+	}
 	timers := make([]*timer, len(s.p.timers))
 	for i, spec := range s.p.timers {
 		timers[i] = &timer{spec: spec, next: now.Add(spec.every), full: now}
@@ -59,11 +68,15 @@ func (s *sender) stream(ctx context.Context, q *queue, present []*item) error {
 			tm.note(s.look(tm, now))
 		}
 	}
-	if !s.p.updatesOnly {
+	if !s.p.updatesOnly && !s.p.era.past {
 		if err := s.state(s.p.all, now); err != nil {
 			return err
 		}
-		if err := s.events(s.p.all, present); err != nil {
+	}
+	// What happened in the range that is asked for is an update, not what was
+	// there before.
+	if !s.p.updatesOnly || s.p.era != present {
+		if err := s.events(s.p.all, there); err != nil {
 			return err
 		}
 	}
@@ -73,23 +86,30 @@ func (s *sender) stream(ctx context.Context, q *queue, present []*item) error {
 	clock := time.NewTimer(time.Hour)
 	defer clock.Stop()
 	for {
-		for it := q.pop(); it != nil; it = q.pop() {
-			if err := s.event(s.p.live, it); err != nil {
+		over := !s.p.era.open() && time.Now().UnixNano() >= s.p.era.to
+		for it, gap := q.pop(); it != nil; it, gap = q.pop() {
+			if err := s.event(s.p.live, it, gap); err != nil {
 				return err
 			}
-			if err := s.due(timers); err != nil {
+			if err := s.due(timers, false); err != nil {
 				return err
 			}
 		}
-		if err := s.due(timers); err != nil {
+		if over {
+			return nil
+		}
+		if err := s.due(timers, q.looks()); err != nil {
 			return err
 		}
 		wait := time.Hour
 		now := time.Now()
+		if !s.p.era.open() {
+			wait = min(wait, time.Duration(s.p.era.to-now.UnixNano()))
+		}
 		for _, tm := range timers {
 			wait = min(wait, max(tm.next.Sub(now), 0))
 		}
-		clock.Reset(wait)
+		clock.Reset(max(wait, 0))
 		select {
 		case <-q.wake:
 		case <-clock.C:
@@ -100,31 +120,36 @@ func (s *sender) stream(ctx context.Context, q *queue, present []*item) error {
 }
 
 // state sends the state that any of the patterns covers.
-func (s *sender) state(patterns [][]*gnmipb.PathElem, now time.Time) error {
+func (s *sender) state(patterns []pattern, now time.Time) error {
 	for _, n := range s.t.deps.State(now) {
 		updates, _ := pick(n, patterns)
-		if err := s.send(n, updates); err != nil {
+		if err := s.send(n, updates, 0); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// events sends those events, or parts of them, that any of the patterns
-// covers, oldest first.
-func (s *sender) events(patterns [][]*gnmipb.PathElem, items []*item) error {
+// events sends those events of the plan's era, or parts of them, that any of the
+// patterns covers, oldest first.
+func (s *sender) events(patterns []pattern, items []*item) error {
 	for _, it := range items {
-		if err := s.event(patterns, it); err != nil {
+		if !s.p.era.holds(it) {
+			continue
+		}
+		if err := s.event(patterns, it, 0); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *sender) event(patterns [][]*gnmipb.PathElem, it *item) error {
+// event sends an event; gap is how many the subscriber was too slow for just
+// before.
+func (s *sender) event(patterns []pattern, it *item, gap int) error {
 	updates, whole := pick(it.n, patterns)
-	if !whole {
-		return s.send(it.n, updates)
+	if !whole || gap > 0 {
+		return s.send(it.n, updates, gap)
 	}
 	f, err := it.whole(s.t.deps.Schema, s.p.key)
 	if err != nil {
@@ -133,12 +158,13 @@ func (s *sender) event(patterns [][]*gnmipb.PathElem, it *item) error {
 	return s.rpc.SendMsg(f)
 }
 
-// send sends some updates of a notification, if there are any, or deletes.
-func (s *sender) send(n *gnmipb.Notification, updates []*gnmipb.Update) error {
+// send sends some updates of a notification, if there are any, or deletes;
+// duplicates is how many values of theirs were left out before.
+func (s *sender) send(n *gnmipb.Notification, updates []*gnmipb.Update, duplicates int) error {
 	if len(updates) == 0 && len(n.GetDelete()) == 0 {
 		return nil
 	}
-	f, err := marshal(encodeNotification(s.t.deps.Schema, n, updates, s.p.key))
+	f, err := marshal(encodeNotification(s.t.deps.Schema, n, updates, s.p.key, uint32(min(duplicates, math.MaxUint32))))
 	if err != nil {
 		return status.Errorf(codes.Internal, "encode notification: %v", err)
 	}
@@ -156,48 +182,61 @@ type timer struct {
 	full time.Time // when all of it was last sent
 	// last holds what was sent, by path, if only changes shall be: bounded by
 	// what there is at one time.
-	last map[string]located
+	last map[string]Leaf
 }
 
 // look returns what the timer's path covers at present.
 func (s *sender) look(tm *timer, now time.Time) []*gnmipb.Notification {
 	var out []*gnmipb.Notification
 	add := func(n *gnmipb.Notification) {
-		if updates, _ := pick(n, [][]*gnmipb.PathElem{tm.spec.pattern}); len(updates) > 0 {
+		if updates, _ := pick(n, []pattern{tm.spec.pattern}); len(updates) > 0 {
 			out = append(out, &gnmipb.Notification{Timestamp: n.GetTimestamp(), Prefix: n.GetPrefix(), Atomic: n.GetAtomic(), Update: updates})
 		}
 	}
-	if tm.spec.state {
-		for _, n := range s.t.deps.State(now) {
-			add(n)
+	if tm.spec.kinds&setOf(yang.State, yang.Setting) != 0 {
+		for _, n := range s.t.state(now) {
+			if node := walk(s.t.deps.Schema, n.GetPrefix().GetElem()); node != nil && tm.spec.kinds.has(node.Kind) {
+				add(n)
+			}
 		}
 	}
-	if tm.spec.events {
+	if tm.spec.kinds.has(yang.Event) {
 		for _, it := range s.t.snapshot() {
-			add(it.n)
+			if s.p.era.holds(it) {
+				add(it.n)
+			}
 		}
 	}
 	return out
 }
 
-// due sends what the timers that are due ask for.
-func (s *sender) due(timers []*timer) error {
+// due sends what the timers that are due ask for, and those that look for
+// changes when something is known to have changed.
+func (s *sender) due(timers []*timer, changed bool) error {
 	now := time.Now()
 	for _, tm := range timers {
-		if now.Before(tm.next) {
+		if now.Before(tm.next) && !(changed && tm.spec.onChange) {
 			continue
 		}
 		// A subscriber that was too slow for several rounds gets one: state
-		// coalesces.
-		for tm.next = tm.next.Add(tm.spec.every); !now.Before(tm.next); tm.next = now.Add(tm.spec.every) {
+		// coalesces. What was left out is told where each round would have sent.
+		missed := 0
+		if late := now.Sub(tm.next); late >= 0 {
+			if missed = int(late / tm.spec.every); missed > 0 {
+				tm.next = now
+			}
+			tm.next = tm.next.Add(tm.spec.every)
+		}
+		if tm.spec.changed || tm.spec.again {
+			missed = 0
 		}
 		seen := s.look(tm, now)
 		whole := !tm.spec.changed || tm.spec.heartbeat > 0 && now.Sub(tm.full) >= tm.spec.heartbeat
 		if whole {
 			tm.full = now
 		}
-		for _, n := range tm.news(seen, whole, now) {
-			if err := s.send(n, n.GetUpdate()); err != nil {
+		for _, n := range tm.news(seen, whole, now, s.entries) {
+			if err := s.send(n, n.GetUpdate(), missed); err != nil {
 				return err
 			}
 		}
@@ -205,8 +244,9 @@ func (s *sender) due(timers []*timer) error {
 	return nil
 }
 
-// news returns what is to be sent of what was seen, and remembers it.
-func (tm *timer) news(seen []*gnmipb.Notification, whole bool, now time.Time) []*gnmipb.Notification {
+// news returns what is to be sent of what was seen, and remembers it; entries
+// tells of the list entries there are.
+func (tm *timer) news(seen []*gnmipb.Notification, whole bool, now time.Time, entries func(time.Time) map[string]bool) []*gnmipb.Notification {
 	if !tm.spec.changed {
 		return seen
 	}
@@ -217,7 +257,7 @@ func (tm *timer) news(seen []*gnmipb.Notification, whole bool, now time.Time) []
 		if !whole {
 			var updates []*gnmipb.Update
 			for _, u := range n.GetUpdate() {
-				if before, ok := old[show(absolute(n, u))]; !ok || !proto.Equal(before.val, u.GetVal()) {
+				if before, ok := old[show(absolute(n, u))]; !ok || !proto.Equal(before.Val, u.GetVal()) {
 					updates = append(updates, u)
 				}
 			}
@@ -230,15 +270,53 @@ func (tm *timer) news(seen []*gnmipb.Notification, whole bool, now time.Time) []
 		}
 		out = append(out, n)
 	}
-	if tm.spec.gone {
-		gone := &gnmipb.Notification{Timestamp: now.UnixNano()}
-		for name, l := range old {
-			if _, still := tm.last[name]; !still {
-				gone.Delete = append(gone.Delete, &gnmipb.Path{Elem: l.path})
+	if tm.spec.onChange {
+		if gone := tm.gone(old, func() map[string]bool { return entries(now) }); len(gone) > 0 {
+			out = append(out, &gnmipb.Notification{Timestamp: now.UnixNano(), Delete: gone})
+		}
+	}
+	return out
+}
+
+// entries returns the list entries of the state at present, by path.
+func (s *sender) entries(now time.Time) map[string]bool {
+	out := map[string]bool{}
+	for _, n := range s.t.state(now) {
+		path := n.GetPrefix().GetElem()
+		for i, e := range path {
+			if len(e.GetKey()) > 0 {
+				out[show(path[:i+1])] = true
 			}
 		}
-		if len(gone.Delete) > 0 {
-			out = append(out, gone)
+	}
+	return out
+}
+
+// gone returns what is there no longer: list entries as such where nothing is
+// left of one, otherwise leaf by leaf.
+func (tm *timer) gone(old map[string]Leaf, entries func() map[string]bool) []*gnmipb.Path {
+	var out []*gnmipb.Path
+	var there map[string]bool
+	told := map[string]bool{}
+	for _, name := range sortedKeys(old) {
+		if _, still := tm.last[name]; still {
+			continue
+		}
+		if there == nil {
+			there = entries()
+		}
+		path := old[name].Path
+		for i := range path {
+			// Not above what the client asked for: it may not know of that.
+			entry := path[:i+1]
+			if len(path[i].GetKey()) > 0 && !there[show(entry)] && reach(tm.spec.pattern.elems, entry) >= 0 {
+				path = entry
+				break
+			}
+		}
+		if id := show(path); !told[id] {
+			told[id] = true
+			out = append(out, &gnmipb.Path{Elem: path})
 		}
 	}
 	return out
@@ -246,11 +324,11 @@ func (tm *timer) news(seen []*gnmipb.Notification, whole bool, now time.Time) []
 
 // note remembers what was seen.
 func (tm *timer) note(seen []*gnmipb.Notification) {
-	tm.last = map[string]located{}
+	tm.last = map[string]Leaf{}
 	for _, n := range seen {
 		for _, u := range n.GetUpdate() {
 			path := absolute(n, u)
-			tm.last[show(path)] = located{path, u.GetVal()}
+			tm.last[show(path)] = Leaf{path, u.GetVal()}
 		}
 	}
 }

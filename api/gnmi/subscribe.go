@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/grpc/codes"
@@ -41,10 +42,11 @@ func (t *Target) Subscribe(rpc gnmipb.GNMI_SubscribeServer) error {
 	if list == nil {
 		return status.Error(codes.InvalidArgument, "the first message of a Subscribe call must hold a subscription list")
 	}
-	if err := checkExtensions(first.GetExtension()); err != nil {
+	ext, err := readExtensions(first.GetExtension(), callSubscribe)
+	if err != nil {
 		return err
 	}
-	p, err := t.newPlan(list)
+	p, err := t.newPlan(list, ext, time.Now())
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ type Config struct {
 	Listen string      // "host:port"; off-loopback TLS is a must
 	TLS    *tls.Config // nil: plain text
 
-	Ring           int           // events kept; at least 1
+	Ring           int           // events kept of each list; at least 1
 	Queue          int           // events waiting for one subscriber; then the oldest goes
 	MaxLost        int           // events one subscriber may lose before its stream ends
 	MaxSubscribers int           // open Subscribe calls
@@ -45,7 +45,7 @@ func DefaultConfig() Config {
 		Ring:           1024,
 		Queue:          4096,
 		MaxLost:        65536,
-		MaxSubscribers: 64,
+		MaxSubscribers: 1024,
 		MinSample:      100 * time.Millisecond,
 		Sample:         2 * time.Second,
 		Scan:           time.Second,
@@ -56,11 +56,15 @@ func DefaultConfig() Config {
 type Deps struct {
 	Schema *yang.Node          // its root has no name
 	Models []*gnmipb.ModelData // what Capabilities lists
-	// State returns the present values of all containers of kind yang.State:
-	// one notification each, with its timestamp, the container's path as
-	// prefix and leaves relative to it, in native types. The engine does not
-	// change them, and the caller must not either.
+	// State returns the present values of all containers of kinds yang.State
+	// and yang.Setting: one notification each, with its timestamp, the
+	// container's path as prefix and leaves relative to it, in native types. The
+	// engine does not change them, and the caller must not either.
 	State func(now time.Time) []*gnmipb.Notification
+	// Settings is what clients set; nil is nothing.
+	Settings Settings
+	// Login checks who calls; nil is nobody.
+	Login Login
 	Log   *slog.Logger
 }
 
@@ -82,8 +86,14 @@ type Target struct {
 	// mu orders Publish against new subscriptions: a subscriber's snapshot of
 	// the ring and its live events join without a gap or a repeat.
 	mu     sync.Mutex
-	ring   *ring
+	rings  *rings
 	queues map[*queue]struct{}
+
+	// seen is the state that timers look at: one look serves all that come
+	// within reuse of it.
+	seenMu sync.Mutex
+	seen   []*gnmipb.Notification
+	seenAt time.Time
 
 	listener net.Listener
 	ready    chan struct{} // closed when it listens
@@ -131,7 +141,7 @@ func New(cfg Config, deps Deps) (*Target, error) {
 	return &Target{
 		cfg:      cfg,
 		deps:     deps,
-		ring:     newRing(cfg.Ring),
+		rings:    newRings(cfg.Ring),
 		queues:   map[*queue]struct{}{},
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
@@ -146,15 +156,15 @@ func setDefault[T int | time.Duration](v *T, def T) {
 
 // Publish hands an event to the target: an atomic notification whose prefix is
 // the path of its container, leaves relative to it, values in native types. An
-// event Config.Ring publications later must have the same prefix, so that it
-// overwrites this one wherever it was kept. Publish never waits for a
+// event Config.Ring publications later in the same list must have the same
+// prefix, so that it overwrites this one wherever it was kept. Publish never waits for a
 // subscriber. The notification belongs to the target from now on.
 func (t *Target) Publish(n *gnmipb.Notification) {
 	it := newItem(n)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.published.Add(1)
-	t.ring.add(it)
+	t.rings.add(it)
 	for q := range t.queues {
 		lost, ended := q.push(it)
 		t.lost.Add(uint64(lost))
@@ -217,6 +227,8 @@ func (t *Target) Run(ctx context.Context) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(1 << 20),
 		grpc.MaxConcurrentStreams(uint32(t.cfg.MaxSubscribers) + 16),
+		grpc.UnaryInterceptor(t.enterUnary),
+		grpc.StreamInterceptor(t.enterStream),
 	}
 	if t.cfg.TLS != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(t.cfg.TLS)))
@@ -255,11 +267,37 @@ func (t *Target) Run(ctx context.Context) error {
 	return nil
 }
 
+// Changed says that what State returns changed, or that there is less of it, and
+// that subscribers to changes are not to wait for their next look.
+func (t *Target) Changed() {
+	t.seenMu.Lock()
+	t.seen = nil
+	t.seenMu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for q := range t.queues {
+		q.look()
+	}
+}
+
+// state returns the state at present, or as it was within Config.MinSample/2
+// before: a thousand subscribers do not make for a thousand looks.
+func (t *Target) state(now time.Time) []*gnmipb.Notification {
+	t.seenMu.Lock()
+	defer t.seenMu.Unlock()
+	// Who waited for the lock comes with a time before the last look: that is
+	// new enough.
+	if t.seen == nil || now.Sub(t.seenAt) > t.cfg.MinSample/2 {
+		t.seen, t.seenAt = t.deps.State(now), now
+	}
+	return t.seen
+}
+
 // snapshot returns the events at present, oldest first.
 func (t *Target) snapshot() []*item {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.ring.all()
+	return t.rings.all()
 }
 
 // attach returns the events at present and puts the queue in line for those to
@@ -268,7 +306,7 @@ func (t *Target) attach(q *queue) []*item {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.queues[q] = struct{}{}
-	return t.ring.all()
+	return t.rings.all()
 }
 
 func (t *Target) detach(q *queue) {

@@ -18,6 +18,7 @@ import (
 	"github.com/openconfig/gnmi/proto/gnmi_ext"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	rpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
@@ -28,6 +29,32 @@ import (
 type state struct {
 	mu      sync.Mutex
 	classes map[string]uint64
+	leaves  []Leaf
+	edits   int
+	refuse  error // of the next Edit
+}
+
+// Edit is what a Set leaves, held against the model.
+func (s *state) Edit(_ context.Context, change func([]Leaf) ([]Leaf, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	leaves, err := change(s.leaves)
+	if err != nil {
+		return err
+	}
+	text, err := MarshalTree(yang.Schema(), leaves)
+	if err != nil {
+		return err
+	}
+	if _, err := yang.ParseSettings(text); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if s.refuse != nil {
+		return s.refuse
+	}
+	s.leaves = leaves
+	s.edits++
+	return nil
 }
 
 func (s *state) set(class string, packets uint64) {
@@ -51,7 +78,7 @@ func (s *state) notifications(now time.Time) []*gnmipb.Notification {
 			out = append(out, yang.ClassUpdates(yang.ClassCounters{Name: name, Packets: n}, now))
 		}
 	}
-	return out
+	return append(out, Notifications(s.leaves, now)...)
 }
 
 // rig is a target over a real connection.
@@ -64,7 +91,9 @@ type rig struct {
 	stop   func() error // ends the target and returns what Run did
 }
 
-func newRig(t *testing.T, change func(*Config)) *rig {
+func newRig(t *testing.T, change func(*Config)) *rig { return newRigWith(t, change, nil) }
+
+func newRigWith(t *testing.T, change func(*Config), deps func(*Deps)) *rig {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Listen, cfg.Ring = "127.0.0.1:0", 8
@@ -74,7 +103,11 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 	}
 	r := &rig{t: t, state: &state{classes: map[string]uint64{"policy/l3/acl": 3}}}
 	var err error
-	r.Target, err = New(cfg, Deps{Schema: yang.Schema(), Models: []*gnmipb.ModelData{yang.Model()}, State: r.state.notifications})
+	d := Deps{Schema: yang.Schema(), Models: []*gnmipb.ModelData{yang.Model()}, State: r.state.notifications, Settings: r.state}
+	if deps != nil {
+		deps(&d)
+	}
+	r.Target, err = New(cfg, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,13 +128,22 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 			t.Error(err)
 		}
 	})
-	r.conn, err = grpc.NewClient(r.Addr(ctx).String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
+	if cfg.TLS == nil {
+		r.conn = r.dial(insecure.NewCredentials())
+		r.client = gnmipb.NewGNMIClient(r.conn)
 	}
-	t.Cleanup(func() { r.conn.Close() })
-	r.client = gnmipb.NewGNMIClient(r.conn)
 	return r
+}
+
+// dial connects to the target.
+func (r *rig) dial(creds credentials.TransportCredentials, more ...grpc.DialOption) *grpc.ClientConn {
+	r.t.Helper()
+	conn, err := grpc.NewClient(r.Addr(r.t.Context()).String(), append(more, grpc.WithTransportCredentials(creds))...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // event publishes the drop event of a sequence number.
@@ -216,13 +258,6 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestSetIsUnimplemented(t *testing.T) {
-	r := newRig(t, nil)
-	if _, err := r.client.Set(t.Context(), &gnmipb.SetRequest{}); status.Code(err) != codes.Unimplemented {
-		t.Error(err)
-	}
-}
-
 // TestStatusCodes walks the ways a Get or Subscribe can be wrong.
 func TestStatusCodes(t *testing.T) {
 	r := newRig(t, nil)
@@ -233,7 +268,7 @@ func TestStatusCodes(t *testing.T) {
 		path *gnmipb.Path
 		code codes.Code // of both
 	}{
-		{"unknown path", path("/interfaces/interface"), codes.Unimplemented},
+		{"unknown path", path("/bgp/neighbors"), codes.Unimplemented},
 		{"unknown leaf", path("/loss/agent/state/mood"), codes.Unimplemented},
 		{"unknown key", path("/loss/events/event[color=red]"), codes.InvalidArgument},
 		{"key on a container", path("/loss[name=x]"), codes.InvalidArgument},
@@ -267,7 +302,7 @@ func TestStatusCodes(t *testing.T) {
 		{"type", &gnmipb.GetRequest{Path: []*gnmipb.Path{path("/")}, Type: 77}, codes.InvalidArgument},
 		{"model", &gnmipb.GetRequest{Path: []*gnmipb.Path{path("/")}, UseModels: []*gnmipb.ModelData{{Name: "openconfig-bgp"}}}, codes.Unimplemented},
 		{"own model", &gnmipb.GetRequest{Path: []*gnmipb.Path{path("/")}, UseModels: []*gnmipb.ModelData{yang.Model()}}, codes.OK},
-		{"history", &gnmipb.GetRequest{Path: []*gnmipb.Path{path("/")}, Extension: []*gnmi_ext.Extension{{Ext: &gnmi_ext.Extension_History{}}}}, codes.Unimplemented},
+		{"history", &gnmipb.GetRequest{Path: []*gnmipb.Path{path("/")}, Extension: []*gnmi_ext.Extension{{Ext: &gnmi_ext.Extension_History{}}}}, codes.InvalidArgument},
 		{"two origins", &gnmipb.GetRequest{Prefix: &gnmipb.Path{Origin: "openconfig"}, Path: []*gnmipb.Path{{Origin: "decaf-loss"}}}, codes.InvalidArgument},
 	} {
 		if _, err := r.client.Get(t.Context(), tc.req); status.Code(err) != tc.code {
@@ -647,7 +682,7 @@ func TestOnChangeOfState(t *testing.T) {
 		t.Errorf("%v", n)
 	}
 	r.state.remove("policy/l3/acl")
-	if n = s.next(); len(n.GetDelete()) != 4 || len(n.GetUpdate()) != 0 {
+	if n = s.next(); len(n.GetDelete()) != 1 || show(n.Delete[0].GetElem()) != "/loss/classes/class[name=policy/l3/acl]" || len(n.GetUpdate()) != 0 {
 		t.Errorf("%v", n)
 	}
 }

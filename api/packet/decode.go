@@ -15,7 +15,8 @@ const maxHeader = 128
 // 4.1 lists seven in a sensible packet.
 const maxExtensions = 8
 
-// Decode reads the headers of one packet, from the IP header on, IPv4 or IPv6.
+// Decode reads the headers of one packet, from the IP header on, IPv4 or IPv6; of
+// an ARP packet it gives sender and target as a flow of protocol 0.
 // It goes as far as the bytes do: a packet cut short or with a broken header
 // still gives what stands before the cut, and what could not be read stays zero,
 // which is "not known". Only when not even the addresses are there is it an
@@ -28,6 +29,9 @@ const maxExtensions = 8
 //
 // The result shares no memory with header.
 func Decode(header []byte) (*decafpb.Packet, error) {
+	if p := readARP(header); p != nil {
+		return p, nil
+	}
 	ip, err := readIP(header)
 	if err != nil {
 		return nil, err

@@ -9,7 +9,7 @@
 // each other on packets that are whole.
 //
 // The way through it: flow.go (Flow and its wire form), decode.go (headers of
-// any packet, from the IP header on), probe.go (what the tracer sends),
+// any packet, from the IP header on), encapsulation.go (the packet inside a tunnel), probe.go (what the tracer sends),
 // icmperror.go (what comes back), extension.go (RFC 4884 extension objects in
 // it).
 //

@@ -130,7 +130,7 @@ func TestTransitionThereAndBack(t *testing.T) {
 
 func TestReportingThereAndBack(t *testing.T) {
 	now := time.Unix(7, 0)
-	r := ClassReporting{Name: "policy/l3/acl", Stream: "aggregates", Fuse: "full", Threshold: 1000, Suppressed: Suppressed{1, 2, 3, 4}}
+	r := ClassReporting{Name: "policy/l3/acl", Stream: "aggregates", Fuse: "full", Threshold: 1000, Settings: ReportSettings{5, 6, 7, 8, true}, Suppressed: Suppressed{1, 2, 3, 4, 9}}
 	got, is, err := DecodeReporting(ReportingUpdates(r, now))
 	if err != nil || !is || *got != r {
 		t.Errorf("%+v, %v, %v", got, is, err)

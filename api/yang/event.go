@@ -22,6 +22,7 @@ const maxPrefixes = 4096
 type event struct {
 	*decafpb.DropEvent
 	slot, sequence, bootID, repeats uint64
+	filter                          string
 }
 
 var eventLeaves = within("", []leaf[event]{
@@ -59,65 +60,81 @@ var eventLeaves = within("", []leaf[event]{
 	{name: "queue", typ: Uint,
 		getUint: func(e *event) uint64 { return uint64(e.Queue) },
 		setUint: func(e *event, v uint64) { e.Queue = uint32(v) }},
+	{name: "filter", typ: String,
+		getString: func(e *event) string { return e.filter },
+		setString: func(e *event, v string) error { e.filter = v; return nil }},
 	{name: "repeats", typ: Uint64,
 		getUint: func(e *event) uint64 { return e.repeats },
 		setUint: func(e *event, v uint64) { e.repeats = v }},
 	{name: "prefix", typ: Strings, getStrings: prefixes, setStrings: setPrefixes},
+	{name: "encapsulation", typ: String,
+		getString: func(e *event) string { return e.Encapsulation },
+		setString: func(e *event, v string) error { e.Encapsulation = v; return nil }},
 })
 
-var packetLeaves = within("packet", []leaf[decafpb.Packet]{
-	{name: "source-address", typ: String,
-		getString: func(p *decafpb.Packet) string { return addressString(p.GetFlow().GetSrc()) },
-		setString: func(p *decafpb.Packet, v string) (err error) { flowOf(p).Src, err = addressBytes(v); return err }},
-	{name: "destination-address", typ: String,
-		getString: func(p *decafpb.Packet) string { return addressString(p.GetFlow().GetDst()) },
-		setString: func(p *decafpb.Packet, v string) (err error) { flowOf(p).Dst, err = addressBytes(v); return err }},
-	{name: "protocol", typ: Uint, max: 255,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.GetFlow().GetProtocol()) },
-		setUint: func(p *decafpb.Packet, v uint64) { flowOf(p).Protocol = uint32(v) }},
-	{name: "source-port", typ: Uint, max: 65535,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.GetFlow().GetSrcPort()) },
-		setUint: func(p *decafpb.Packet, v uint64) { flowOf(p).SrcPort = uint32(v) }},
-	{name: "destination-port", typ: Uint, max: 65535,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.GetFlow().GetDstPort()) },
-		setUint: func(p *decafpb.Packet, v uint64) { flowOf(p).DstPort = uint32(v) }},
-	{name: "source-mac", typ: String,
-		getString: func(p *decafpb.Packet) string { return macString(p.SrcMac) },
-		setString: func(p *decafpb.Packet, v string) (err error) { p.SrcMac, err = macBytes(v); return err }},
-	{name: "destination-mac", typ: String,
-		getString: func(p *decafpb.Packet) string { return macString(p.DstMac) },
-		setString: func(p *decafpb.Packet, v string) (err error) { p.DstMac, err = macBytes(v); return err }},
-	{name: "vlan-id", typ: Uint, max: 4095,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.Vlan) },
-		setUint: func(p *decafpb.Packet, v uint64) { p.Vlan = uint32(v) }},
-	{name: "ip-id", typ: Uint, max: 65535,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.IpId) },
-		setUint: func(p *decafpb.Packet, v uint64) { p.IpId = uint32(v) }},
-	{name: "ttl", typ: Uint, max: 255,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.Ttl) },
-		setUint: func(p *decafpb.Packet, v uint64) { p.Ttl = uint32(v) }},
-	{name: "length", typ: Uint,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.Length) },
-		setUint: func(p *decafpb.Packet, v uint64) { p.Length = uint32(v) }},
-	{name: "tcp-flags", typ: Uint, max: 65535,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.TcpFlags) },
-		setUint: func(p *decafpb.Packet, v uint64) { p.TcpFlags = uint32(v) }},
-	{name: "tcp-sequence", typ: Uint,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.TcpSeq) },
-		setUint: func(p *decafpb.Packet, v uint64) { p.TcpSeq = uint32(v) }},
-	{name: "tcp-acknowledgment", typ: Uint,
-		getUint: func(p *decafpb.Packet) uint64 { return uint64(p.TcpAck) },
-		setUint: func(p *decafpb.Packet, v uint64) { p.TcpAck = uint32(v) }},
-	{name: "header", typ: Binary,
-		getBytes: func(p *decafpb.Packet) []byte { return p.Header[:min(len(p.Header), MaxHeader)] },
-		setBytes: func(p *decafpb.Packet, v []byte) error {
-			if len(v) > MaxHeader {
-				return fmt.Errorf("%d bytes are more than %d", len(v), MaxHeader)
-			}
-			p.Header = v
-			return nil
-		}},
-})
+// packetLeaves are the dropped packet's headers, innerLeaves those of the packet
+// that it carried. The header bytes of the two are the same ones, sent once.
+var (
+	packetLeaves = within("packet", append(headerLeaves(), headerLeaf))
+	innerLeaves  = within("inner", headerLeaves())
+)
+
+var headerLeaf = leaf[decafpb.Packet]{name: "header", typ: Binary,
+	getBytes: func(p *decafpb.Packet) []byte { return p.Header[:min(len(p.Header), MaxHeader)] },
+	setBytes: func(p *decafpb.Packet, v []byte) error {
+		if len(v) > MaxHeader {
+			return fmt.Errorf("%d bytes are more than %d", len(v), MaxHeader)
+		}
+		p.Header = v
+		return nil
+	}}
+
+func headerLeaves() []leaf[decafpb.Packet] {
+	return []leaf[decafpb.Packet]{
+		{name: "source-address", typ: String,
+			getString: func(p *decafpb.Packet) string { return addressString(p.GetFlow().GetSrc()) },
+			setString: func(p *decafpb.Packet, v string) (err error) { flowOf(p).Src, err = addressBytes(v); return err }},
+		{name: "destination-address", typ: String,
+			getString: func(p *decafpb.Packet) string { return addressString(p.GetFlow().GetDst()) },
+			setString: func(p *decafpb.Packet, v string) (err error) { flowOf(p).Dst, err = addressBytes(v); return err }},
+		{name: "protocol", typ: Uint, max: 255,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.GetFlow().GetProtocol()) },
+			setUint: func(p *decafpb.Packet, v uint64) { flowOf(p).Protocol = uint32(v) }},
+		{name: "source-port", typ: Uint, max: 65535,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.GetFlow().GetSrcPort()) },
+			setUint: func(p *decafpb.Packet, v uint64) { flowOf(p).SrcPort = uint32(v) }},
+		{name: "destination-port", typ: Uint, max: 65535,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.GetFlow().GetDstPort()) },
+			setUint: func(p *decafpb.Packet, v uint64) { flowOf(p).DstPort = uint32(v) }},
+		{name: "source-mac", typ: String,
+			getString: func(p *decafpb.Packet) string { return macString(p.SrcMac) },
+			setString: func(p *decafpb.Packet, v string) (err error) { p.SrcMac, err = macBytes(v); return err }},
+		{name: "destination-mac", typ: String,
+			getString: func(p *decafpb.Packet) string { return macString(p.DstMac) },
+			setString: func(p *decafpb.Packet, v string) (err error) { p.DstMac, err = macBytes(v); return err }},
+		{name: "vlan-id", typ: Uint, max: 4095,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.Vlan) },
+			setUint: func(p *decafpb.Packet, v uint64) { p.Vlan = uint32(v) }},
+		{name: "ip-id", typ: Uint, max: 65535,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.IpId) },
+			setUint: func(p *decafpb.Packet, v uint64) { p.IpId = uint32(v) }},
+		{name: "ttl", typ: Uint, max: 255,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.Ttl) },
+			setUint: func(p *decafpb.Packet, v uint64) { p.Ttl = uint32(v) }},
+		{name: "length", typ: Uint,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.Length) },
+			setUint: func(p *decafpb.Packet, v uint64) { p.Length = uint32(v) }},
+		{name: "tcp-flags", typ: Uint, max: 65535,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.TcpFlags) },
+			setUint: func(p *decafpb.Packet, v uint64) { p.TcpFlags = uint32(v) }},
+		{name: "tcp-sequence", typ: Uint,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.TcpSeq) },
+			setUint: func(p *decafpb.Packet, v uint64) { p.TcpSeq = uint32(v) }},
+		{name: "tcp-acknowledgment", typ: Uint,
+			getUint: func(p *decafpb.Packet) uint64 { return uint64(p.TcpAck) },
+			setUint: func(p *decafpb.Packet, v uint64) { p.TcpAck = uint32(v) }},
+	}
+}
 
 // EventUpdates returns the event as one atomic notification with its own
 // timestamp: prefix /loss/events/event[slot=N]/state, leaves relative to it,
@@ -126,13 +143,18 @@ var packetLeaves = within("packet", []leaf[decafpb.Packet]{
 // Origin.Producer is not sent, since the collector knows whom it asked. Leaves
 // that are not known are left out. Slices of the event are shared.
 func EventUpdates(ev *decafpb.DropEvent, slot, bootID uint64) *gnmipb.Notification {
-	return RepeatedEventUpdates(ev, slot, bootID, 0)
+	return MarkedEventUpdates(ev, slot, bootID, Mark{})
 }
 
-// RepeatedEventUpdates is EventUpdates for an event that stands also for so
-// many drops of its flow before it.
-func RepeatedEventUpdates(ev *decafpb.DropEvent, slot, bootID, repeats uint64) *gnmipb.Notification {
-	e := &event{DropEvent: ev, slot: slot, sequence: ev.GetOrigin().GetSeq(), bootID: bootID, repeats: repeats}
+// Mark is what an event carries that is no part of the drop.
+type Mark struct {
+	Repeats uint64 // drops of its flow before it that it stands for too
+	Filter  string // name of the filter that the packet matched
+}
+
+// MarkedEventUpdates is EventUpdates for an event with a mark.
+func MarkedEventUpdates(ev *decafpb.DropEvent, slot, bootID uint64, m Mark) *gnmipb.Notification {
+	e := &event{DropEvent: ev, slot: slot, sequence: ev.GetOrigin().GetSeq(), bootID: bootID, repeats: m.Repeats, filter: m.Filter}
 	n := &gnmipb.Notification{
 		Timestamp: int64(ev.GetTimeNs()),
 		Prefix:    statePath("events", "event", "slot", strconv.FormatUint(slot, 10)),
@@ -142,6 +164,9 @@ func RepeatedEventUpdates(ev *decafpb.DropEvent, slot, bootID, repeats uint64) *
 	n.Update = encode(n.Update, eventLeaves, e)
 	if ev.GetPacket() != nil {
 		n.Update = encode(n.Update, packetLeaves, ev.Packet)
+	}
+	if ev.GetInner() != nil {
+		n.Update = encode(n.Update, innerLeaves, ev.Inner)
 	}
 	return n
 }
@@ -161,12 +186,9 @@ func DecodeEvent(n *gnmipb.Notification) (*decafpb.DropEvent, bool, error) {
 				return l.set(e, v)
 			}
 		case len(path) == 2 && path[0].GetName() == "packet":
-			if l := find(packetLeaves, path[1].GetName()); l != nil {
-				if e.Packet == nil {
-					e.Packet = &decafpb.Packet{}
-				}
-				return l.set(e.Packet, v)
-			}
+			return setHeader(packetLeaves, path[1].GetName(), &e.Packet, v)
+		case len(path) == 2 && path[0].GetName() == "inner":
+			return setHeader(innerLeaves, path[1].GetName(), &e.Inner, v)
 		}
 		return nil
 	})
@@ -182,17 +204,32 @@ func DecodeEvent(n *gnmipb.Notification) (*decafpb.DropEvent, bool, error) {
 		return nil, true, fmt.Errorf("event in slot %s has no class: subscribe to whole events", slot)
 	}
 	// Leaves that say "not known" in so many words make no packet.
-	if proto.Size(e.Packet.GetFlow()) == 0 && e.Packet != nil {
-		e.Packet.Flow = nil
-	}
-	if proto.Size(e.Packet) == 0 {
-		e.Packet = nil
+	for _, p := range []**decafpb.Packet{&e.Packet, &e.Inner} {
+		if proto.Size((*p).GetFlow()) == 0 && *p != nil {
+			(*p).Flow = nil
+		}
+		if proto.Size(*p) == 0 {
+			*p = nil
+		}
 	}
 	if e.TimeNs == 0 && n.GetTimestamp() > 0 {
 		e.TimeNs = uint64(n.GetTimestamp())
 	}
 	e.Origin = &decafpb.Origin{Producer: n.GetPrefix().GetTarget(), BootId: e.bootID, Seq: e.sequence}
 	return e.DropEvent, true, nil
+}
+
+// setHeader sets a leaf of a packet, made when it is the first; one that a later
+// revision has is passed over.
+func setHeader(table []leaf[decafpb.Packet], name string, p **decafpb.Packet, v *gnmipb.TypedValue) error {
+	l := find(table, name)
+	if l == nil {
+		return nil
+	}
+	if *p == nil {
+		*p = &decafpb.Packet{}
+	}
+	return l.set(*p, v)
 }
 
 func flowOf(p *decafpb.Packet) *decafpb.Flow {
@@ -239,11 +276,9 @@ func macBytes(s string) ([]byte, error) {
 func prefixes(e *event) []string {
 	var out []string
 	for _, p := range e.Prefixes {
-		a, ok := netip.AddrFromSlice(p.GetAddress())
-		if !ok || p.GetLength() > uint32(a.BitLen()) {
-			continue
+		if s := prefixString(p); s != "" {
+			out = append(out, s)
 		}
-		out = append(out, netip.PrefixFrom(a, int(p.GetLength())).String())
 	}
 	return out
 }
@@ -254,11 +289,11 @@ func setPrefixes(e *event, list []string) error {
 	}
 	e.Prefixes = nil
 	for _, s := range list {
-		p, err := netip.ParsePrefix(s)
+		p, err := prefixOf(s)
 		if err != nil {
 			return err
 		}
-		e.Prefixes = append(e.Prefixes, &decafpb.Prefix{Address: p.Addr().AsSlice(), Length: uint32(p.Bits())})
+		e.Prefixes = append(e.Prefixes, p)
 	}
 	return nil
 }

@@ -35,6 +35,15 @@ func fullEvent() *decafpb.DropEvent {
 			TcpSeq: 0xdeadbeef, TcpAck: 7, Header: []byte{0x45, 0, 0xff, 0x3c},
 		},
 		Prefixes: []*decafpb.Prefix{{Address: []byte{10, 1, 0, 0}, Length: 16}},
+		Inner: &decafpb.Packet{
+			Flow: &decafpb.Flow{
+				Src: append([]byte{0xfd}, make([]byte, 15)...), Dst: append([]byte{0xfc}, make([]byte, 15)...),
+				SrcPort: 50000, DstPort: 443, Protocol: 6,
+			},
+			SrcMac: []byte{2, 0, 0, 0, 0, 3}, DstMac: []byte{2, 0, 0, 0, 0, 4},
+			Vlan: 11, Ttl: 62, Length: 1400, TcpFlags: 0x10, TcpSeq: 1, TcpAck: 2,
+		},
+		Encapsulation: "vxlan",
 	}
 }
 
@@ -64,7 +73,7 @@ func TestEventThereAndBack(t *testing.T) {
 			t.Error(d)
 		}
 		// Whom the leaf of a repeated event is not for gets the same event.
-		if got, is, err = DecodeEvent(RepeatedEventUpdates(ev, 1, ev.Origin.BootId, 12)); err != nil || !is || !proto.Equal(got, ev) {
+		if got, is, err = DecodeEvent(MarkedEventUpdates(ev, 1, ev.Origin.BootId, Mark{Repeats: 12})); err != nil || !is || !proto.Equal(got, ev) {
 			t.Errorf("repeated: %v, %v, %v", got, is, err)
 		}
 	}

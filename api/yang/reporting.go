@@ -14,7 +14,17 @@ type ClassReporting struct {
 	Stream     string // "events", "aggregates" (above the threshold), "ignored"
 	Fuse       string // what it allows of the class: "full" to "off"
 	Threshold  uint64 // drops per second above which there are no events
+	Settings   ReportSettings
 	Suppressed Suppressed
+}
+
+// ReportSettings is how drops are reported, but for the threshold.
+type ReportSettings struct {
+	Burst               uint64 // drops
+	HoldMs              uint64
+	AggregateIntervalMs uint64
+	DeduplicateMs       uint64 // 0: not
+	Ignore              bool
 }
 
 // Suppressed counts drops that had no event of their own, by why.
@@ -23,6 +33,7 @@ type Suppressed struct {
 	Fuse      uint64 // the fuse allowed less than all events
 	Queue     uint64 // no room between where drops are seen and the agent
 	Duplicate uint64 // the flow had an event already
+	Filter    uint64 // matched no filter while events were for those that do
 }
 
 // suppressedLeaves are those leaves of any record that has a Suppressed.
@@ -40,6 +51,9 @@ func suppressedLeaves[T any](of func(*T) *Suppressed) []leaf[T] {
 		{name: "suppressed-duplicate", typ: Uint64, always: true,
 			getUint: func(r *T) uint64 { return of(r).Duplicate },
 			setUint: func(r *T, v uint64) { of(r).Duplicate = v }},
+		{name: "suppressed-filter", typ: Uint64, always: true,
+			getUint: func(r *T) uint64 { return of(r).Filter },
+			setUint: func(r *T, v uint64) { of(r).Filter = v }},
 	}
 }
 
@@ -53,7 +67,29 @@ var reportingLeaves = within("state", append([]leaf[ClassReporting]{
 	{name: "threshold", typ: Uint64, always: true,
 		getUint: func(c *ClassReporting) uint64 { return c.Threshold },
 		setUint: func(c *ClassReporting, v uint64) { c.Threshold = v }},
-}, suppressedLeaves(func(c *ClassReporting) *Suppressed { return &c.Suppressed })...))
+}, append(reportSettingLeaves(func(c *ClassReporting) *ReportSettings { return &c.Settings }),
+	suppressedLeaves(func(c *ClassReporting) *Suppressed { return &c.Suppressed })...)...))
+
+// reportSettingLeaves are those leaves of any record that has a ReportSettings.
+func reportSettingLeaves[T any](of func(*T) *ReportSettings) []leaf[T] {
+	return []leaf[T]{
+		{name: "burst", typ: Uint64, always: true,
+			getUint: func(r *T) uint64 { return of(r).Burst },
+			setUint: func(r *T, v uint64) { of(r).Burst = v }},
+		{name: "hold", typ: Uint, always: true,
+			getUint: func(r *T) uint64 { return of(r).HoldMs },
+			setUint: func(r *T, v uint64) { of(r).HoldMs = v }},
+		{name: "aggregate-interval", typ: Uint, always: true,
+			getUint: func(r *T) uint64 { return of(r).AggregateIntervalMs },
+			setUint: func(r *T, v uint64) { of(r).AggregateIntervalMs = v }},
+		{name: "deduplicate-interval", typ: Uint, always: true,
+			getUint: func(r *T) uint64 { return of(r).DeduplicateMs },
+			setUint: func(r *T, v uint64) { of(r).DeduplicateMs = v }},
+		{name: "ignore", typ: Bool, always: true,
+			getBool: func(r *T) bool { return of(r).Ignore },
+			setBool: func(r *T, v bool) { of(r).Ignore = v }},
+	}
+}
 
 // ReportingUpdates returns what is reported of a class as a notification with
 // prefix /loss/classes/class[name=C]/reporting. It is not atomic: it is sampled.

@@ -1,5 +1,10 @@
 package yang
 
+import (
+	"slices"
+	"strings"
+)
+
 // Kind says how the values under a node come about, and with it how a
 // subscription of mode TARGET_DEFINED is served.
 type Kind uint8
@@ -9,6 +14,8 @@ const (
 	State Kind = iota
 	// Event is sent on change: an atomic notification for each event.
 	Event
+	// Setting is sent on change, and when it is gone: what clients set.
+	Setting
 )
 
 // Type is the YANG type of a leaf, as far as its encoding depends on it.
@@ -28,15 +35,19 @@ const (
 	Binary
 	// Strings is a leaf-list of strings.
 	Strings
+	// Bool is true or false.
+	Bool
 )
 
 // Node is one name of a schema tree: a container, a list (with Keys) or a leaf
 // (Type other than Container). A tree is not changed once it is built.
 type Node struct {
 	Name     string
+	Module   string   // where it begins, at the top or below: what qualifies the name in JSON_IETF
 	Keys     []string // key leaves of a list
 	Type     Type
 	Kind     Kind
+	Writable bool // clients may set it; of a container, something below it
 	Children []*Node
 }
 
@@ -63,24 +74,46 @@ func (n *Node) HasKey(name string) bool {
 	return false
 }
 
-// Schema returns the tree of module decaf-loss; its root has no name. A test
-// holds it against decaf-loss.yang.
+// Schema returns the tree of module decaf-loss, which a test holds against
+// decaf-loss.yang, and beside it the standard paths; its root has no name.
 func Schema() *Node {
 	event := leaves(eventLeaves, Event)
 	packet := &Node{Name: "packet", Kind: Event}
 	for _, l := range packetLeaves {
 		packet.Children = append(packet.Children, &Node{Name: l.name, Type: l.typ, Kind: Event})
 	}
-	event = append(event, packet)
-	return &Node{Children: []*Node{{Name: "loss", Children: []*Node{
+	inner := &Node{Name: "inner", Kind: Event}
+	for _, l := range innerLeaves {
+		inner.Children = append(inner.Children, &Node{Name: l.name, Type: l.typ, Kind: Event})
+	}
+	event = append(event, packet, inner)
+	return &Node{Writable: true, Children: append([]*Node{{Name: "loss", Module: Module, Writable: true, Children: []*Node{
 		{Name: "agent", Children: []*Node{
 			{Name: "state", Children: leaves(agentLeaves, State)},
 		}},
-		{Name: "classes", Children: []*Node{
-			{Name: "class", Keys: []string{"name"}, Children: []*Node{
-				{Name: "name", Type: String},
+		{Name: "reporting", Kind: Setting, Writable: true, Children: []*Node{
+			config(leaves(generalLeaves, Setting)),
+			{Name: "state", Kind: Setting, Children: leaves(generalLeaves, Setting)},
+		}},
+		{Name: "fuse", Kind: Setting, Writable: true, Children: []*Node{
+			config(leaves(fuseLeaves, Setting)),
+			{Name: "state", Kind: Setting, Children: leaves(fuseLeaves, Setting)},
+		}},
+		{Name: "filters", Kind: Setting, Writable: true, Children: []*Node{
+			{Name: "filter", Keys: []string{"name"}, Kind: Setting, Writable: true, Children: []*Node{
+				{Name: "name", Type: String, Kind: Setting, Writable: true},
+				config(leaves(filterLeaves, Setting)),
+				{Name: "state", Kind: Setting, Children: append(leaves(filterLeaves, Setting),
+					&Node{Name: "counters", Children: leaves(filterCounterLeaves, State)})},
+			}},
+		}},
+		{Name: "classes", Writable: true, Children: []*Node{
+			{Name: "class", Keys: []string{"name"}, Writable: true, Children: []*Node{
+				{Name: "name", Type: String, Writable: true},
+				config([]*Node{{Name: "name", Type: String, Kind: Setting}}),
 				{Name: "state", Children: leaves(classLeaves, State)},
-				{Name: "reporting", Children: []*Node{
+				{Name: "reporting", Writable: true, Children: []*Node{
+					config(reportingConfig()),
 					{Name: "state", Children: leaves(reportingLeaves, State)},
 				}},
 			}},
@@ -105,7 +138,26 @@ func Schema() *Node {
 				{Name: "state", Kind: Event, Children: leaves(transitionLeaves, Event)},
 			}},
 		}},
-	}}}}
+		{Name: "routes", Kind: Event, Children: []*Node{
+			{Name: "route", Keys: []string{"slot"}, Kind: Event, Children: []*Node{
+				{Name: "slot", Type: Uint64, Kind: Event},
+				{Name: "state", Kind: Event, Children: leaves(routeLeaves, Event)},
+			}},
+		}},
+	}}}, standard()...)}
+}
+
+// config is a container of leaves that clients set.
+func config(leaves []*Node) *Node {
+	for _, l := range leaves {
+		l.Writable = true
+	}
+	return &Node{Name: "config", Kind: Setting, Writable: true, Children: leaves}
+}
+
+// reportingConfig are the leaves of general settings that a class has too.
+func reportingConfig() []*Node {
+	return slices.DeleteFunc(leaves(generalLeaves, Setting), func(n *Node) bool { return strings.HasPrefix(n.Name, "prefix-length-") })
 }
 
 // ranked is a list of an aggregate, by rank.

@@ -21,7 +21,7 @@ func TestSchemaIsTheModule(t *testing.T) {
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
-	compare(t, "", Schema(), entry)
+	compare(t, "/loss", Schema().Child("loss"), entry.Dir["loss"])
 }
 
 func compare(t *testing.T, path string, n *Node, e *yang.Entry) {
@@ -32,6 +32,10 @@ func compare(t *testing.T, path string, n *Node, e *yang.Entry) {
 	var keys []string
 	if e.IsList() {
 		keys = []string{e.Key}
+	}
+	writable := !e.ReadOnly() && (n.Type != Container || slices.ContainsFunc(n.Children, func(c *Node) bool { return c.Writable }))
+	if n.Writable != writable {
+		t.Errorf("%s: writable is %v in code, %v in the module", path, n.Writable, writable)
 	}
 	if !slices.Equal(n.Keys, keys) {
 		t.Errorf("%s: keys %v in code, %v in the module", path, n.Keys, keys)
@@ -58,7 +62,7 @@ func typeOf(e *yang.Entry) Type {
 		return Strings
 	}
 	typ := e.Type
-	if typ.Kind == yang.Yleafref { // ../state/x
+	if typ.Kind == yang.Yleafref { // ../state/x or ../config/x
 		return typeOf(e.Parent.Dir["state"].Dir[e.Name])
 	}
 	switch typ.Kind {
@@ -66,6 +70,8 @@ func typeOf(e *yang.Entry) Type {
 		return Uint64
 	case yang.Yuint8, yang.Yuint16, yang.Yuint32:
 		return Uint
+	case yang.Ybool:
+		return Bool
 	case yang.Ybinary:
 		return Binary
 	default:

@@ -16,7 +16,8 @@ type leaf[T any] struct {
 	name   string
 	path   *gnmipb.Path // relative to the state container; shared, never changed
 	typ    Type
-	always bool // sent even when zero; else zero means not known and is left out
+	always bool          // sent even when zero; else zero means not known and is left out
+	absent func(*T) bool // says whether to leave it out; nil is by always
 
 	getUint    func(*T) uint64
 	setUint    func(*T, uint64)
@@ -27,6 +28,8 @@ type leaf[T any] struct {
 	setBytes   func(*T, []byte) error
 	getStrings func(*T) []string
 	setStrings func(*T, []string) error
+	getBool    func(*T) bool
+	setBool    func(*T, bool)
 }
 
 // within completes a table of leaves: sub is the container within the state
@@ -46,6 +49,9 @@ func within[T any](sub string, table []leaf[T]) []leaf[T] {
 // value returns the leaf's value in its native (PROTO) encoding, or nil when
 // it is not known.
 func (l *leaf[T]) value(rec *T) *gnmipb.TypedValue {
+	if l.absent != nil && l.absent(rec) {
+		return nil
+	}
 	switch l.typ {
 	case Uint, Uint64:
 		v := l.getUint(rec)
@@ -75,8 +81,40 @@ func (l *leaf[T]) value(rec *T) *gnmipb.TypedValue {
 			arr.Element = append(arr.Element, &gnmipb.TypedValue{Value: &gnmipb.TypedValue_StringVal{StringVal: s}})
 		}
 		return &gnmipb.TypedValue{Value: &gnmipb.TypedValue_LeaflistVal{LeaflistVal: arr}}
+	case Bool:
+		v := l.getBool(rec)
+		if !v && !l.always {
+			return nil
+		}
+		return &gnmipb.TypedValue{Value: &gnmipb.TypedValue_BoolVal{BoolVal: v}}
 	}
 	return nil
+}
+
+// Native returns a value of any encoding as the native one of a type, which it
+// must fit: the smallest and largest number and the form of a text are for the
+// model to check.
+func Native(typ Type, v *gnmipb.TypedValue) (*gnmipb.TypedValue, error) {
+	type box struct {
+		u    uint64
+		s    string
+		b    []byte
+		list []string
+		flag bool
+	}
+	l := &leaf[box]{
+		typ: typ, always: true,
+		getUint: func(x *box) uint64 { return x.u }, setUint: func(x *box, v uint64) { x.u = v },
+		getString: func(x *box) string { return x.s }, setString: func(x *box, v string) error { x.s = v; return nil },
+		getBytes: func(x *box) []byte { return x.b }, setBytes: func(x *box, v []byte) error { x.b = v; return nil },
+		getStrings: func(x *box) []string { return x.list }, setStrings: func(x *box, v []string) error { x.list = v; return nil },
+		getBool: func(x *box) bool { return x.flag }, setBool: func(x *box, v bool) { x.flag = v },
+	}
+	var x box
+	if err := l.set(&x, v); err != nil {
+		return nil, err
+	}
+	return l.value(&x), nil
 }
 
 // set puts a value of any encoding into the record.
@@ -114,6 +152,13 @@ func (l *leaf[T]) set(rec *T, v *gnmipb.TypedValue) error {
 			return err
 		}
 		return l.setStrings(rec, s)
+	case Bool:
+		b, err := boolOf(v)
+		if err != nil {
+			return err
+		}
+		l.setBool(rec, b)
+		return nil
 	}
 	return fmt.Errorf("leaf %s has no type", l.name)
 }
@@ -170,6 +215,20 @@ func stringOf(v *gnmipb.TypedValue) (string, error) {
 		return s, nil
 	}
 	return "", fmt.Errorf("%T is no string", v.GetValue())
+}
+
+func boolOf(v *gnmipb.TypedValue) (bool, error) {
+	if x, ok := v.GetValue().(*gnmipb.TypedValue_BoolVal); ok {
+		return x.BoolVal, nil
+	}
+	if b, ok := jsonOf(v); ok {
+		var out bool
+		if err := json.Unmarshal(b, &out); err != nil {
+			return false, err
+		}
+		return out, nil
+	}
+	return false, fmt.Errorf("%T is neither true nor false", v.GetValue())
 }
 
 func bytesOf(v *gnmipb.TypedValue) ([]byte, error) {

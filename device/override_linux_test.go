@@ -1,0 +1,82 @@
+package device
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"decaf/api/packet"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// A threshold that is raised over gNMI reaches the kernel program: it hands on
+// what it held back before.
+func TestSetReachesTheKernel(t *testing.T) {
+	l := newLab(t)
+	cfg := testConfig()
+	cfg.Report.Threshold, cfg.Report.Burst, cfg.Fuse.Events = 50, 50, 1e6
+	a := startAgent(t, l.r, cfg)
+	client := dial(t, l.r, a, nil)
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	const drops = 6000 // more at once than the kernel program hands on for a threshold of 50
+	send := func(port uint16) {
+		var list [][]byte
+		for i := range drops {
+			p := packet.Probe{Flow: packet.Flow{Src: netip.AddrPortFrom(addrPort("10.0.1.2:1").Addr(), port), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: uint32(i), ID: 1}
+			b, err := p.Marshal(nil)
+			l.h1.must("probe", err)
+			list = append(list, b)
+		}
+		l.h1.sendRaw(list...)
+	}
+	// What became of the drops of the class.
+	tally := func() (packets, threshold, others uint64) {
+		for _, c := range a.ledger.totals().classes {
+			if c.Name == PolicyL3ACL {
+				packets = c.Packets
+			}
+		}
+		a.reporting.Lock()
+		defer a.reporting.Unlock()
+		for _, r := range a.reporter.reporting() {
+			if r.Name == PolicyL3ACL {
+				threshold, others = r.Suppressed.Threshold, r.Suppressed.Queue+r.Suppressed.Fuse
+			}
+		}
+		return packets, threshold, others
+	}
+	send(40000)
+	poll(t, "the drops are counted", func() bool { n, _, _ := tally(); return n >= drops })
+	_, held, _ := tally()
+	if held < drops/2 {
+		t.Fatalf("%d of %d held back above a threshold of 50", held, drops)
+	}
+	if _, err := client.Set(t.Context(), change(classJSON(PolicyL3ACL, `"threshold":"1000000","burst":"1000000"`))); err != nil {
+		t.Fatal(err)
+	}
+	before := a.State().Events
+	send(40001)
+	poll(t, "the drops are counted", func() bool { n, _, _ := tally(); return n >= 2*drops })
+	_, now, others := tally()
+	if events := a.State().Events - before; now != held || events+others != drops {
+		t.Errorf("%d events, %d for want of room, %d above the threshold: want all of %d", events, others, now-held, drops)
+	}
+
+	// Back to a threshold of 50: a filter gets its drops one by one all the same.
+	if _, err := client.Set(t.Context(), forget("classes")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Set(t.Context(), change(filterJSON("t", time.Now().Add(time.Hour), `,"source-port":40002`))); err != nil {
+		t.Fatal(err)
+	}
+	before = a.State().Events
+	_, _, othersBefore := tally()
+	send(40002)
+	poll(t, "the drops are counted", func() bool { n, _, _ := tally(); return n >= 3*drops })
+	_, _, others = tally()
+	if events := a.State().Events - before; events+others-othersBefore != drops {
+		t.Errorf("%d events of %d that match, %d for want of room", events, drops, others-othersBefore)
+	}
+}
