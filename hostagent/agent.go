@@ -41,6 +41,10 @@ type Deps struct {
 	NetNS string
 	// Version is said in heartbeats.
 	Version string
+	// Settings, if set, is where the agent asks what it is told to do.
+	Settings SettingsSource
+	// SetTraceRate, if set, changes how many traces a second may start.
+	SetTraceRate func(perSecond float64)
 	// Counters, if set, adds counters to heartbeats.
 	Counters func() map[string]uint64
 }
@@ -53,11 +57,18 @@ type Agent struct {
 	rules rules
 	book  *book
 	count *counters
+	votes *votes
+	drops *localDrops // the event loop's
 	// lostRing and lostFlows follow the kernel's counters; ignoring holds the
 	// networks in force.
 	lostRing, lostFlows atomic.Uint64
 	ignoring            atomic.Pointer[[]netip.Prefix]
+	lostDrops           atomic.Uint64
+	seenBy              atomic.Pointer[string] // the source in use
+	containers          *containers
 	workers             *workers
+	tableSettings       atomic.Pointer[tableSettings] // in force from the next interval on
+	remote              *remote                       // nil: nobody tells the agent anything
 
 	attached chan struct{}
 	once     sync.Once
@@ -70,10 +81,13 @@ func New(cfg Config, deps Deps) *Agent {
 	}
 	a := &Agent{
 		cfg: cfg, deps: deps,
-		log:      deps.Log.With("agent", "host", "name", cfg.Name),
-		book:     newBook(),
-		count:    newCounters(),
-		attached: make(chan struct{}),
+		log:        deps.Log.With("agent", "host", "name", cfg.Name),
+		book:       newBook(),
+		count:      newCounters(),
+		votes:      newVotes(),
+		drops:      newLocalDrops(),
+		containers: newContainers(cgroupRoots),
+		attached:   make(chan struct{}),
 	}
 	a.rules = rules{
 		known: func(addr netip.Addr) bool {
@@ -93,6 +107,11 @@ func New(cfg Config, deps Deps) *Agent {
 		},
 	}
 	a.ignoring.Store(&cfg.IgnoreNetworks)
+	settings := cfg.tableSettings()
+	a.tableSettings.Store(&settings)
+	if deps.Settings != nil {
+		a.remote = newRemote(a, deps.Settings)
+	}
 	return a
 }
 
@@ -114,21 +133,38 @@ func (a *Agent) Run(ctx context.Context) error {
 	interfaces := newIgnored(a.cfg.IgnoreInterfaces, a.cfg.IgnoreNetworks, a.log)
 	a.ignoring.Store(interfaces.refresh())
 
-	k, err := openKernel(kernelOptions{netns: netns, ringBytes: a.cfg.RingBytes, flows: a.cfg.Flows.Enabled}, a.log)
+	a.rules.own = netns
+	others := newSpaces(netns, a.cfg.Namespaces, a.log)
+	options := kernelOptions{netns: netns, several: len(a.cfg.Namespaces) > 0, ringBytes: a.cfg.RingBytes, flows: a.cfg.Flows.Enabled}
+	if others.all() {
+		options.netns = 0
+	}
+	k, err := openSource(a.cfg.Source, sourceOptions{kernelOptions: options, ns: ns}, a.log)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	a.log.Info("watching retransmits", "source", source, "netns", netns, "flows", a.cfg.Flows.Enabled)
+	if err := k.follow(others.refresh()); err != nil {
+		return err
+	}
+	name, flows := k.name(), k.flowSource()
+	a.seenBy.Store(&name)
+	a.log.Info("watching retransmits", "source", name, "netns", netns, "flows", flows != nil)
 
 	// Traces end with ctx at the latest, but what they found is still sent.
 	a.workers = startWorkers(ctx, a.cfg.Trace.Workers, a.cfg.Trace.Queue, a.deps.Tracer, a.traced)
 
 	beatCtx, stopBeat := context.WithCancel(ctx)
 	var beating sync.WaitGroup
+	if a.remote != nil {
+		beating.Go(func() { a.remote.run(beatCtx) })
+	}
 	beating.Go(func() {
 		a.heartbeats(beatCtx, func() {
 			a.ignoring.Store(interfaces.refresh())
+			if err := k.follow(others.refresh()); err != nil {
+				a.log.Warn("cannot follow the network namespaces", "err", err)
+			}
 			a.readLost(k)
 		})
 	})
@@ -136,13 +172,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	// Neither part goes on without the other.
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	flowsEnded := make(chan error, 1)
-	if k.flows == nil {
+	if flows == nil {
 		attached()
 		flowsEnded <- nil
 	} else {
 		go func() {
 			defer stopWatch()
-			flowsEnded <- a.countFlows(watchCtx, k.flows, ns, netns, attached)
+			flowsEnded <- a.countFlows(watchCtx, flows, ns, netns, attached)
 		}()
 	}
 	err = k.Run(watchCtx, a.handle, func(err error) {
@@ -159,7 +195,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-func (a *Agent) readLost(k *kernel) {
+func (a *Agent) readLost(k source) {
+	if n, err := k.LostDrops(); err == nil {
+		a.lostDrops.Store(n)
+	}
 	n, err := k.Lost()
 	if err != nil {
 		a.log.Warn("cannot count lost events", "err", err)
@@ -168,10 +207,9 @@ func (a *Agent) readLost(k *kernel) {
 	if before := a.lostRing.Swap(n); n > before {
 		a.log.Warn("events were lost: the agent does not get to read them in time; ring_bytes may be raised", "events", n-before)
 	}
-	if k.flows == nil {
+	if flows := k.flowSource(); flows == nil {
 		return
-	}
-	if n, err = k.flows.Lost(); err != nil {
+	} else if n, err = flows.Lost(); err != nil {
 		a.log.Warn("cannot count lost samples of closed flows", "err", err)
 		return
 	}
@@ -182,6 +220,15 @@ func (a *Agent) readLost(k *kernel) {
 
 // handle is the event loop's step. It never blocks.
 func (a *Agent) handle(e event) {
+	switch e.what {
+	case whatSample:
+		a.takeBack(a.votes.looked(&e, e.settled))
+		return
+	case whatDropped:
+		a.count.add(countLocalDrops, 1)
+		a.drops.add(e.drop)
+		return
+	}
 	a.count.add(countEvents, 1)
 	at, err := wallClock(e.monotonic)
 	if err != nil {
@@ -195,7 +242,11 @@ func (a *Agent) handle(e event) {
 	v := a.rules.judge(&e)
 	if v.drop != "" {
 		a.count.add(v.drop, 1)
+		a.takeBack(a.votes.sentAgain(&e, nil))
 		return
+	}
+	if cause := a.drops.cause(&e); cause != "" && v.local == "" {
+		v.local, v.skip = cause, "this host lost it itself: "+cause
 	}
 	flow := e.flow()
 	r := &decafpb.Retransmit{
@@ -209,7 +260,10 @@ func (a *Agent) handle(e event) {
 		Kind:           e.kind(),
 		WayBackSuspect: v.wayBack,
 		LocalCause:     v.local,
+		Process:        e.process,
+		Container:      a.containers.name(e.cgroup),
 	}
+	a.takeBack(a.votes.sentAgain(&e, r))
 	if v.skip != "" {
 		a.publish(r, &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_SKIPPED, Why: v.skip})
 		return
@@ -250,6 +304,7 @@ func (a *Agent) handleClosed(e *event, at time.Time) {
 		return
 	}
 	a.count.add(countClosed, 1)
+	a.takeBack(a.votes.looked(e, true))
 	if !undone(e) {
 		return
 	}
@@ -257,6 +312,14 @@ func (a *Agent) handleClosed(e *event, at time.Time) {
 	flow := e.flow()
 	r := &decafpb.Retransmit{TimeNs: uint64(at.UnixNano()), Flow: flow.PB(), Cookie: e.cookie, Undone: true}
 	if !a.book.hold(flow, r) {
+		a.deps.Publisher.Publish(r)
+	}
+}
+
+// takeBack publishes the records that take others back.
+func (a *Agent) takeBack(back []*decafpb.Retransmit) {
+	for _, r := range back {
+		a.count.add(countTakenBack, 1)
 		a.deps.Publisher.Publish(r)
 	}
 }
@@ -291,4 +354,7 @@ func (a *Agent) publish(r *decafpb.Retransmit, p *decafpb.Path) {
 	}
 	a.count.path(p.GetStatus())
 	a.deps.Publisher.Publish(r)
+	if back := a.votes.published(r); back != nil {
+		a.takeBack([]*decafpb.Retransmit{back})
+	}
 }

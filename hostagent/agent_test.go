@@ -135,6 +135,8 @@ func TestHeartbeats(t *testing.T) {
 			Publisher: rec, Tracer: tracerFunc(complete), Version: "v1",
 			Counters: func() map[string]uint64 { return map[string]uint64{"probes": 3} },
 		})
+		name := sourceBTF
+		a.seenBy.Store(&name)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		a.heartbeats(ctx, func() {})

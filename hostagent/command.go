@@ -28,9 +28,16 @@ publishes both over NATS. It never looks at payload, and a trace never reaches
 the other end.
 
 Every flows.interval (5s) it also publishes how much was sent without loss: per
-destination address the flows, packets and bytes, and a record of each flow that
-had to send something again. This tells busy links from bad ones. An interval's
-end takes some 1.5 µs per open connection; flows: {enabled: false} turns it off.
+destination address the flows, packets and bytes. This tells busy links from bad
+ones. An interval's end takes some 2 µs per open connection; flows: {enabled:
+false} turns it off.
+
+Every tables.interval (30s) it publishes what each connection did: bytes sent and
+received, written and read by the application, round-trip times, retransmits,
+windows, resets, and how those ended that did; and sums of these per address and
+service port. tables: {enabled: false} turns it off. While the agent runs,
+` + "`decaf agents config set`" + ` changes the interval, leaves connections out, lists
+but a sample of them, and sets how many traces a second may start.
 
 It watches the network namespace it runs in, and needs root, or the
 capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with

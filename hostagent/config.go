@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"decaf/api/agentconfig"
 	"decaf/api/service"
 )
 
@@ -18,10 +19,20 @@ type Config struct {
 	Site string `yaml:"site"`
 	// Topology is the file that names the hosts and switches. Empty: no host
 	// is known, so no SYN is traced and no distance bounds a trace.
-	Topology string      `yaml:"topology"`
-	NATS     NATSConfig  `yaml:"nats"`
-	Trace    TraceConfig `yaml:"trace"`
-	Flows    FlowsConfig `yaml:"flows"`
+	Topology string       `yaml:"topology"`
+	NATS     NATSConfig   `yaml:"nats"`
+	Trace    TraceConfig  `yaml:"trace"`
+	Flows    FlowsConfig  `yaml:"flows"`
+	Tables   TablesConfig `yaml:"tables"`
+	// Source is how retransmits are seen: "auto" takes the first of tp_btf,
+	// tracepoint, perf and sock_diag that this machine has. All but tp_btf know
+	// less of each, and of flows neither errors nor resets.
+	Source string `yaml:"source"`
+	// Namespaces are further network namespaces whose retransmits are told,
+	// beside the agent's own: names under /run/netns, files, or "all" alone for
+	// every one of the machine. One that is not there yet is looked for at each
+	// heartbeat. Their flows are neither traced nor counted.
+	Namespaces []string `yaml:"namespaces"`
 	// Epoch is the tumbling window in which a flow is traced at most once.
 	Epoch time.Duration `yaml:"epoch"`
 	// Heartbeat is the interval of the sign of life.
@@ -77,6 +88,33 @@ type FlowsConfig struct {
 	MaxRows int `yaml:"max_rows"`
 }
 
+// TablesConfig is about the flow table and the table of closed connections of US
+// 10,778,507, which need flows.enabled. Settings given to the agent while it runs
+// go before Enabled, Interval, Sample, Only and Ignore.
+type TablesConfig struct {
+	Enabled bool `yaml:"enabled"`
+	// Interval is how long telemetry is added up before it is sent: 5 s to 5
+	// min. It should be a multiple of flows.interval.
+	Interval time.Duration `yaml:"interval"`
+	// Sample lists n/m of the connections; changes of state are listed of all.
+	Sample agentconfig.Sampling `yaml:"sample"`
+	// Only and Ignore filter by destination and service port, such as
+	// 10.0.0.0/8, 10.1.2.3:443 or :22.
+	Only   []agentconfig.Filter `yaml:"only"`
+	Ignore []agentconfig.Filter `yaml:"ignore"`
+	// MaxRecords is how many connections an interval may list, and how many
+	// closed ones wait for its end; MaxServices how many sums per service it
+	// may have.
+	MaxRecords  int `yaml:"max_records"`
+	MaxServices int `yaml:"max_services"`
+}
+
+// tableSettings is what c says of how to track.
+func (c Config) tableSettings() tableSettings {
+	t := c.Tables
+	return tableSettings{Tracking: t.Enabled && c.Flows.Enabled, Interval: t.Interval, Sample: t.Sample, Only: t.Only, Ignore: t.Ignore}
+}
+
 // DefaultConfig returns the configuration in force where a file says nothing.
 // Name, Site and NATS.URL have no default that works everywhere.
 func DefaultConfig() Config {
@@ -96,7 +134,11 @@ func DefaultConfig() Config {
 		},
 		// A flow takes some 70 bytes of memory, a row some 120 and on the wire
 		// some 60 before compression.
-		Flows:     FlowsConfig{Enabled: true, Interval: 5 * time.Second, MaxFlows: 100_000, MaxRows: 16_384},
+		Flows: FlowsConfig{Enabled: true, Interval: 5 * time.Second, MaxFlows: 100_000, MaxRows: 16_384},
+		// A connection takes some 400 bytes of memory more, and on the wire some
+		// 150 before compression.
+		Tables:    TablesConfig{Enabled: true, Interval: 30 * time.Second, MaxRecords: 32_768, MaxServices: 16_384},
+		Source:    sourceAuto,
 		Epoch:     30 * time.Second,
 		Heartbeat: 2 * time.Second,
 		RingBytes: 512 << 10,
@@ -144,6 +186,18 @@ func (c Config) Validate() error {
 	}
 	if c.Flows.MaxRows < 1 || c.Flows.MaxRows > 1_000_000 {
 		bad("flows.max_rows: %d: give 1 to 1000000", c.Flows.MaxRows)
+	}
+	if c.Tables.Interval < agentconfig.MinInterval || c.Tables.Interval > agentconfig.MaxInterval {
+		bad("tables.interval: %v: give %v to %v", c.Tables.Interval, agentconfig.MinInterval, agentconfig.MaxInterval)
+	}
+	if c.Tables.MaxRecords < 1 || c.Tables.MaxRecords > 1_000_000 {
+		bad("tables.max_records: %d: give 1 to 1000000", c.Tables.MaxRecords)
+	}
+	if c.Tables.MaxServices < 1 || c.Tables.MaxServices > 1_000_000 {
+		bad("tables.max_services: %d: give 1 to 1000000", c.Tables.MaxServices)
+	}
+	if err := validSource(c.Source); err != nil {
+		bad("source: %w", err)
 	}
 	if c.Epoch < time.Second {
 		bad("epoch: %v: give at least 1s", c.Epoch)

@@ -8,27 +8,32 @@ import (
 
 // Names of the counters, as heartbeats and /metrics show them.
 const (
-	countEvents     = "events"               // seen by the kernel programs and read
-	countLostRing   = "events_lost_ring"     // found the ring buffer full
-	countBroken     = "events_broken"        // could not be decoded
-	countIgnored    = "events_ignored"       // of ignored networks
-	countNotSent    = "retransmits_not_sent" // tried by TCP, but nothing was sent
-	countRecords    = "retransmits"          // records published
-	countSegments   = "segments"             // segments in these
-	countLocal      = "retransmits_local"    // with a local cause
-	countClosed     = "connections_closed"   // that had sent something again
-	countUndone     = "connections_undone"   // of these, all of it needlessly
-	countQueueFull  = "traces_refused_queue" // more traces waiting than the queue holds
-	countBookFull   = "traces_refused_book"  // more flows in this epoch than the book holds
-	countCrowded    = "traces_skipped_crowd" // more records waiting for one trace than the book holds
-	countComplete   = "paths_complete"       // records by path status
-	countPartial    = "paths_partial"        // likewise
-	countRefused    = "paths_refused"        // likewise
-	countFailed     = "paths_failed"         // likewise
-	countCached     = "paths_cached"         // likewise
-	countSkipped    = "paths_skipped"        // likewise
-	countUnknown    = "paths_unknown"        // a path status this agent does not know
-	countHeartbeats = "heartbeats"           // published
+	countEvents     = "events"                // seen by the kernel programs and read
+	countLostRing   = "events_lost_ring"      // found the ring buffer full
+	countBroken     = "events_broken"         // could not be decoded
+	countIgnored    = "events_ignored"        // of ignored networks
+	countNotSent    = "retransmits_not_sent"  // tried by TCP, but nothing was sent
+	countRecords    = "retransmits"           // records published
+	countSegments   = "segments"              // segments in these
+	countLocal      = "retransmits_local"     // with a local cause
+	countClosed     = "connections_closed"    // that had sent something again
+	countUndone     = "connections_undone"    // of these, all of it needlessly
+	countTakenBack  = "retransmits_undone"    // records taken back one by one
+	countLocalDrops = "local_drops"           // packets this host dropped itself, that might be sent again
+	countDropsLost  = "local_drops_lost_ring" // of these, found the ring buffer full
+	countDropsOut   = "local_drops_left_out"  // of these, forgotten before their time: too many
+	countVotesOut   = "votes_left_out"        // records that only the last word on their connection takes back: too many
+	countQueueFull  = "traces_refused_queue"  // more traces waiting than the queue holds
+	countBookFull   = "traces_refused_book"   // more flows in this epoch than the book holds
+	countCrowded    = "traces_skipped_crowd"  // more records waiting for one trace than the book holds
+	countComplete   = "paths_complete"        // records by path status
+	countPartial    = "paths_partial"         // likewise
+	countRefused    = "paths_refused"         // likewise
+	countFailed     = "paths_failed"          // likewise
+	countCached     = "paths_cached"          // likewise
+	countSkipped    = "paths_skipped"         // likewise
+	countUnknown    = "paths_unknown"         // a path status this agent does not know
+	countHeartbeats = "heartbeats"            // published
 
 	countFlowIntervals     = "flow_intervals"         // over which flows were counted
 	countFlowRows          = "flow_rows"              // of loss-free flows, published
@@ -48,20 +53,37 @@ const (
 	countFlowDumpFailed    = "flow_dumps_failed"      // broke off
 	countFlowTime          = "flow_time_ns"           // spent at the ends of intervals
 
+	countTableRecords         = "table_records"               // of single connections, published
+	countTableServices        = "table_services"              // sums per service, published
+	countConnsOpened          = "table_connections_opened"    // or tried to be
+	countConnsEnded           = "table_connections_ended"     // closed, terminated or failed
+	countConnsTerminated      = "table_connections_aborted"   // of these, by an error or a reset
+	countConnsFailed          = "table_connections_failed"    // of these, never established
+	countTableLeftOut         = "table_records_left_out"      // more than tables.max_records: in the sums only
+	countTableClosedLeftOut   = "table_closed_left_out"       // likewise, of ended connections
+	countTableServicesLeftOut = "table_services_left_out"     // connections in no sum: more services than tables.max_services
+	countTableUnsampled       = "table_records_unsampled"     // not listed, as the sampling says
+	countTableFiltered        = "table_connections_untracked" // as the filters say
+
+	countSettingsRefused = "settings_refused" // revision of the latest settings, if they could not be put in force, else 0
+
 	countPubLeftOut = "records_left_out"       // by the publisher, NATS having been away too long
 	countPubWaiting = "records_unacknowledged" // by JetStream so far
+	countPubMerged  = "records_merged"         // flow records that became one with later ones of the same while NATS was away
 )
 
 // counted are the names that counters counts itself; the others are read where
 // they are kept.
 var counted = [...]string{
 	countEvents, countBroken, countIgnored, countNotSent, countRecords, countSegments,
-	countLocal, countClosed, countUndone, countQueueFull, countBookFull, countCrowded,
+	countLocal, countClosed, countUndone, countTakenBack, countLocalDrops, countQueueFull, countBookFull, countCrowded,
 	countComplete, countPartial, countRefused, countFailed, countCached, countSkipped, countUnknown,
 	countHeartbeats,
 	countFlowIntervals, countFlowRows, countFlowsLossFree, countFlowPackets, countFlowsLossy, countFlowsLossyLeftOut,
 	countFlowRowsLeftOut, countFlowsIgnored, countFlowsEvicted, countFlowsUnknownStart, countFlowsVanished,
 	countFlowsLocal, countFlowsExcluded, countFlowBroken, countFlowDumpFailed, countFlowTime,
+	countTableRecords, countTableServices, countConnsOpened, countConnsEnded, countConnsTerminated, countConnsFailed,
+	countTableLeftOut, countTableClosedLeftOut, countTableServicesLeftOut, countTableUnsampled, countTableFiltered,
 }
 
 // counters count what the agent did and what it left out. Safe for concurrent

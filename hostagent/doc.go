@@ -6,9 +6,20 @@
 //
 // The way through it:
 //
-//   - kernel.go loads and attaches the programs of program.go, whose structure
-//     offsets come from the running kernel's BTF (offsets.go), and reads their
-//     ring buffer.
+//   - source.go says how retransmits may be seen, and takes the best way there
+//     is. That is kernel.go, which loads and attaches the programs of
+//     program.go, whose structure offsets come from the running kernel's BTF
+//     (offsets.go); read.go reads their ring buffer. The lesser ways are one,
+//     fallback_linux.go: sock_diag (diag_linux.go), told where to look by
+//     classic tracepoints (classic_linux.go) through programs
+//     (tracepoint_linux.go) or perf events (perf_linux.go), or each second.
+//   - connevent.go are the programs that note on each socket what else happens
+//     to it: states, errors, resets, reductions of its window, its process.
+//   - localprogram.go tells what this host itself drops, local.go which
+//     retransmits that explains. container.go names containers.
+//   - spuriousprogram.go looks at sockets that sent something again for the
+//     other end's word that it had it already, spurious.go takes the records
+//     of these back, one by one.
 //   - event.go decodes what arrives there, kind.go names the kind of the
 //     retransmit, clock.go turns the kernel's clock into UTC.
 //   - rules.go decides what becomes of an event: ignored, recorded without a
@@ -16,12 +27,22 @@
 //     arrived already.
 //   - traces.go holds the book of one trace per flow and epoch, workers.go
 //     runs the traces beside the event loop.
-//   - flowprogram.go are the programs that sample what sockets have sent: an
-//     iterator over all of them, and the last word of each that is closed;
-//     flowsample.go decodes a sample, flowkernel.go loads and reads.
+//   - flowprogram.go are the programs that sample what sockets have done: an
+//     iterator over all of them, and the last word of each connection that
+//     ends; flowsample.go decodes a sample, flowkernel.go loads and reads,
+//     flowspaces.go goes through the network namespaces. Where no programs can
+//     be loaded flowdiag_linux.go asks sock_diag instead.
 //   - flowtable.go makes of these what was sent in an interval, each segment in
-//     exactly one: a row per destination of the flows that sent nothing again,
-//     and a record for each flow that did. flows.go runs it.
+//     exactly one: a row per destination of the flows that sent nothing again.
+//     It says which flows are followed when there are too many.
+//   - table.go holds what the patent's flow table and closed-connections table
+//     do (US 10,778,507): a record for each connection, and sums per address
+//     and service port. A record with a cookie is one connection; one with
+//     flows and a port is such a sum; one with flows and no port is a row.
+//     tablesettings.go says what is tracked. flows.go runs all three.
+//   - remote.go follows what the agent is told while it runs (package
+//     api/agentconfig): asked for with each heartbeat, and at once when it
+//     hears of a change.
 //   - counters.go counts everything, above all what was left out;
 //     heartbeat.go says it every two seconds.
 //   - agent.go wires these, in the network namespace that netns.go opens;

@@ -15,34 +15,40 @@ const (
 	whatRetransmit what = 1 // tcp_retransmit_skb
 	whatSynAck     what = 2 // tcp_retransmit_synack
 	whatClosed     what = 3 // tcp_destroy_sock, of a socket that retransmitted
+	whatSample     what = 4 // a look at a socket that retransmitted lately
+	whatDropped    what = 5 // kfree_skb, of a packet this host should have kept; by a way of its own
 )
 
 // An event's bytes in the ring buffer, in the machine's byte order but for
 // addresses and remote port, which stay as the kernel holds them: in network
 // order. program.go writes them, decodeEvent reads them.
 const (
-	evTime         = 0  // u64, CLOCK_MONOTONIC
-	evCookie       = 8  // u64
-	evSrc6         = 16 // 16 bytes
-	evDst6         = 32 // 16 bytes
-	evSrc4         = 48 // 4 bytes
-	evDst4         = 52 // 4 bytes
-	evSeq          = 56 // u32
-	evEndSeq       = 60 // u32
-	evTotalRetrans = 64 // u32
-	evDSACKDups    = 68 // u32
-	evErr          = 72 // s32
-	evSegments     = 76 // u32
-	evSrcPort      = 80 // u16, host order
-	evDstPort      = 82 // u16, network order
-	evFamily       = 84 // u16
-	evWhat         = 86 // u8
-	evFlags        = 87 // u8
-	evState        = 88 // u8
-	evCAState      = 89 // u8, still with its neighbours in the bit field
-	evRetransmits  = 90 // u8
-	evPad          = 91 // to a multiple of 8
-	evBytes        = 96
+	evTime         = 0   // u64, CLOCK_MONOTONIC
+	evCookie       = 8   // u64
+	evSrc6         = 16  // 16 bytes
+	evDst6         = 32  // 16 bytes
+	evSrc4         = 48  // 4 bytes
+	evDst4         = 52  // 4 bytes
+	evSeq          = 56  // u32
+	evEndSeq       = 60  // u32
+	evTotalRetrans = 64  // u32
+	evDSACKDups    = 68  // u32
+	evErr          = 72  // s32
+	evSegments     = 76  // u32
+	evSrcPort      = 80  // u16, host order
+	evDstPort      = 82  // u16, network order
+	evFamily       = 84  // u16
+	evWhat         = 86  // u8
+	evFlags        = 87  // u8
+	evState        = 88  // u8
+	evCAState      = 89  // u8, still with its neighbours in the bit field
+	evRetransmits  = 90  // u8
+	evSettled      = 91  // u8, of a sample: the kernel expects no more word of it
+	evNetNS        = 92  // u32, inode number of the network namespace
+	evCgroup       = 96  // u64, id of the control group, version 2
+	evPID          = 104 // u32, and 4 of padding
+	evComm         = 112 // 16 bytes
+	evBytes        = 128
 )
 
 // event is what a program saw of one socket.
@@ -60,6 +66,12 @@ type event struct {
 	retransmits  uint8 // consecutive timeouts
 	totalRetrans uint32
 	dsackDups    uint32
+	settled      bool       // of a sample: nothing more is to be learnt of what was sent again
+	netns        uint32     // inode number; 0: not known
+	cgroup       uint64     // id; 0: not known
+	pid          uint32     // 0: not known
+	process      string     // "": not known
+	drop         *localDrop // of whatDropped alone
 }
 
 // TCP flags, RFC 9293 section 3.1.
@@ -105,12 +117,20 @@ func decodeEvent(b []byte, caState field) (event, error) {
 		retransmits:  b[evRetransmits],
 		totalRetrans: u32(evTotalRetrans),
 		dsackDups:    u32(evDSACKDups),
+		settled:      b[evSettled] != 0,
+		netns:        u32(evNetNS),
+		cgroup:       u64(evCgroup),
+		pid:          u32(evPID),
+		process:      cString(b[evComm : evComm+16]),
 	}
 	if caState.mask != 0 {
 		e.caState = e.caState >> caState.shift & caState.mask
 	}
-	if e.what < whatRetransmit || e.what > whatClosed {
+	if e.what < whatRetransmit || e.what > whatSample {
 		return event{}, fmt.Errorf("kernel event of unknown sort %d", e.what)
+	}
+	if e.what == whatSample { // its cookie names it
+		return e, nil
 	}
 	var err error
 	e.src, e.dst, err = decodeEnds(b)

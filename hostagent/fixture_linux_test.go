@@ -18,6 +18,7 @@ import (
 	"decaf/api/packet"
 	"decaf/topology"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
@@ -452,7 +453,7 @@ func (l *lab) watchWith(s *space, t PathTracer, change func(*Config)) (_ *record
 	l.t.Helper()
 	rec := newRecorder()
 	cfg := DefaultConfig()
-	cfg.Name, cfg.Site = "a", "lab"
+	cfg.Name, cfg.Site, cfg.Source = "a", "lab", sourceBTF
 	change(&cfg)
 	a := New(cfg, Deps{Publisher: rec, Tracer: t, Topology: l.topo, NetNS: s.file(), Version: "test"})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -491,4 +492,42 @@ func until(t testing.TB, what string, ok func() bool) {
 		}
 		<-tick.C
 	}
+}
+
+// watchAll runs an agent on all network namespaces of the machine.
+func (l *lab) watchAll(t *testing.T) *recorder {
+	t.Helper()
+	rec, _, stop := l.watchWith(l.a, tracerFunc(complete), func(c *Config) { c.Namespaces = []string{allNamespaces} })
+	t.Cleanup(stop)
+	return rec
+}
+
+func kernelTypes(t *testing.T) *btf.Spec {
+	t.Helper()
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// fsPermission is how the kernel refuses.
+var fsPermission error = unix.EPERM
+
+// linkTo makes a name for the file of a namespace.
+func linkTo(t *testing.T, file, name string) {
+	t.Helper()
+	if err := os.Symlink(file, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// comm is the name of this process.
+func comm(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
 }

@@ -42,6 +42,8 @@ func (r *recorder) Publish(m proto.Message) {
 	defer r.mu.Unlock()
 	switch m := m.(type) {
 	case *decafpb.Retransmit:
+		// As bus.Publisher does.
+		m.Origin = &decafpb.Origin{Producer: "a", BootId: 1, Seq: uint64(len(r.got) + 1)}
 		r.got = append(r.got, m)
 	case *decafpb.Heartbeat:
 		r.beat = append(r.beat, m)

@@ -13,14 +13,34 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// flowKernel is the source of flow samples, for one goroutine.
+// A flowReader is a source of flow samples, for one goroutine but for Stop and
+// Lost.
+type flowReader interface {
+	// Dump hands over a sample of every connected TCP socket, and of those that
+	// listen before, in the network namespace of the calling thread or in the
+	// one it was opened for; broken gets what cannot be read.
+	Dump(each func(*flowSample), broken func(error)) error
+	// Wait hands over the last samples of connections that ended until the
+	// deadline.
+	Wait(deadline time.Time, each func(*flowSample), broken func(error)) error
+	// Stop ends a Wait, from another goroutine.
+	Stop()
+	// Lost is how many last samples found no room.
+	Lost() (uint64, error)
+}
+
+// flowKernel is the first choice of a flowReader.
 type flowKernel struct {
-	maps   flowMaps
-	reader *ringbuf.Reader
-	links  []link.Link
-	iters  []*link.Iter // one
-	buf    []byte
-	record ringbuf.Record
+	maps    flowMaps
+	decoder sampleDecoder
+	reader  *ringbuf.Reader
+	links   []link.Link
+	iters   []*link.Iter // one
+	buf     []byte
+	record  ringbuf.Record
+	// missing names the tracepoints this kernel lacks, without which samples
+	// say less.
+	missing []string
 }
 
 // dumpBuffer is as much as the kernel gives an iterator's reader at once.
@@ -38,14 +58,34 @@ func openFlows(p *programs, ringBytes int, types *btf.Cache) (_ *flowKernel, err
 	if k.maps.ring, k.maps.lost, k.reader, err = newRing("decaf_flow", ringBytes); err != nil {
 		return nil, err
 	}
-	if k.maps.opened, err = ebpf.NewMap(openedSpec()); err != nil {
+	if k.maps.peak, err = ebpf.NewMap(peakSpec()); err != nil {
 		return nil, needsPrivilege("make the map of sockets", err)
 	}
+	spec, err := types.Kernel()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's type information: %w", err)
+	}
+	l, err := readFlowLayout(spec)
+	if err != nil {
+		return nil, fmt.Errorf("this kernel's TCP structures are not as expected, please report it with its version: %w", err)
+	}
+	if k.decoder, err = newSampleDecoder(l.chronoType); err != nil {
+		return nil, err
+	}
+	s := &sampler{programs: p, m: k.maps, flow: l}
 	specs := map[string]*ebpf.ProgramSpec{}
-	for _, one := range []*ebpf.ProgramSpec{p.established(k.maps), p.dump(k.maps), p.last(k.maps)} {
+	for _, one := range []*ebpf.ProgramSpec{s.dump(), s.ended(), s.aborted(), s.peaks()} {
+		if one.AttachType == ebpf.AttachTraceRawTp {
+			// inet_sock_set_state came with Linux 4.16, tcp_cong_state_set with
+			// 5.18, and all TCP does without the latter.
+			if _, err := tracepointArgs(spec, one.AttachTo); errors.Is(err, btf.ErrNotFound) {
+				k.missing = append(k.missing, one.AttachTo)
+				continue
+			}
+		}
 		specs[one.Name] = one
 	}
-	if k.links, k.iters, err = load(specs, types); err != nil {
+	if k.links, k.iters, err = load(specs, types, nil); err != nil {
 		return nil, fmt.Errorf("count flows: %w", err)
 	}
 	return k, nil
@@ -64,9 +104,9 @@ func (k *flowKernel) Dump(each func(*flowSample), broken func(error)) error {
 	for {
 		n, err := it.Read(k.buf[held:])
 		held += n
-		whole := held / evBytes * evBytes
-		for at := 0; at < whole; at += evBytes {
-			s, err := decodeFlowSample(k.buf[at : at+evBytes])
+		whole := held / fsBytes * fsBytes
+		for at := 0; at < whole; at += fsBytes {
+			s, err := k.decoder.decode(k.buf[at : at+fsBytes])
 			if err != nil {
 				broken(err)
 				continue
@@ -94,7 +134,7 @@ func (k *flowKernel) Wait(deadline time.Time, each func(*flowSample), broken fun
 		case err != nil:
 			return fmt.Errorf("read the last samples of flows: %w", err)
 		}
-		s, err := decodeFlowSample(k.record.RawSample)
+		s, err := k.decoder.decode(k.record.RawSample)
 		if err != nil {
 			broken(err)
 			continue
@@ -125,7 +165,7 @@ func (k *flowKernel) Close() error {
 	if k.reader != nil {
 		errs = append(errs, k.reader.Close())
 	}
-	for _, m := range []*ebpf.Map{k.maps.opened, k.maps.ring, k.maps.lost} {
+	for _, m := range []*ebpf.Map{k.maps.peak, k.maps.ring, k.maps.lost} {
 		if m != nil {
 			errs = append(errs, m.Close())
 		}

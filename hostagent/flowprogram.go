@@ -1,27 +1,30 @@
 package hostagent
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 )
 
-// The programs that count what flows send. One notes when a connection is
-// opened, on the socket itself. Two take samples (layout in flowsample.go): of
-// every socket that an iterator comes by, and of every socket that is closed.
-// None does anything for a packet.
+// The programs that take samples of flows (layout in flowsample.go): of every
+// socket that an iterator comes by, and of every connection at the moment it
+// ends. One more notes on the socket itself the highest round-trip time at the
+// moments when its congestion state changes. None does anything for a packet.
 
 // flowMaps are what the flow programs share.
 type flowMaps struct {
-	opened *ebpf.Map // on each socket: when it was opened
-	ring   *ebpf.Map // last samples
-	lost   *ebpf.Map // how many of these found the ring full
+	peak *ebpf.Map // on each socket: its highest srtt_us since the sample before
+	ring *ebpf.Map // last samples
+	lost *ebpf.Map // how many of these found the ring full
 }
 
-// openedSpec is a value on a socket itself, gone with it: 64 bits as fsOpened.
-func openedSpec() *ebpf.MapSpec {
+// peakSpec is a value on a socket itself, gone with it: 32 bits as fsPeakRTT.
+func peakSpec() *ebpf.MapSpec {
 	return &ebpf.MapSpec{
-		Name: "decaf_opened", Type: ebpf.SkStorage,
+		Name: "decaf_peak", Type: ebpf.SkStorage,
 		KeySize: 4, ValueSize: 8, Flags: bpfNoPrealloc,
 		// Such maps are made with their types or not at all.
 		Key:   &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed},
@@ -38,43 +41,96 @@ const (
 	bpfRingAvailable   = 0 // BPF_RB_AVAIL_DATA
 )
 
-// established: inet_sock_set_state(sk, old, new), for TCP.
-func (p *programs) established(m flowMaps) *ebpf.ProgramSpec {
+// flowLayout are the offsets that only samples need.
+type flowLayout struct {
+	received, writeSeq, sndNxt, rcvNxt, copiedSeq field // struct tcp_sock
+	srtt, cwnd, mss, sndWnd, outOfOrder           field // likewise
+	chronoStart, chronoStat, chronoType           field // likewise
+	timeouts                                      field // likewise, size 0 before Linux 6.7
+	skFlags                                       field // struct sock_common
+}
+
+// sockDone is the bit of skc_flags that says the other end's FIN has come:
+// SOCK_DONE, include/net/sock.h.
+const sockDone = 1
+
+func readFlowLayout(spec *btf.Spec) (*flowLayout, error) {
+	l := new(flowLayout)
+	var errs []error
+	for _, w := range []struct {
+		into            *field
+		structure, path string
+		size            int
+	}{
+		{&l.received, "tcp_sock", "bytes_received", 8},
+		{&l.writeSeq, "tcp_sock", "write_seq", 4},
+		{&l.sndNxt, "tcp_sock", "snd_nxt", 4},
+		{&l.rcvNxt, "tcp_sock", "rcv_nxt", 4},
+		{&l.copiedSeq, "tcp_sock", "copied_seq", 4},
+		{&l.srtt, "tcp_sock", "srtt_us", 4},
+		{&l.cwnd, "tcp_sock", "snd_cwnd", 4},
+		{&l.mss, "tcp_sock", "mss_cache", 4},
+		{&l.sndWnd, "tcp_sock", "snd_wnd", 4},
+		{&l.outOfOrder, "tcp_sock", "rcv_ooopack", 4},
+		{&l.chronoStart, "tcp_sock", "chrono_start", 4},
+		{&l.chronoStat, "tcp_sock", "chrono_stat", 12},
+		{&l.chronoType, "tcp_sock", "chrono_type", 1},
+		{&l.skFlags, "sock_common", "skc_flags", 8},
+	} {
+		f, err := fieldOf(spec, w.structure, w.path)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case f.size != w.size:
+			errs = append(errs, fmt.Errorf("struct %s: %s is %d bytes wide in this kernel, want %d", w.structure, w.path, f.size, w.size))
+		}
+		*w.into = f
+	}
+	if f, err := fieldOf(spec, "tcp_sock", "total_rto"); err == nil && f.size == 2 {
+		l.timeouts = f
+	}
+	return l, errors.Join(errs...)
+}
+
+// sampler emits the flow programs.
+type sampler struct {
+	*programs
+	m    flowMaps
+	flow *flowLayout
+}
+
+// peaks: tcp_cong_state_set(sk, new). Round-trip times are highest where
+// packets queue up or get lost, and that is when the state changes.
+func (p *sampler) peaks() *ebpf.ProgramSpec {
 	ins := p.begin(0)
-	ins = append(ins,
-		asm.LoadMem(asm.R1, asm.R6, 16, asm.DWord),
-		asm.JNE.Imm32(asm.R1, tcpEstablished, leave))
 	ins = append(ins, p.tcpSock()...)
 	ins = append(ins,
-		asm.LoadMapPtr(asm.R1, m.opened.FD()),
+		asm.LoadMapPtr(asm.R1, p.m.peak.FD()),
 		asm.Mov.Reg(asm.R2, asm.R7),
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R4, bpfStorageCreate),
 		asm.FnSkStorageGet.Call(),
-		asm.JEq.Imm(asm.R0, 0, leave), // no memory: as if opened before the agent watched
-		asm.Mov.Reg(asm.R8, asm.R0),
-		asm.FnKtimeGetNs.Call(),
-		asm.And.Imm(asm.R0, ^1),
-		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord),
-		asm.JNE.Imm32(asm.R1, tcpSynRecv, "outbound"),
-		asm.Or.Imm(asm.R0, 1),
-		asm.StoreMem(asm.R8, 0, asm.R0, asm.DWord).WithSymbol("outbound"),
+		asm.JEq.Imm(asm.R0, 0, leave),
+		asm.LoadMem(asm.R1, asm.R9, p.flow.srtt.offset, asm.Word),
+		asm.LoadMem(asm.R2, asm.R0, 0, asm.DWord),
+		asm.JGE.Reg(asm.R2, asm.R1, leave),
+		asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),
 		asm.Return())
-	return tracing("decaf_flow_open", ebpf.AttachTraceRawTp, "inet_sock_set_state", ins)
+	return tracing("decaf_flow_peak", ebpf.AttachTraceRawTp, "tcp_cong_state_set", ins)
 }
 
 // dump: iterator over all TCP sockets of the namespace it is opened in;
 // its context holds metadata and socket, or none at the end.
-func (p *programs) dump(m flowMaps) *ebpf.ProgramSpec {
+func (p *sampler) dump() *ebpf.ProgramSpec {
 	ins := p.begin(8)
-	ins = append(ins, p.sample(m, false)...)
+	ins = append(ins, p.sample(sampleLive)...)
 	ins = append(ins,
 		asm.LoadMem(asm.R1, asm.R6, 0, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R1, p.layout.seqFile.offset, asm.DWord),
 		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -evBytes),
-		asm.Mov.Imm(asm.R3, evBytes),
+		asm.Add.Imm(asm.R2, -fsBytes),
+		asm.Mov.Imm(asm.R3, fsBytes),
 		asm.FnSeqWrite.Call(),
 		// What does not fit the kernel's page any more is asked for again.
 		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),
@@ -82,65 +138,143 @@ func (p *programs) dump(m flowMaps) *ebpf.ProgramSpec {
 	return tracing("decaf_flow_dump", ebpf.AttachTraceIter, "tcp", ins)
 }
 
-// last: tcp_destroy_sock(sk), for sockets that sent something. The reader is
-// woken only when the ring is half full: it comes by itself at each interval's
-// end, and a wake-up costs ten times what the rest does.
-func (p *programs) last(m flowMaps) *ebpf.ProgramSpec {
+// ended: inet_sock_set_state(sk, old, new) with new CLOSE. This is the last
+// moment at which all is there: a connect call that fails, and SO_LINGER 0, wipe
+// addresses and counts before tcp_destroy_sock, which comes only when the
+// socket's owner gives it back. The socket still has its old state.
+func (p *sampler) ended() *ebpf.ProgramSpec {
 	ins := p.begin(0)
-	ins = append(ins, p.sample(m, true)...)
 	ins = append(ins,
-		asm.LoadMapPtr(asm.R1, m.ring.FD()),
+		asm.LoadMem(asm.R1, asm.R6, 16, asm.DWord),
+		asm.JNE.Imm32(asm.R1, tcpClose, leave),
+		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord),
+		asm.JEq.Imm32(asm.R1, tcpClose, leave),
+		asm.JEq.Imm32(asm.R1, tcpListen, leave))
+	ins = append(ins, p.sample(sampleEnded)...)
+	return tracing("decaf_flow_end", ebpf.AttachTraceRawTp, "inet_sock_set_state", append(ins, p.hand()...))
+}
+
+// aborted: tcp_send_reset(sk, skb[, reason]), of a socket that ended just
+// before: its last sample did not know yet.
+func (p *sampler) aborted() *ebpf.ProgramSpec {
+	ins := p.begin(0)
+	ins = append(ins,
+		asm.LoadMem(asm.R1, asm.R7, p.layout.state.offset, asm.Byte),
+		asm.JNE.Imm(asm.R1, tcpClose, leave))
+	ins = append(ins, p.sample(sampleReset)...)
+	return tracing("decaf_flow_rst", ebpf.AttachTraceRawTp, "tcp_send_reset", append(ins, p.hand()...))
+}
+
+// hand gives a last sample to the ring. The reader is woken only when the ring
+// is half full: it comes by itself at each interval's end, and a wake-up costs
+// ten times what the rest does.
+func (p *sampler) hand() asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapPtr(asm.R1, p.m.ring.FD()),
 		asm.Mov.Imm(asm.R2, bpfRingAvailable),
 		asm.FnRingbufQuery.Call(),
 		asm.Mov.Imm(asm.R4, bpfRingNoWakeup),
-		asm.JLT.Imm(asm.R0, int32(m.ring.MaxEntries()/2), "quiet"),
+		asm.JLT.Imm(asm.R0, int32(p.m.ring.MaxEntries()/2), "quiet"),
 		asm.Mov.Imm(asm.R4, bpfRingForceWakeup),
-		asm.LoadMapPtr(asm.R1, m.ring.FD()).WithSymbol("quiet"),
+		asm.LoadMapPtr(asm.R1, p.m.ring.FD()).WithSymbol("quiet"),
 		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -evBytes),
-		asm.Mov.Imm(asm.R3, evBytes),
+		asm.Add.Imm(asm.R2, -fsBytes),
+		asm.Mov.Imm(asm.R3, fsBytes),
 		asm.FnRingbufOutput.Call(),
 		asm.JEq.Imm(asm.R0, 0, leave),
-		asm.LoadMapValue(asm.R1, m.lost.FD(), 0),
+		asm.LoadMapValue(asm.R1, p.m.lost.FD(), 0),
 		asm.Mov.Imm(asm.R2, 1),
 		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),
-		asm.Return())
-	return tracing("decaf_flow_last", ebpf.AttachTraceRawTp, "tcp_destroy_sock", ins)
+		asm.Return(),
+	}
 }
 
-// sample builds a sample of the connected TCP socket in r7, and leaves for all
-// others; with sent it leaves for sockets that never sent data nor anything
-// twice.
-func (p *programs) sample(m flowMaps, sent bool) asm.Instructions {
-	l := p.layout
-	ins := p.tcpSock()
+// put stores a register into the sample's own part on the stack, which lies
+// below the event.
+func (p *sampler) put(at int, from asm.Register, size asm.Size) asm.Instruction {
+	return asm.StoreMem(asm.RFP, int16(at-fsBytes), from, size)
+}
+
+// sample builds a sample of the TCP socket in r7, and leaves for those that
+// neither are connected nor listen.
+func (p *sampler) sample(sort int32) asm.Instructions {
+	l, f := p.layout, p.flow
+	ins := asm.Instructions{asm.Mov.Imm(asm.R1, 0)}
+	for at := 0; at < fsStory; at += 8 {
+		ins = append(ins, p.put(at, asm.R1, asm.DWord))
+	}
+	ins = append(ins, p.tcpSock()...)
 	ins = append(ins,
-		asm.LoadMem(asm.R1, asm.R7, l.dport.offset, asm.Half),
-		asm.JEq.Imm(asm.R1, 0, leave)) // listens, or never got anywhere
-	ins = append(ins, copyField(fsPackets, asm.R9, l.dataSegsOut.offset, asm.Word)...)
-	if sent {
+		asm.Mov.Reg(asm.R7, asm.R9), // an iterator's socket has no more than a struct sock_common
+		asm.LoadMem(asm.R1, asm.R7, l.dport.offset, asm.Half))
+	if sort == sampleLive {
 		ins = append(ins,
-			asm.LoadMem(asm.R2, asm.R9, l.totalRetrans.offset, asm.Word),
-			asm.Or.Reg(asm.R1, asm.R2),
-			asm.JEq.Imm(asm.R1, 0, leave))
+			asm.JNE.Imm(asm.R1, 0, "connected"),
+			asm.LoadMem(asm.R2, asm.R7, l.state.offset, asm.Byte),
+			asm.JNE.Imm(asm.R2, tcpListen, leave),
+			asm.Mov.Imm(asm.R1, 0).WithSymbol("connected"))
+	} else {
+		ins = append(ins, asm.JEq.Imm(asm.R1, 0, leave)) // never got anywhere
+	}
+	copies := []struct {
+		at   int
+		from field
+		skip int16
+		size asm.Size
+	}{
+		{fsReceived, f.received, 0, asm.DWord},
+		{fsChronoStart, f.chronoStart, 0, asm.Word},
+		{fsChronoRwnd, f.chronoStat, 4 * (chronoRwndLimited - 1), asm.Word},
+		{fsPackets, l.dataSegsOut, 0, asm.Word},
+		{fsWriteSeq, f.writeSeq, 0, asm.Word},
+		{fsSndNxt, f.sndNxt, 0, asm.Word},
+		{fsRcvNxt, f.rcvNxt, 0, asm.Word},
+		{fsCopiedSeq, f.copiedSeq, 0, asm.Word},
+		{fsSRTT, f.srtt, 0, asm.Word},
+		{fsCwnd, f.cwnd, 0, asm.Word},
+		{fsMSS, f.mss, 0, asm.Word},
+		{fsSndWnd, f.sndWnd, 0, asm.Word},
+		{fsOutOfOrder, f.outOfOrder, 0, asm.Word},
+		{fsErr, l.err, 0, asm.Word},
+		{fsTimeouts, f.timeouts, 0, asm.Half},
+		{fsChronoType, f.chronoType, 0, asm.Byte},
+	}
+	for _, c := range copies {
+		if c.from.size > 0 {
+			ins = append(ins,
+				asm.LoadMem(asm.R1, asm.R9, c.from.offset+c.skip, c.size),
+				p.put(c.at, asm.R1, c.size))
+		}
 	}
 	ins = append(ins,
 		asm.LoadMem(asm.R1, asm.R9, l.bytesSent.offset, asm.DWord),
 		asm.LoadMem(asm.R2, asm.R9, l.bytesRetrans.offset, asm.DWord),
 		asm.Sub.Reg(asm.R1, asm.R2),
-		store(fsBytes, asm.R1, asm.DWord))
+		p.put(fsSent, asm.R1, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R9, f.skFlags.offset, asm.DWord),
+		asm.RSh.Imm(asm.R1, sockDone),
+		asm.And.Imm(asm.R1, 1),
+		p.put(fsDone, asm.R1, asm.Byte),
+		asm.Mov.Imm(asm.R1, sort),
+		p.put(fsSort, asm.R1, asm.Byte),
+		asm.FnJiffies64.Call(),
+		p.put(fsJiffies, asm.R0, asm.Word))
+	ins = append(ins, p.cgroup(evCgroup-evBytes)...)
 	ins = append(ins, p.addresses(asm.R7)...)
 	ins = append(ins, p.boundPort()...)
 	ins = append(ins, p.cookie(asm.R7)...)
-	return append(ins,
-		asm.LoadMapPtr(asm.R1, m.opened.FD()),
+	ins = append(ins,
+		asm.LoadMapPtr(asm.R1, p.m.peak.FD()),
 		asm.Mov.Reg(asm.R2, asm.R7),
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R4, 0),
 		asm.FnSkStorageGet.Call(),
-		asm.JEq.Imm(asm.R0, 0, "unopened"),
+		asm.JEq.Imm(asm.R0, 0, "flat"),
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
-		store(fsOpened, asm.R1, asm.DWord),
-		asm.Mov.Imm(asm.R1, 0).WithSymbol("unopened"))
+		p.put(fsPeakRTT, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("flat"))
+	return append(ins, p.storyInto(fsStory-fsBytes, "untold")...)
 }

@@ -1,6 +1,7 @@
 package hostagent
 
 import (
+	"bytes"
 	"cmp"
 	"net/netip"
 	"slices"
@@ -33,6 +34,8 @@ type flowTable struct {
 	idle         []uint64 // that may be moved out, the last first; of the dump idleAt
 	idleAt       uint32
 	stats        flowStats
+	// tables are the patent's own; nil does without.
+	tables *tables
 }
 
 // flowLimits bound a flowTable.
@@ -50,6 +53,8 @@ type flowState struct {
 	dump        uint32 // the latest that showed it
 	unchanged   uint32 // dumps in a row that showed nothing new
 	counted     uint32 // the dump that ends the interval it was last counted in
+	received    uint64
+	entry       *entryOfFlow // in tables; nil: not there
 }
 
 // hostPair is who sends and to whom, IPv4 in its mapped form.
@@ -88,8 +93,8 @@ type flowStats struct {
 	rowsLeftOut  uint64 // flows whose pair of addresses found no place in the rows
 }
 
-func newFlowTable(l flowLimits) *flowTable {
-	return &flowTable{limits: l, flows: make(map[uint64]flowState), rows: make(map[hostPair]hostCount)}
+func newFlowTable(l flowLimits, t *tables) *flowTable {
+	return &flowTable{limits: l, flows: make(map[uint64]flowState), rows: make(map[hostPair]hostCount), tables: t}
 }
 
 // beginDump says that samples of all live sockets follow. now is the kernel's
@@ -98,12 +103,21 @@ func (t *flowTable) beginDump(now uint64) {
 	t.dumps++
 	t.since, t.begun = t.begun, now
 	t.visited = 0
+	if t.tables != nil {
+		t.tables.beginDump(t.dumps)
+	}
 }
 
 // live takes the sample of a socket from a dump.
 func (t *flowTable) live(s *flowSample) {
+	if s.listens() {
+		if t.tables != nil {
+			t.tables.listener(s)
+		}
+		return
+	}
 	f, known := t.flows[s.cookie]
-	if !known && !t.place(t.fresh(s) && s.sent()) {
+	if !known && !t.place(t.fresh(s) && s.moved()) {
 		t.stats.ignored++
 		return
 	}
@@ -116,11 +130,17 @@ func (t *flowTable) live(s *flowSample) {
 		t.visited++
 	}
 	f.dump = t.dumps
-	if sent := f.until(s); sent == (sending{}) {
+	sent := f.until(s)
+	if sent == (sending{}) && s.received == f.received {
 		f.unchanged++
 	} else {
 		f.unchanged = 0
+	}
+	if sent != (sending{}) {
 		t.count(s, sent, &f, false)
+	}
+	if t.tables != nil {
+		t.tables.live(&f.entry, s, !known && t.fresh(s))
 	}
 	f.sample(s)
 	t.flows[s.cookie] = f
@@ -141,12 +161,21 @@ func (t *flowTable) endDump() {
 		if f.packets > 0 || f.retransmits > 0 {
 			t.stats.vanished++
 		}
+		if t.tables != nil {
+			t.tables.vanished(f.entry)
+		}
 		delete(t.flows, cookie)
 	}
 }
 
 // closed takes the last sample of a socket.
 func (t *flowTable) closed(s *flowSample) {
+	if s.sort == sampleReset {
+		if t.tables != nil {
+			t.tables.aborted(s)
+		}
+		return
+	}
 	before, known := t.flows[s.cookie]
 	if !known && !t.fresh(s) {
 		if s.sent() {
@@ -158,6 +187,10 @@ func (t *flowTable) closed(s *flowSample) {
 	if sent := before.until(s); sent != (sending{}) {
 		t.count(s, sent, &before, true)
 	}
+	// One that was followed and has no entry was open before it was tracked.
+	if t.tables != nil && (before.entry != nil || !known) {
+		t.tables.closed(before.entry, s)
+	}
 }
 
 // fresh says of a flow that is not in the table that all it sent is to be
@@ -167,8 +200,9 @@ func (t *flowTable) fresh(s *flowSample) bool {
 	return s.state == tcpSynSent || s.opened != 0 && s.opened >= t.since
 }
 
-// movable says that a flow may leave the table: it sent nothing new when it was
-// last seen, and will not be taken for a new one when it is seen again.
+// movable says that a flow may leave the table: no data moved either way when it
+// was last seen, keep-alives or not, and it will not be taken for a new one when
+// it is seen again.
 func (f *flowState) movable(since uint64) bool {
 	return f.unchanged > 0 && f.opened < since
 }
@@ -192,13 +226,16 @@ func (f *flowState) until(s *flowSample) sending {
 }
 
 func (f *flowState) sample(s *flowSample) {
-	f.opened, f.bytes, f.packets, f.retransmits = s.opened, s.bytes, s.packets, s.retransmits
+	f.opened, f.bytes, f.packets, f.retransmits, f.received = s.opened, s.bytes, s.packets, s.retransmits, s.received
 }
 
 // count adds what a flow sent to the interval that goes on.
 func (t *flowTable) count(s *flowSample, d sending, f *flowState, closed bool) {
 	if d.retransmits > 0 {
 		t.stats.lossy++
+		if t.tables.tracks() {
+			return // it has its record there
+		}
 		if len(t.lossy) >= t.limits.rows {
 			t.stats.lossyLeftOut++
 			return
@@ -259,6 +296,9 @@ func (t *flowTable) evict() bool {
 		if f.dump == t.dumps {
 			t.visited--
 		}
+		if t.tables != nil {
+			t.tables.movedOut(f.entry)
+		}
 		delete(t.flows, cookie)
 		t.stats.evicted++
 		return true
@@ -275,7 +315,7 @@ func (t *flowTable) take(start, end int64, publish func(*decafpb.FlowRecord)) {
 		pairs = append(pairs, p)
 	}
 	slices.SortFunc(pairs, func(a, b hostPair) int {
-		return cmp.Or(slices.Compare(a.src[:], b.src[:]), slices.Compare(a.dst[:], b.dst[:]))
+		return cmp.Or(bytes.Compare(a.src[:], b.src[:]), bytes.Compare(a.dst[:], b.dst[:]))
 	})
 	for _, p := range pairs {
 		row := t.rows[p]

@@ -121,7 +121,7 @@ func (x *tableTest) take() string {
 func TestFlowTable(t *testing.T) {
 	f := func(name string, limits flowLimits, script string, stats flowStats, want ...string) {
 		t.Helper()
-		x := &tableTest{t: t, table: newFlowTable(limits)}
+		x := &tableTest{t: t, table: newFlowTable(limits, nil)}
 		x.play(script)
 		if !slices.Equal(x.out, want) {
 			t.Errorf("%s:\n%q, want\n%q", name, x.out, want)
@@ -402,7 +402,7 @@ func TestFlowTable(t *testing.T) {
 func TestFlowTableCountsEachSegmentOnce(t *testing.T) {
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 5))
-		table := newFlowTable(flowLimits{flows: 1000, rows: 1000})
+		table := newFlowTable(flowLimits{flows: 1000, rows: 1000}, nil)
 		type socket struct {
 			flowSample
 			before uint32 // sent before the first sight
@@ -412,7 +412,7 @@ func TestFlowTableCountsEachSegmentOnce(t *testing.T) {
 		newSocket := func(opened uint64) *socket {
 			cookie++
 			s := &socket{flowSample: flowSample{
-				cookie: cookie, opened: opened, state: tcpEstablished,
+				cookie: cookie, connStory: connStory{opened: opened}, state: tcpEstablished,
 				src: netip.MustParseAddrPort("10.0.0.1:1"),
 				dst: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(20))}), uint16(cookie)),
 			}}

@@ -8,9 +8,6 @@ import (
 	"decaf/api/decafpb"
 )
 
-// source is how events are seen, as heartbeats say it.
-const source = "tp_btf"
-
 // heartbeats says at once and then at each interval that the agent is alive,
 // until ctx is done. before is called ahead of each.
 func (a *Agent) heartbeats(ctx context.Context, before func()) {
@@ -19,6 +16,9 @@ func (a *Agent) heartbeats(ctx context.Context, before func()) {
 	for {
 		before()
 		a.publishHeartbeat(time.Now())
+		if a.remote != nil {
+			a.remote.wake()
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -29,13 +29,26 @@ func (a *Agent) heartbeats(ctx context.Context, before func()) {
 
 func (a *Agent) publishHeartbeat(now time.Time) {
 	a.count.add(countHeartbeats, 1)
+	revision := uint64(0)
+	if a.remote != nil {
+		revision = a.remote.revision.Load()
+	}
 	a.deps.Publisher.Publish(&decafpb.Heartbeat{
-		TimeNs:   uint64(now.UnixNano()),
-		Role:     "host",
-		Version:  a.deps.Version,
-		Counters: a.Counters(),
-		Source:   source,
+		ConfigRevision: revision,
+		TimeNs:         uint64(now.UnixNano()),
+		Role:           "host",
+		Version:        a.deps.Version,
+		Counters:       a.Counters(),
+		Source:         a.source(),
 	})
+}
+
+// source is how events are seen; "" before they are.
+func (a *Agent) source() string {
+	if name := a.seenBy.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 // Counters returns all counters: what was seen, sent and left out.
@@ -45,7 +58,13 @@ func (a *Agent) Counters() map[string]uint64 {
 		out[name] = a.count.get(name)
 	}
 	out[countLostRing] = a.lostRing.Load()
+	out[countDropsLost] = a.lostDrops.Load()
+	out[countDropsOut] = a.drops.leftOut.Load()
+	out[countVotesOut] = a.votes.leftOut.Load()
 	out[countFlowLost] = a.lostFlows.Load()
+	if a.remote != nil {
+		out[countSettingsRefused] = a.remote.refused.Load()
+	}
 	if a.deps.Counters != nil {
 		maps.Copy(out, a.deps.Counters())
 	}

@@ -1,7 +1,6 @@
 package hostagent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,17 +14,25 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 )
 
-// kernel is the source of events: programs on the tracepoints of TCP, for the
-// sockets of one network namespace.
+// kernel is the first choice of a source of events: programs on the tracepoints
+// of TCP, for the sockets of one, some or all network namespaces.
 type kernel struct {
-	layout *layout
-	ring   *ebpf.Map
-	lost   *ebpf.Map
-	links  []link.Link
-	reader *ringbuf.Reader
-	detach sync.Once
-	// flows is nil unless asked for.
+	layout  *layout
+	ring    *ebpf.Map
+	lost    *ebpf.Map
+	mode    *ebpf.Map
+	stories *ebpf.Map
+	watched *ebpf.Map
+	spaces  *ebpf.Map // nil unless several namespaces are watched by name
+	own     uint32    // the first of these
+	links   []link.Link
+	looks   []*link.Iter // one, over watched
+	reader  *ringbuf.Reader
+	detach  sync.Once
+	// flows is nil unless asked for, drops where the kernel does not say why it
+	// drops a packet.
 	flows *flowKernel
+	drops *dropKernel
 	// missing names the tracepoints this kernel lacks, without which the
 	// agent still works.
 	missing []string
@@ -33,7 +40,8 @@ type kernel struct {
 
 // kernelOptions say what to watch.
 type kernelOptions struct {
-	netns     uint32 // inode number of the network namespace
+	netns     uint32 // inode number of the network namespace; 0: all of them
+	several   bool   // follow says which more are watched
 	ringBytes int    // size of each event buffer
 	flows     bool   // count what flows send
 }
@@ -67,19 +75,45 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &programs{layout: l, netns: o.netns, ring: k.ring, lost: k.lost}
+	if err := k.makeMaps(o); err != nil {
+		return nil, err
+	}
+	p := &programs{
+		layout: l, netns: o.netns, spaces: k.spaces,
+		ring: k.ring, lost: k.lost, mode: k.mode, stories: k.stories, watched: k.watched,
+	}
 	specs := map[string]*ebpf.ProgramSpec{}
+	stories, missing, err := p.storyPrograms(spec)
+	if err != nil {
+		return nil, err
+	}
+	k.missing = append(k.missing, missing...)
+	for _, one := range stories {
+		specs[one.Name] = one
+	}
 	for _, one := range []*ebpf.ProgramSpec{p.retransmit(), p.closed(), p.synAck()} {
 		// readLayout has insisted on the first; the others came with Linux 4.16.
 		if _, err := tracepointArgs(spec, one.AttachTo); err != nil {
 			k.missing = append(k.missing, one.AttachTo)
-			log.Warn("this kernel lacks a tracepoint; going on without", "tracepoint", one.AttachTo, "err", err)
 			continue
 		}
 		specs[one.Name] = one
 	}
-	if k.links, _, err = load(specs, types); err != nil {
+	if k.links, _, err = load(specs, types, nil); err != nil {
 		return nil, err
+	}
+	look := p.look()
+	if _, k.looks, err = load(map[string]*ebpf.ProgramSpec{look.Name: look}, types, k.watched); err != nil {
+		return nil, err
+	}
+	if k.drops, err = openDrops(p, spec, o.ringBytes, types); err != nil {
+		if !errors.Is(err, errNoReasons) {
+			return nil, err
+		}
+		k.missing = append(k.missing, "kfree_skb")
+	}
+	if len(k.missing) > 0 {
+		log.Warn("this kernel lacks tracepoints; going on without", "tracepoints", k.missing)
 	}
 	if o.flows {
 		if k.flows, err = openFlows(p, o.ringBytes, types); err != nil {
@@ -87,6 +121,61 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 		}
 	}
 	return k, nil
+}
+
+// makeMaps makes what the programs share beside the ring buffer.
+func (k *kernel) makeMaps(o kernelOptions) (err error) {
+	if k.mode, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_mode", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}); err != nil {
+		return needsPrivilege("make the reader's flag", err)
+	}
+	if k.stories, err = ebpf.NewMap(storiesSpec()); err != nil {
+		return needsPrivilege("make the map of sockets", err)
+	}
+	if k.watched, err = ebpf.NewMap(watchedSpec()); err != nil {
+		return needsPrivilege("make the map of sockets that sent again", err)
+	}
+	if o.netns == 0 || !o.several {
+		return nil
+	}
+	if k.spaces, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_spaces", Type: ebpf.Hash, KeySize: 4, ValueSize: 1, MaxEntries: maxSpaces}); err != nil {
+		return needsPrivilege("make the map of network namespaces", err)
+	}
+	k.own = o.netns
+	return k.follow(nil)
+}
+
+// maxSpaces bounds the namespaces watched by name.
+const maxSpaces = 4096
+
+// follow says which namespaces are watched beside the first from now on.
+func (k *kernel) follow(more []uint32) error {
+	if k.spaces == nil {
+		return nil
+	}
+	want := map[uint32]bool{k.own: true}
+	for _, inum := range more {
+		want[inum] = true
+	}
+	var gone []uint32
+	var inum uint32
+	var is uint8
+	for all := k.spaces.Iterate(); all.Next(&inum, &is); {
+		if !want[inum] {
+			gone = append(gone, inum)
+		}
+		delete(want, inum)
+	}
+	for _, inum := range gone {
+		if err := k.spaces.Delete(inum); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget a network namespace: %w", err)
+		}
+	}
+	for inum := range want {
+		if err := k.spaces.Put(inum, uint8(1)); err != nil {
+			return fmt.Errorf("watch a network namespace: %w", err)
+		}
+	}
+	return nil
 }
 
 // newRing makes a ring buffer of that many bytes, its reader, and the counter
@@ -110,9 +199,10 @@ func newRing(name string, bytes int) (ring, lost *ebpf.Map, reader *ringbuf.Read
 	return ring, lost, reader, nil
 }
 
-// load loads programs and attaches them, iterators beside the others. The
-// caller closes what it is given, with an error too.
-func load(specs map[string]*ebpf.ProgramSpec, types *btf.Cache) (links []link.Link, iters []*link.Iter, err error) {
+// load loads programs and attaches them, iterators beside the others; over is
+// what an iterator goes through, where that is a map. The caller closes what it
+// is given, with an error too.
+func load(specs map[string]*ebpf.ProgramSpec, types *btf.Cache, over *ebpf.Map) (links []link.Link, iters []*link.Iter, err error) {
 	loaded, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{Programs: specs}, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
 		return nil, nil, needsPrivilege("load the programs", err)
@@ -121,7 +211,7 @@ func load(specs map[string]*ebpf.ProgramSpec, types *btf.Cache) (links []link.Li
 	for name, prog := range loaded.Programs {
 		to := specs[name].AttachTo
 		if specs[name].AttachType == ebpf.AttachTraceIter {
-			at, err := link.AttachIter(link.IterOptions{Program: prog})
+			at, err := link.AttachIter(link.IterOptions{Program: prog, Map: over})
 			if err != nil {
 				return links, iters, needsPrivilege("make an iterator over "+to+" sockets", err)
 			}
@@ -143,30 +233,6 @@ func needsPrivilege(doing string, err error) error {
 		return fmt.Errorf("%s: %w: run decaf host as root, or give it the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW", doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
-}
-
-// Run hands every event to handle until ctx is done, and then what is left in
-// the buffer; broken gets what cannot be read. It must return before Close is
-// called.
-func (k *kernel) Run(ctx context.Context, handle func(event), broken func(error)) error {
-	stop := context.AfterFunc(ctx, k.wake)
-	defer stop()
-
-	var rec ringbuf.Record
-	for {
-		if err := k.reader.ReadInto(&rec); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("read kernel events: %w", err)
-		}
-		e, err := decodeEvent(rec.RawSample, k.layout.caState)
-		if err != nil {
-			broken(err)
-			continue
-		}
-		handle(e)
-	}
 }
 
 // wake ends a waiting Run once it has read what is there. Detaching first, so
@@ -212,11 +278,16 @@ func (k *kernel) Close() error {
 	if k.reader != nil {
 		errs = append(errs, k.reader.Close())
 	}
-	if k.ring != nil {
-		errs = append(errs, k.ring.Close())
+	if k.drops != nil {
+		errs = append(errs, k.drops.Close())
 	}
-	if k.lost != nil {
-		errs = append(errs, k.lost.Close())
+	for _, i := range k.looks {
+		errs = append(errs, i.Close())
+	}
+	for _, m := range []*ebpf.Map{k.ring, k.lost, k.mode, k.stories, k.watched, k.spaces} {
+		if m != nil {
+			errs = append(errs, m.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

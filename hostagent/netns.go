@@ -3,7 +3,10 @@ package hostagent
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
+	"slices"
 	"syscall"
 )
 
@@ -32,4 +35,55 @@ func openNetNS(name string) (*os.File, uint32, error) {
 		return nil, 0, errors.New("find the network namespace to watch: no inode number")
 	}
 	return f, uint32(st.Ino), nil
+}
+
+// allNamespaces as a name of a namespace stands for all there are.
+const allNamespaces = "all"
+
+// namedNetNS is where namespaces with a name have their files.
+const namedNetNS = "/run/netns"
+
+// spaces are the network namespaces to watch beside the agent's own, which come
+// and go.
+type spaces struct {
+	own    uint32
+	names  []string
+	log    *slog.Logger
+	silent map[string]bool // said to be missing
+}
+
+func newSpaces(own uint32, names []string, log *slog.Logger) *spaces {
+	return &spaces{own: own, names: names, log: log, silent: map[string]bool{}}
+}
+
+// all says that every namespace is watched.
+func (s *spaces) all() bool { return slices.Contains(s.names, allNamespaces) }
+
+// refresh returns the inode numbers of those that are there now, without the
+// agent's own.
+func (s *spaces) refresh() []uint32 {
+	var out []uint32
+	for _, name := range s.names {
+		if name == allNamespaces {
+			continue
+		}
+		file := name
+		if !filepath.IsAbs(name) {
+			file = filepath.Join(namedNetNS, name)
+		}
+		f, inum, err := openNetNS(file)
+		if err != nil {
+			if !s.silent[name] {
+				s.log.Warn("cannot watch a network namespace until it is there", "namespace", name, "err", err)
+			}
+			s.silent[name] = true
+			continue
+		}
+		f.Close()
+		s.silent[name] = false
+		if inum != s.own && !slices.Contains(out, inum) {
+			out = append(out, inum)
+		}
+	}
+	return out
 }

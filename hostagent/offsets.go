@@ -37,7 +37,11 @@ type layout struct {
 	rskOps                           field // struct request_sock
 	opsFamily                        field // struct request_sock_ops
 	seqFile                          field // struct bpf_iter_meta
-	retransmitArgs                   int   // arguments of tcp_retransmit_skb
+	retransOut                       field // struct tcp_sock
+	err                              field // struct sock
+	skCgroup, cgroupKn, kernfsID     field // struct sock, struct cgroup, struct kernfs_node
+	hasCgroup                        bool
+	retransmitArgs                   int // arguments of tcp_retransmit_skb
 }
 
 // readLayout finds all offsets in spec, the running kernel's BTF.
@@ -64,6 +68,8 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 	get(&l.retransmits, "inet_connection_sock", "icsk_retransmits")
 	get(&l.totalRetrans, "tcp_sock", "total_retrans")
 	get(&l.dsackDups, "tcp_sock", "dsack_dups")
+	get(&l.retransOut, "tcp_sock", "retrans_out")
+	get(&l.err, "sock", "sk_err")
 	get(&l.dataSegsOut, "tcp_sock", "data_segs_out")
 	get(&l.bytesSent, "tcp_sock", "bytes_sent")
 	get(&l.bytesRetrans, "tcp_sock", "bytes_retrans")
@@ -81,6 +87,13 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 	if f, err := fieldOf(spec, "sock_common", "skc_v6_rcv_saddr"); err == nil {
 		l.saddr6, l.hasIPv6 = f, true
 		get(&l.daddr6, "sock_common", "skc_v6_daddr")
+	}
+
+	// Before Linux 5.15 the pointer was one of two meanings of a word.
+	if f, err := fieldOf(spec, "sock", "sk_cgrp_data.cgroup"); err == nil {
+		l.skCgroup, l.hasCgroup = f, true
+		get(&l.cgroupKn, "cgroup", "kn")
+		get(&l.kernfsID, "kernfs_node", "id")
 	}
 
 	n, err := tracepointArgs(spec, "tcp_retransmit_skb")
@@ -102,7 +115,8 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 		{"seq", l.seq, 4}, {"end_seq", l.endSeq, 4}, {"tcp_gso_segs", l.gsoSegs, 2},
 		{"total_retrans", l.totalRetrans, 4}, {"dsack_dups", l.dsackDups, 4}, {"snt_isn", l.sntISN, 4},
 		{"data_segs_out", l.dataSegsOut, 4}, {"bytes_sent", l.bytesSent, 8}, {"bytes_retrans", l.bytesRetrans, 8},
-		{"rsk_ops", l.rskOps, 8}, {"family", l.opsFamily, 4},
+		{"rsk_ops", l.rskOps, 8}, {"family", l.opsFamily, 4}, {"retrans_out", l.retransOut, 4}, {"sk_err", l.err, 4},
+		{"cgroup", l.skCgroup, 8}, {"kn", l.cgroupKn, 8}, {"id", l.kernfsID, 8},
 	} {
 		if w.f.size != 0 && w.f.size != w.want {
 			errs = append(errs, fmt.Errorf("%s is %d bytes wide in this kernel, want %d", w.name, w.f.size, w.want))

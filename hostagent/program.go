@@ -9,7 +9,8 @@ import (
 // compiler nor an object file is needed, and with the offsets of the running
 // kernel (offsets.go). Each one
 //
-//  1. leaves at once unless the socket is in the agent's network namespace,
+//  1. leaves at once unless the socket is in a network namespace the agent
+//     watches,
 //  2. builds one event (layout in event.go) on its stack,
 //  3. hands it to the ring buffer, or counts it as lost.
 //
@@ -23,12 +24,19 @@ import (
 
 const leave = "leave"
 
-// programs of one agent. lost is an array map of one 64-bit counter.
+// programs of one agent.
 type programs struct {
 	layout *layout
-	netns  uint32 // inode number of the network namespace
-	ring   *ebpf.Map
-	lost   *ebpf.Map
+	// The namespace whose sockets are watched, by its inode number; or, where
+	// spaces is set, all that it holds; or all, with neither.
+	netns  uint32
+	spaces *ebpf.Map // hash of inode numbers, u32 to u8
+
+	ring    *ebpf.Map
+	lost    *ebpf.Map // array of one 64-bit counter
+	mode    *ebpf.Map // array of one 64-bit word: flags for bpf_ringbuf_output
+	stories *ebpf.Map // connevent.go
+	watched *ebpf.Map // spuriousprogram.go
 }
 
 func (p *programs) spec(tracepoint string, body asm.Instructions) *ebpf.ProgramSpec {
@@ -71,29 +79,49 @@ func (p *programs) begin(socket int16) asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R7, p.layout.net.offset, asm.DWord),
 		asm.JEq.Imm(asm.R1, 0, leave),
 		asm.LoadMem(asm.R1, asm.R1, p.layout.inum.offset, asm.Word),
-		// 32 bits: namespace numbers have their top bit set, and a 64-bit
-		// comparison would extend the immediate's sign.
-		asm.JNE.Imm32(asm.R1, int32(p.netns), leave),
-		asm.Mov.Imm(asm.R1, 0),
+		asm.Mov.Reg(asm.R8, asm.R1),
 	}
+	ins = append(ins, p.ours(evNetNS-evBytes, leave)...)
+	ins = append(ins, asm.Mov.Imm(asm.R1, 0))
 	for at := 0; at < evBytes; at += 8 {
 		ins = append(ins, store(at, asm.R1, asm.DWord))
 	}
-	return ins
+	return append(ins, store(evNetNS, asm.R8, asm.Word))
 }
 
-// send stamps the event and gives it to the ring buffer. With flags 0 the
-// reader is woken only when it has read everything before: a burst costs one
-// wake-up.
+// ours goes to no unless the namespace in r1 is watched. It may use the word at
+// slot from the frame pointer, and r0 to r5.
+func (p *programs) ours(slot int16, no string) asm.Instructions {
+	switch {
+	case p.spaces != nil:
+		return asm.Instructions{
+			asm.StoreMem(asm.RFP, slot, asm.R1, asm.Word),
+			asm.LoadMapPtr(asm.R1, p.spaces.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.Add.Imm(asm.R2, int32(slot)),
+			asm.FnMapLookupElem.Call(),
+			asm.JEq.Imm(asm.R0, 0, no),
+		}
+	case p.netns != 0:
+		// 32 bits: namespace numbers have their top bit set, and a 64-bit
+		// comparison would extend the immediate's sign.
+		return asm.Instructions{asm.JNE.Imm32(asm.R1, int32(p.netns), no)}
+	}
+	return nil
+}
+
+// send stamps the event and gives it to the ring buffer. Its reader says in mode
+// whether it wants to be woken (read.go).
 func (p *programs) send() asm.Instructions {
 	return asm.Instructions{
 		asm.FnKtimeGetNs.Call(),
 		store(evTime, asm.R0, asm.DWord),
+		asm.LoadMapValue(asm.R4, p.mode.FD(), 0),
+		asm.LoadMem(asm.R4, asm.R4, 0, asm.DWord),
 		asm.LoadMapPtr(asm.R1, p.ring.FD()),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -evBytes),
 		asm.Mov.Imm(asm.R3, evBytes),
-		asm.Mov.Imm(asm.R4, 0),
 		asm.FnRingbufOutput.Call(),
 		asm.JEq.Imm(asm.R0, 0, leave),
 		asm.LoadMapValue(asm.R1, p.lost.FD(), 0),
@@ -140,6 +168,8 @@ func (p *programs) retransmit() *ebpf.ProgramSpec {
 	ins = append(ins, copyField(evCAState, asm.R9, l.caState.offset, asm.Byte)...)
 	ins = append(ins, copyField(evRetransmits, asm.R9, l.retransmits.offset, asm.Byte)...)
 	ins = append(ins, p.cookie(asm.R7)...)
+	ins = append(ins, p.owner()...)
+	ins = append(ins, p.watch()...)
 	return p.spec("tcp_retransmit_skb", ins)
 }
 
@@ -246,6 +276,39 @@ func (p *programs) cookie(sk asm.Register) asm.Instructions {
 		asm.Mov.Reg(asm.R1, sk),
 		asm.FnGetSocketCookie.Call(),
 		store(evCookie, asm.R0, asm.DWord),
+	}
+}
+
+// owner notes the process of the socket in r7, as far as its story tells it, and
+// the control group.
+func (p *programs) owner() asm.Instructions {
+	ins := p.cgroup(evCgroup - evBytes)
+	ins = append(ins,
+		asm.LoadMapPtr(asm.R1, p.stories.FD()),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnSkStorageGet.Call(),
+		asm.JEq.Imm(asm.R0, 0, "unowned"))
+	ins = append(ins, copyField(evPID, asm.R0, csPID, asm.Word)...)
+	ins = append(ins, copyField(evComm, asm.R0, csComm, asm.DWord)...)
+	ins = append(ins, copyField(evComm+8, asm.R0, csComm+8, asm.DWord)...)
+	return append(ins, asm.Mov.Imm(asm.R1, 0).WithSymbol("unowned"))
+}
+
+// cgroup writes the id of the control group (version 2) of the socket in r7 to
+// the stack, at bytes from the frame pointer; nothing where the kernel has none.
+func (p *programs) cgroup(at int16) asm.Instructions {
+	l := p.layout
+	if !l.hasCgroup {
+		return nil
+	}
+	// The kernel reads 0 through a pointer that is none.
+	return asm.Instructions{
+		asm.LoadMem(asm.R1, asm.R7, l.skCgroup.offset, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R1, l.cgroupKn.offset, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R1, l.kernfsID.offset, asm.DWord),
+		asm.StoreMem(asm.RFP, at, asm.R1, asm.DWord),
 	}
 }
 

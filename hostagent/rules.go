@@ -15,6 +15,8 @@ type rules struct {
 	ignored func(netip.Addr) bool
 	// known says that an address is that of a host in the topology.
 	known func(netip.Addr) bool
+	// own is the network namespace that traces start in.
+	own uint32
 }
 
 // verdict is what the rules make of one retransmit.
@@ -55,6 +57,9 @@ func (r *rules) judge(e *event) verdict {
 		if v.skip == "" && !r.known(e.dst.Addr()) {
 			v.skip = "connection was never established, and its destination is not in the topology"
 		}
+	}
+	if v.skip == "" && e.netns != 0 && e.netns != r.own {
+		v.skip = "the flow is of another network namespace, from which nothing is traced"
 	}
 	if v.skip == "" && (e.dst.Addr().IsLoopback() || e.dst.Addr() == e.src.Addr()) {
 		v.skip = "the flow does not leave this host"

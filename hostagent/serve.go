@@ -8,12 +8,22 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"runtime/debug"
+	"time"
 
 	"decaf/api/bus"
 	"decaf/api/service"
 	"decaf/topology"
 	"decaf/tracer"
 )
+
+// gcPercent is how much garbage there may be beside what is in use.
+const gcPercent = 50
+
+// batchDelay is how long a record waits for others to travel with. At some
+// hundred retransmits a second a batch every 10 ms would be most of the agent's
+// cost, and nobody acts on a record sooner.
+const batchDelay = 50 * time.Millisecond
 
 // Serve runs a host agent with all it needs, in the network namespace of the
 // process, until ctx is done: connection to NATS, publisher, tracer, health
@@ -26,6 +36,9 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	// An agent shares its machine with the work it watches: memory is dearer
+	// than the little more that collecting it oftener costs.
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	health := service.NewHealth()
 	var (
 		conn  *bus.Conn
@@ -62,7 +75,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 					return err
 				}
 				health.Ready("nats", conn.Ready)
-				pub = bus.NewPublisher(conn, cfg.Name, bus.PublisherOptions{})
+				pub = bus.NewPublisher(conn, cfg.Name, bus.PublisherOptions{MaxDelay: batchDelay})
 				return nil
 			},
 			Stop: func(ctx context.Context) error {
@@ -76,11 +89,13 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 			Start: func(context.Context) error {
 				agent = New(cfg, Deps{
 					Log: log, Publisher: pub, Tracer: trace, Topology: topo, Version: service.Version(),
+					Settings: conn, SetTraceRate: trace.SetRate,
 					Counters: func() map[string]uint64 {
 						out := trace.Stats().Counters()
 						s := pub.Stats()
 						out[countPubLeftOut] = s.LeftOut
 						out[countPubWaiting] = s.Waiting
+						out[countPubMerged] = s.Merged
 						return out
 					},
 				})

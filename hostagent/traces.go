@@ -151,6 +151,6 @@ func again(p *decafpb.Path) *decafpb.Path {
 		Status: decafpb.PathStatus_PATH_STATUS_CACHED, Why: why,
 		Hops: p.GetHops(), Distance: p.GetDistance(),
 		ProbeSeq: p.GetProbeSeq(), ProbeId: p.GetProbeId(),
-		StartNs: p.GetStartNs(), TookNs: p.GetTookNs(),
+		StartNs: p.GetStartNs(), TookNs: p.GetTookNs(), Probed: p.GetProbed(),
 	}
 }

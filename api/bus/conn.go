@@ -275,6 +275,20 @@ func (c *Conn) AgentConfig(ctx context.Context, name string) (value []byte, revi
 	return m.Data, revision, nil
 }
 
+// WatchAgentConfig calls changed whenever the settings of an agent are written,
+// until stop; AgentConfig has the new ones at once or some milliseconds later.
+// What is written while NATS is away goes unheard. A host may listen to its own.
+func (c *Conn) WatchAgentConfig(name string, changed func()) (stop func(), err error) {
+	if !token.MatchString(name) {
+		return nil, fmt.Errorf("agent %q is no usable name", name)
+	}
+	sub, err := c.nc.Subscribe(configSubject(name), func(*nats.Msg) { changed() })
+	if err != nil {
+		return nil, fmt.Errorf("listen for settings of agent %s: %w", name, err)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil
+}
+
 func (c *Conn) connected() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -17,6 +17,7 @@ func (p *Publisher) RegisterMetrics(set *metrics.Set) {
 		metrics.WriteCounterUint64(w, "decaf_publisher_stored_records_total"+label, s.Stored)
 		metrics.WriteCounterUint64(w, "decaf_publisher_left_out_records_total"+label, s.LeftOut)
 		metrics.WriteCounterUint64(w, "decaf_publisher_rejected_records_total"+label, s.Rejected)
+		metrics.WriteCounterUint64(w, "decaf_publisher_merged_records_total"+label, s.Merged)
 		metrics.WriteGaugeUint64(w, "decaf_publisher_waiting_records"+label, s.Waiting)
 		metrics.WriteCounterUint64(w, "decaf_publisher_batches_total"+label, s.Batches)
 		metrics.WriteCounterUint64(w, "decaf_publisher_resent_batches_total"+label, s.Resent)

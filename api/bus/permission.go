@@ -31,7 +31,7 @@ func parseName(name string) (role, id string, err error) {
 // may listen there.
 func inboxPrefix(role, id string) string { return "_INBOX." + role + "." + id }
 
-// configKey is the subject of a host's configuration in BucketAgentConfig.
+// configSubject is the subject of a host's configuration in BucketAgentConfig.
 func configSubject(id string) string { return "$KV." + BucketAgentConfig + "." + id }
 
 // permissions says what a client may do. nil means everything.

@@ -44,12 +44,13 @@ func (o PublisherOptions) withDefaults() PublisherOptions {
 }
 
 // PublisherStats counts records and batches. Records = Stored + LeftOut +
-// Rejected + Waiting.
+// Rejected + Merged + Waiting.
 type PublisherStats struct {
 	Records  uint64 // given to Publish
 	Stored   uint64 // acknowledged by JetStream
 	LeftOut  uint64 // lost to a full spool, or not stored when the publisher closed
 	Rejected uint64 // no evidence, malformed, or with another producer's origin
+	Merged   uint64 // became one with others while NATS was away
 	Waiting  uint64 // in a batch being filled or in the spool
 	Batches  uint64 // cut
 	Resent   uint64 // batches sent again
@@ -269,6 +270,7 @@ func (p *Publisher) run() {
 	for {
 		up := p.c.nextUp()
 		p.packAll()
+		p.mergeOldest()
 		sendErr := p.sendAll(inbox, &generation)
 		p.report(sendErr)
 

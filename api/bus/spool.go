@@ -52,6 +52,8 @@ type spool struct {
 	open    int // parcels never acknowledged
 	records int // in those
 
+	mergeAgain int // bytes: crowd gives nothing before there are so many
+
 	progress time.Time // last send into an empty window, or acknowledgement
 	pause    time.Duration
 	until    time.Time // nothing is sent before
@@ -188,14 +190,19 @@ func (s *spool) refuse(id uint64) (records int) {
 		s.flying--
 	}
 	s.bytes -= len(p.data)
-	s.open--
 	s.records -= p.records
 	records = p.records
-	// It stays as an empty place, so that ids have no holes, and counts as
-	// acknowledged long ago.
-	p.data, p.records, p.packed, p.due, p.waiting = nil, 0, true, false, false
-	p.acked = time.Unix(0, 1)
+	p.waiting = false
+	s.empty(p)
 	return records
+}
+
+// empty makes a batch an empty place, so that ids have no holes; it counts as
+// acknowledged long ago. What it held is settled.
+func (s *spool) empty(p *parcel) {
+	s.open--
+	p.data, p.records, p.packed, p.due = nil, 0, true, false
+	p.acked = time.Unix(0, 1)
 }
 
 // again is for when a batch was not stored, or nothing is known of it for too

@@ -1,0 +1,184 @@
+package hostagent
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/perf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+)
+
+// tracepointHints reads classic tracepoints through programs that copy the
+// record: they need neither the kernel's types nor a recent kernel (4.7).
+type tracepointHints struct {
+	classics []*classic
+	events   *ebpf.Map
+	programs []*ebpf.Program
+	fds      []int
+	reader   *perf.Reader
+}
+
+// A copied record's bytes: when, which tracepoint, and what it said.
+const (
+	tpTime   = 0 // u64, CLOCK_MONOTONIC
+	tpWhich  = 8 // u64, index in classics
+	tpRecord = 16
+)
+
+func openTracepoints() (_ hinter, err error) {
+	classics, err := readClassics()
+	if err != nil {
+		return nil, err
+	}
+	// Before Linux 5.11 maps counted against the limit of locked memory.
+	rlimit.RemoveMemlock()
+	t := &tracepointHints{classics: classics}
+	defer func() {
+		if err != nil {
+			t.Close()
+		}
+	}()
+	if t.events, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_hints", Type: ebpf.PerfEventArray}); err != nil {
+		return nil, needsPrivilege("make the event buffer", err)
+	}
+	if t.reader, err = perf.NewReader(t.events, perfPages*os.Getpagesize()); err != nil {
+		return nil, needsPrivilege("open the event buffer", err)
+	}
+	for i, c := range classics {
+		prog, err := ebpf.NewProgram(c.program(i, t.events))
+		if err != nil {
+			return nil, needsPrivilege("load a program", err)
+		}
+		t.programs = append(t.programs, prog)
+		if err := t.attach(c, prog); err != nil {
+			return nil, needsPrivilege("attach a program to a tracepoint", err)
+		}
+	}
+	return t, nil
+}
+
+// attach runs a program at a tracepoint, on all CPUs.
+func (t *tracepointHints) attach(c *classic, prog *ebpf.Program) error {
+	fd, err := unix.PerfEventOpen(&unix.PerfEventAttr{
+		Type: unix.PERF_TYPE_TRACEPOINT, Config: c.id, Sample: 1, Wakeup: 1,
+		Sample_type: unix.PERF_SAMPLE_RAW, Size: unix.PERF_ATTR_SIZE_VER1,
+	}, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("perf_event_open: %w", err)
+	}
+	t.fds = append(t.fds, fd)
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, prog.FD()); err != nil {
+		return fmt.Errorf("PERF_EVENT_IOC_SET_BPF: %w", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
+		return fmt.Errorf("PERF_EVENT_IOC_ENABLE: %w", err)
+	}
+	return nil
+}
+
+// program copies the record of a tracepoint into events.
+func (c *classic) program(index int, events *ebpf.Map) *ebpf.ProgramSpec {
+	size := (tpRecord + c.size + 7) &^ 7
+	at := func(offset int) int16 { return int16(offset - size) }
+	ins := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.FnKtimeGetNs.Call(),
+		asm.StoreMem(asm.RFP, at(tpTime), asm.R0, asm.DWord),
+		asm.Mov.Imm(asm.R1, int32(index)),
+		asm.StoreMem(asm.RFP, at(tpWhich), asm.R1, asm.DWord),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.RFP, -8, asm.R1, asm.DWord),
+	}
+	// A record's first 8 bytes are not for programs.
+	for i := 8; i < c.size; {
+		n, width := 8, asm.DWord
+		for i%n != 0 || i+n > c.size {
+			n /= 2
+		}
+		switch n {
+		case 4:
+			width = asm.Word
+		case 2:
+			width = asm.Half
+		case 1:
+			width = asm.Byte
+		}
+		ins = append(ins,
+			asm.LoadMem(asm.R1, asm.R6, int16(i), width),
+			asm.StoreMem(asm.RFP, at(tpRecord+i), asm.R1, width))
+		i += n
+	}
+	// And have to be set.
+	ins = append(ins,
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.RFP, at(tpRecord), asm.R1, asm.DWord),
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.LoadMapPtr(asm.R2, events.FD()),
+		asm.LoadImm(asm.R3, 0xffffffff, asm.DWord), // BPF_F_CURRENT_CPU
+		asm.Mov.Reg(asm.R4, asm.RFP),
+		asm.Add.Imm(asm.R4, int32(-size)),
+		asm.Mov.Imm(asm.R5, int32(size)),
+		asm.FnPerfEventOutput.Call(),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return())
+	return &ebpf.ProgramSpec{Name: "decaf_hint", Type: ebpf.TracePoint, Instructions: ins, License: "Dual MIT/GPL"}
+}
+
+func (t *tracepointHints) run(each func(hint), lost func(uint64), broken func(error)) error {
+	var rec perf.Record
+	for {
+		switch err := t.reader.ReadInto(&rec); {
+		case errors.Is(err, os.ErrClosed), errors.Is(err, perf.ErrFlushed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read tracepoints: %w", err)
+		}
+		if rec.LostSamples > 0 {
+			lost(rec.LostSamples)
+			continue
+		}
+		b := rec.RawSample
+		if len(b) < tpRecord || binary.NativeEndian.Uint64(b[tpWhich:]) >= uint64(len(t.classics)) {
+			broken(fmt.Errorf("event of %d bytes from no known tracepoint", len(b)))
+			continue
+		}
+		c := t.classics[binary.NativeEndian.Uint64(b[tpWhich:])]
+		h, err := c.hint(binary.NativeEndian.Uint64(b[tpTime:]), b[tpRecord:])
+		if err != nil {
+			broken(err)
+			continue
+		}
+		each(h)
+	}
+}
+
+func (t *tracepointHints) stop() {
+	for _, fd := range t.fds {
+		unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_DISABLE, 0)
+	}
+	if err := t.reader.Flush(); err != nil {
+		t.reader.Close()
+	}
+}
+
+func (t *tracepointHints) Close() error {
+	var errs []error
+	for _, fd := range t.fds {
+		errs = append(errs, unix.Close(fd))
+	}
+	for _, p := range t.programs {
+		errs = append(errs, p.Close())
+	}
+	if t.reader != nil {
+		errs = append(errs, t.reader.Close())
+	}
+	if t.events != nil {
+		errs = append(errs, t.events.Close())
+	}
+	return errors.Join(errs...)
+}
