@@ -31,6 +31,7 @@ func (s *Server) Handler() http.Handler {
 		"/api/v1/drops":         {"GET": s.listDrops},
 		"/api/v1/paths":         {"GET": s.listPaths},
 		"/api/v1/agents":        {"GET": s.listAgents},
+		"/api/v1/agents/config": {"GET": s.getSettings, "PATCH": s.setSettings},
 		"/api/v1/topology":      {"GET": s.getTopology},
 	} {
 		mux.Handle(path, s.route(path, by, writeProblemOf(s)))

@@ -28,6 +28,8 @@ type Config struct {
 	// machine, for one. Any other is refused, so that no web site can make its
 	// own name lead here and read on (DNS rebinding).
 	Names []string
+	// Settings keeps what host agents are told; nil keeps nothing.
+	Settings AgentSettings
 	// RequestTimeout bounds the work on one request.
 	RequestTimeout time.Duration
 	// Now is the clock; nil is time.Now.

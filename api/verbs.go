@@ -491,6 +491,7 @@ func agentsCommand() *cobra.Command {
 			return list(cmd, &a, "agents", nil, agentColumns(time.Now()), "no agents: no device or host is known to send evidence")
 		},
 	}
+	cmd.AddCommand(agentsConfigCommand())
 	return a.verb(cmd)
 }
 

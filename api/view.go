@@ -240,7 +240,8 @@ type AgentView struct {
 	LastSeen   string            `json:"last_seen,omitempty"`
 	LastSeenNS uint64            `json:"last_seen_ns"`
 	Fresh      bool              `json:"fresh"`
-	BootID     string            `json:"boot_id,omitempty"` // hexadecimal
+	BootID     string            `json:"boot_id,omitempty"`  // hexadecimal
+	Revision   uint64            `json:"revision,omitempty"` // of its settings, see "decaf agents config"
 	Gaps       uint64            `json:"gaps"`
 	Counters   map[string]uint64 `json:"counters"`
 	Error      string            `json:"error,omitempty"`
@@ -613,7 +614,7 @@ func (v Views) Links(r LinkRanking, rng Range) LinksView {
 // Agent views an agent.
 func (v Views) Agent(a AgentRow) AgentView {
 	out := AgentView{Name: a.Name, Role: a.Role, Version: a.Version, Source: a.Source, Fresh: a.Fresh,
-		Gaps: a.Gaps, Counters: map[string]uint64{}, Error: a.Error}
+		Revision: a.Revision, Gaps: a.Gaps, Counters: map[string]uint64{}, Error: a.Error}
 	if !a.LastSeen.IsZero() {
 		out.LastSeen, out.LastSeenNS = stamp(a.LastSeen), uint64(a.LastSeen.UnixNano())
 	}

@@ -12,13 +12,21 @@ import (
 // freshFor is how long an agent's silence means nothing yet: four heartbeats.
 const freshFor = 8e9
 
+// silentAfter is when an agent that said nothing is shown as silent: when the
+// third heartbeat is due. What its silence proves is told by freshFor.
+const silentAfter = 6e9
+
+// counterMerged is the heartbeat counter of the records that an agent's spool
+// merged into others while nothing could be sent: they left their numbers unused.
+const counterMerged = "records_merged"
+
 // maxSpans bounds what is remembered of one agent's times of presence.
 const maxSpans = 256
 
 // presence is what is known of one producer of evidence.
 type presence struct {
 	name, role, version, source string
-	boot                        uint64
+	boot, revision              uint64
 	last                        int64 // ns, of the latest heartbeat
 	counters                    map[string]uint64
 	err                         string // why it cannot be reached
@@ -67,6 +75,7 @@ func (a *agents) beat(h *decafpb.Heartbeat, now int64) {
 	}
 	p.last, p.role, p.version, p.source = at, h.GetRole(), h.GetVersion(), h.GetSource()
 	p.counters = h.GetCounters()
+	p.revision = h.GetConfigRevision()
 	p.boot = h.GetOrigin().GetBootId()
 	if b, ok := h.GetCounters()[counterBoot]; ok { // a device's, told by the collector
 		p.boot = b
@@ -76,7 +85,7 @@ func (a *agents) beat(h *decafpb.Heartbeat, now int64) {
 // fresh says whether a producer was heard of lately.
 func (a *agents) fresh(name string, now int64) bool {
 	p := a.byName[name]
-	return p != nil && p.last > 0 && now-p.last <= freshFor
+	return p != nil && p.last > 0 && now-p.last < silentAfter
 }
 
 // reached notes that a device's stream lives, or why it does not.

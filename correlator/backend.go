@@ -215,8 +215,10 @@ func (c *Correlator) Agents(context.Context) ([]api.AgentRow, error) {
 		row := api.AgentRow{
 			Name: p.name, Role: p.role, Version: p.version, Source: p.source,
 			Fresh: c.agents.fresh(p.name, now) && p.err == "", BootID: p.boot, Error: p.err,
-			Gaps: c.engine.store.Gaps(p.name, p.boot), Counters: maps.Clone(p.counters),
+			Revision: p.revision, Gaps: c.engine.store.Gaps(p.name, p.boot), Counters: maps.Clone(p.counters),
 		}
+		// What a spool merged was not lost, only its number.
+		row.Gaps -= min(row.Gaps, row.Counters[counterMerged])
 		delete(row.Counters, counterBoot)
 		if p.last > 0 {
 			row.LastSeen = time.Unix(0, p.last)

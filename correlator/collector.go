@@ -189,6 +189,15 @@ func (c *collector) take(d *topology.Device, p publisher, n *gnmipb.Notification
 		p.Publish(lossAggregate(agg, d.Name, now))
 		return nil
 	}
+	r, is, err := yang.DecodeRoute(n)
+	if err != nil {
+		return err
+	}
+	if is {
+		r.Origin.Producer, r.ReceivedNs = d.Name, now
+		p.Publish(r)
+		return nil
+	}
 	a, is, err := yang.DecodeAgent(n)
 	if err != nil || !is {
 		return err
@@ -213,7 +222,8 @@ func lossAggregate(a *yang.Aggregate, device string, now uint64) *decafpb.LossAg
 	return w
 }
 
-// subscription asks for every event and aggregate as it comes and for the agent's state.
+// subscription asks for every event, aggregate and change of a route as it comes,
+// and for the agent's state.
 func subscription() *gnmipb.SubscribeRequest {
 	elems := func(names ...string) *gnmipb.Path {
 		p := &gnmipb.Path{}
@@ -228,6 +238,7 @@ func subscription() *gnmipb.SubscribeRequest {
 		Subscription: []*gnmipb.Subscription{
 			{Path: elems("loss", "events"), Mode: gnmipb.SubscriptionMode_ON_CHANGE},
 			{Path: elems("loss", "aggregates"), Mode: gnmipb.SubscriptionMode_ON_CHANGE},
+			{Path: elems("loss", "routes"), Mode: gnmipb.SubscriptionMode_ON_CHANGE},
 			{Path: elems("loss", "agent"), Mode: gnmipb.SubscriptionMode_SAMPLE, SampleInterval: uint64(sampleEvery)},
 		},
 	}}}

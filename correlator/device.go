@@ -25,6 +25,7 @@ func DefaultDeviceRule() DeviceRule { return DeviceRule{Drops: 3, Matched: 1, Fl
 func (r DeviceRule) accuse(w *Window) []Candidate {
 	type group struct {
 		drops   []*Drop
+		packets uint64 // dropped, those counted too
 		matched int
 		flows   map[*Flow]bool // explained, counting for the rule
 	}
@@ -41,6 +42,7 @@ func (r DeviceRule) accuse(w *Window) []Candidate {
 			groups[k] = g
 		}
 		g.drops = append(g.drops, d)
+		g.packets += max(1, d.packets)
 		if d.Matched {
 			g.matched++
 		}
@@ -61,13 +63,13 @@ func (r DeviceRule) accuse(w *Window) []Candidate {
 	}
 
 	byComponent := make(map[Component]*Candidate)
-	most := make(map[Component]int)
+	most := make(map[Component]uint64)
 	order := slices.SortedFunc(maps.Keys(groups), func(a, b key) int {
 		return cmp.Or(cmp.Compare(a.component.String(), b.component.String()), cmp.Compare(a.class, b.class))
 	})
 	for _, k := range order {
 		g := groups[k]
-		opens := len(g.drops) >= r.Drops && (g.matched >= r.Matched || len(g.flows) >= r.Flows)
+		opens := g.packets >= uint64(r.Drops) && (g.matched >= r.Matched || len(g.flows) >= r.Flows)
 		c := byComponent[k.component]
 		if c == nil {
 			c = &Candidate{Component: k.component, Method: methodDevice}
@@ -75,9 +77,9 @@ func (r DeviceRule) accuse(w *Window) []Candidate {
 		}
 		// Several classes of one component are one finding, named for the class
 		// with most drops among those that suffice.
-		weight := len(g.drops)
+		weight := min(g.packets, 1<<32)
 		if opens {
-			weight += 1 << 32
+			weight += 1 << 33
 		}
 		if weight > most[k.component] {
 			most[k.component], c.Class = weight, k.class
@@ -97,7 +99,7 @@ func (r DeviceRule) accuse(w *Window) []Candidate {
 			c.Last = max(c.Last, d.Time)
 		}
 		c.Reasons = append(c.Reasons, fmt.Sprintf("%d drops of class %q, %d of them the very segment a host sent again; they explain %d lossy flows",
-			len(g.drops), k.class, g.matched, len(g.flows)))
+			g.packets, k.class, g.matched, len(g.flows)))
 	}
 
 	out := make([]Candidate, 0, len(byComponent))

@@ -6,20 +6,25 @@
 // Pure engines, with no I/O and the clock a parameter:
 //
 //   - dedupe.go: what was seen before, and what never came (sequence gaps)
-//   - store.go, flow.go, drop.go, traffic.go: the bounded index of evidence
+//   - store.go, flow.go, drop.go, traffic.go: the bounded index of evidence;
+//     suppressed.go, flap.go, hostlog.go: what devices only count, what they say of
+//     routes, and how hosts' connections went
 //   - probe.go: our own probes' drops are never evidence
-//   - route.go: from a trace's addresses to directed links
+//   - route.go, trail.go: from a trace's addresses to directed links, and to who
+//     was alive
 //   - pathset.go: the ECMP set between two hosts, and the share of a link in it
 //   - component.go: links, devices and hosts by name
 //   - lag.go: how long to wait for a device's word
 //   - join.go: a device's drop and a host's retransmit are one loss
 //   - window.go, method.go: the evidence of one window, and what a method of
 //     blame makes of it
-//   - fused.go, network.go: the default, inference from all evidence at once
-//     (package blame)
+//   - fused.go, view.go, network.go: the default, inference from all evidence at
+//     once (package blame), fed with what changed since the last step
 //   - vote.go: 007's votes and Algorithm 1
 //   - rule.go: what a voted link must show before it is named
 //   - device.go: components that devices themselves accuse
+//   - down.go, handshake.go: devices that have gone, or swallow SYNs
+//   - host.go: hosts in trouble of their own
 //   - find.go: findings over time
 //   - report.go: the verdict on a fault report
 //   - epoch.go: the record of closed epochs

@@ -17,6 +17,9 @@ type Drop struct {
 	Time      int64       // when it was dropped, ns
 	Received  int64       // ns
 
+	packets uint64  // that it stands for, when the device counted them; else 0
+	stands  float64 // for how many connections, then
+
 	Matched bool // a retransmit of the same five-tuple and TCP sequence is known
 
 	settled bool // waited long enough to be no probe's
@@ -24,6 +27,9 @@ type Drop struct {
 
 	in *Window // the latest window that took it
 }
+
+// counted says whether it is no event of one packet but stands for several.
+func (d *Drop) counted() bool { return d.packets > 0 }
 
 // evidence says whether the drop may be used and shown.
 func (d *Drop) evidence() bool { return !d.gone && (d.settled || d.Matched) }

@@ -25,6 +25,9 @@ type EngineConfig struct {
 	Rule                    Rule      // of vote
 	Fused                   FusedRule // of fused
 	Device                  DeviceRule
+	Host                    HostRule
+	Down                    DownRule
+	Handshake               HandshakeRule
 	Find                    FindRule
 	Report                  ReportRule
 }
@@ -33,7 +36,8 @@ type EngineConfig struct {
 func DefaultEngineConfig() EngineConfig {
 	return EngineConfig{
 		Epoch: 30e9, Recent: 8e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9, ProbeHoldMax: 5e9,
-		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Fused: DefaultFusedRule(), Device: DefaultDeviceRule(),
+		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Fused: DefaultFusedRule(), Device: DefaultDeviceRule(), Host: DefaultHostRule(),
+		Down: DefaultDownRule(), Handshake: DefaultHandshakeRule(),
 		Find: DefaultFindRule(), Report: DefaultReportRule(),
 	}
 }
@@ -52,7 +56,10 @@ type Engine struct {
 	watching func(start, end int64) []string
 
 	live     *Ranking
-	lookBack int64              // when to look at it next, ns
+	lookBack int64 // when to look at it next, ns
+	lookAt   hostLook
+	downs    *downs
+	shakes   *handshakes
 	findings []*decafpb.Finding // by id's first appearance, bounded
 	byID     map[string]int
 }
@@ -67,8 +74,14 @@ func NewEngine(cfg EngineConfig, t *topology.Topology, m Method, newID func() st
 	if m == nil {
 		m = NewFused(t, cfg.Fused)
 	}
+	ids := (*fabricIDs)(nil)
+	if f, ok := m.(*Fused); ok {
+		ids = f.ids
+	} else {
+		ids = newFabricIDs(t)
+	}
 	return &Engine{
-		cfg: cfg, topo: t, method: m,
+		cfg: cfg, topo: t, method: m, downs: newDowns(cfg.Down), shakes: newHandshakes(cfg.Handshake, ids),
 		store: NewStore(t, cfg.Limits), finder: NewFinder(cfg.Find, newID), paths: newPathSets(t),
 		epochs: epochs{length: cfg.Epoch}, live: &Ranking{Method: m.Name()}, byID: make(map[string]int),
 	}
@@ -93,8 +106,14 @@ func (e *Engine) Add(b *decafpb.Batch, now int64) {
 	for _, d := range b.GetDrops() {
 		e.store.AddDrop(d, now)
 	}
+	for _, a := range b.GetAggregates() {
+		e.store.AddAggregate(a, now)
+	}
+	for _, r := range b.GetRoutes() {
+		e.store.AddRoute(r)
+	}
 	for _, f := range b.GetFlows() {
-		e.store.AddTraffic(f)
+		e.store.AddFlow(f, now)
 	}
 }
 
@@ -111,6 +130,19 @@ func (e *Engine) Step(now int64) []*decafpb.Finding {
 
 	// A loss that a device saw is the device's; the rest is put to the vote.
 	w := e.window(now-e.cfg.Epoch, now+clockSlack, now)
+	w.kind = viewLive
+	// A device that is down explains what its neighbours drop at their ports to it.
+	if e.watching != nil {
+		e.downs.fresh(e.watching(now, now), now)
+	}
+	down := e.downs.accuse(w, now, e.store.spoke)
+	gone := e.finder.OpenOf(classDown)
+	for _, c := range down {
+		if _, ok := gone[c.Component]; !ok {
+			gone[c.Component] = c.First
+		}
+	}
+	e.downs.take(w, gone)
 	candidates := e.cfg.Device.accuse(w)
 	named, since := e.finder.OpenByDevices()
 	for _, c := range candidates {
@@ -126,7 +158,12 @@ func (e *Engine) Step(now int64) []*decafpb.Finding {
 	// The last part of the window once more by itself, so that a fault that is
 	// over does not stand in the light of one that has just begun.
 	candidates = append(candidates, e.method.Rank(w.since(now-e.cfg.Recent)).Candidates...)
-	candidates = append(candidates, e.history(now, named, since)...)
+	candidates = append(candidates, e.history(now, named, since, gone)...)
+	candidates = append(candidates, e.shakes.accuse(w)...)
+	candidates = append(candidates, e.hosts(now, w, candidates)...)
+	candidates = append(candidates, down...)
+	e.downs.hold(candidates, w.Open, now)
+	e.store.unsteady(w, candidates)
 
 	changed := e.finder.Step(now, candidates)
 	for _, f := range changed {
@@ -137,20 +174,53 @@ func (e *Engine) Step(now int64) []*decafpb.Finding {
 	return changed
 }
 
+// hostLook is when hosts were looked at last, and by how many records.
+type hostLook struct {
+	at   int64 // ns
+	came uint64
+}
+
+// hostsEvery is how often hosts are looked at, at most, ns.
+const hostsEvery = 1e9
+
+// hosts looks at what connections came to, when there are new records of them. A
+// host whose own links or device are under suspicion is not slow by itself.
+func (e *Engine) hosts(now int64, w *Window, others []Candidate) []Candidate {
+	if now-e.lookAt.at < hostsEvery || e.store.conns.came == e.lookAt.came {
+		return nil
+	}
+	e.lookAt = hostLook{now, e.store.conns.came}
+	return e.cfg.Host.accuse(e.topo, e.store.conns.rows, now, func(host string) bool {
+		suspect := func(c Component) bool {
+			return !c.host && slices.ContainsFunc(e.topo.LinksFrom(host), func(l *topology.Link) bool {
+				return c.touches(l) || c.touches(e.topo.Reverse(l))
+			})
+		}
+		for c := range w.Open {
+			if suspect(c) {
+				return true
+			}
+		}
+		return slices.ContainsFunc(others, func(c Candidate) bool { return c.Opens && suspect(c.Component) })
+	})
+}
+
 // historyEvery is how often history is looked at, in parts of an epoch: what
 // only many epochs show does not change from step to step.
 const historyEvery = 6
 
 // history looks once in a while at the epochs before the window as well: what
 // loses so little that one window cannot show it.
-func (e *Engine) history(now int64, named []Component, since map[Component]int64) []Candidate {
+func (e *Engine) history(now int64, named []Component, since, gone map[Component]int64) []Candidate {
 	n := int64(e.method.History())
 	if n == 0 || now < e.lookBack {
 		return nil
 	}
 	e.lookBack = now + e.cfg.Epoch/historyEvery
 	w := e.window(now-(n+1)*e.cfg.Epoch, now+clockSlack, now)
+	w.kind = viewPast
 	w.Current, w.Decay = now-e.cfg.Epoch, int64(e.cfg.Fused.Decay*float64(e.cfg.Epoch))
+	e.downs.take(w, gone)
 	believe(w, named, since)
 	return e.method.Rank(w).Candidates
 }

@@ -37,6 +37,8 @@ type fault struct {
 	rate    float64
 	at, end int64
 	match   func(f packet.Flow) bool
+	syn     bool // takes SYNs only
+	down    bool // the device has gone; with a class its neighbours tell of what they drop at their ports to it
 }
 
 type arrival struct {
@@ -158,8 +160,17 @@ func (fb *fabric) send(path topology.Path, flow packet.Flow, t int64, seq, ack, 
 	for i, l := range path {
 		for k := range fb.faults {
 			f := &fb.faults[k]
-			if t < f.at || t >= f.end || f.match != nil && !f.match(flow) {
+			if t < f.at || t >= f.end || f.match != nil && !f.match(flow) || f.syn && flags != flagSYN {
 				continue
+			}
+			if f.down && l.To.Node == f.device {
+				if _, ok := fb.topo.Device(l.From.Node); ok && f.class != "" {
+					fb.dropped(&decafpb.DropEvent{
+						Origin: fb.origin(l.From.Node, "drop"), TimeNs: uint64(t), Class: f.class, Reason: "X", Egress: l.From.Name, Source: "kernel",
+						Packet: &decafpb.Packet{Flow: flow.PB(), TcpSeq: seq, TcpAck: ack, TcpFlags: flags, IpId: id, Ttl: 60},
+					})
+				}
+				return false
 			}
 			var at *topology.Link // the link by which it came to the device that drops
 			switch {
@@ -170,6 +181,11 @@ func (fb *fabric) send(path topology.Path, flow packet.Flow, t int64, seq, ack, 
 				continue
 			case f.link == l && i > 0:
 				at = path[i-1]
+			case f.syn && l.To.Node == f.device:
+				if fb.rng.Float64() < f.rate {
+					return false
+				}
+				continue
 			case f.device != "" && l.To.Node == f.device:
 				at = l
 			default:
@@ -208,6 +224,7 @@ func (fb *fabric) trace(c *conn, t int64) *decafpb.Path {
 	p := &decafpb.Path{
 		Status: decafpb.PathStatus_PATH_STATUS_COMPLETE, Distance: uint32(len(c.fwd) - 1),
 		ProbeSeq: fb.rng.Uint32(), ProbeId: uint32(1+fb.rng.IntN(1022)) << 6,
+		StartNs: uint64(t),
 	}
 	for ttl := 1; ttl < len(c.fwd); ttl++ {
 		h := &decafpb.Hop{Ttl: uint32(ttl), Status: decafpb.HopStatus_HOP_STATUS_SILENT}

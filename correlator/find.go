@@ -38,6 +38,7 @@ type openFinding struct {
 	support   int // drops or lossy flows that supported it
 	hosts     map[string]bool
 	ifaces    map[string]bool
+	pace      int64 // of its support, ns
 }
 
 // Finder keeps findings over time: opens, extends and resolves them.
@@ -64,7 +65,7 @@ func (f *Finder) Restore(t *topology.Topology, pb *decafpb.Finding) {
 		return // the topology has changed; the finding stays as it is in the bucket
 	}
 	if pb.GetResolvedNs() != 0 {
-		f.settle(Settled{c, int64(pb.GetFromNs()), int64(pb.GetLastNs())})
+		f.settle(Settled{c, int64(pb.GetFromNs()), int64(pb.GetLastNs()), pb.GetClass() == classDown})
 		return
 	}
 	o := &openFinding{pb: proto.CloneOf(pb), component: c, flows: map[FlowKey]struct{}{}, hosts: map[string]bool{}, ifaces: map[string]bool{},
@@ -111,7 +112,7 @@ func (f *Finder) OpenByDevices() ([]Component, map[Component]int64) {
 	var list []Component
 	since := make(map[Component]int64)
 	for c, o := range f.open {
-		if o.pb.GetMethod() == methodDevice {
+		if o.pb.GetMethod() == methodDevice && o.pb.GetClass() != classDown {
 			list = append(list, c)
 			since[c] = int64(o.pb.GetFromNs())
 		}
@@ -123,6 +124,17 @@ func (f *Finder) OpenByDevices() ([]Component, map[Component]int64) {
 		return 1
 	})
 	return list, since
+}
+
+// OpenOf gives the components named with a class, and since when.
+func (f *Finder) OpenOf(class string) map[Component]int64 {
+	since := make(map[Component]int64)
+	for c, o := range f.open {
+		if o.pb.GetClass() == class {
+			since[c] = int64(o.pb.GetFromNs())
+		}
+	}
+	return since
 }
 
 // Step takes the candidates of a moment and returns the findings that changed,
@@ -155,7 +167,7 @@ func (f *Finder) Step(now int64, candidates []Candidate) []*decafpb.Finding {
 		if now-int64(o.pb.GetLastNs()) > f.wait(o) {
 			o.pb.ResolvedNs = o.pb.GetLastNs()
 			delete(f.open, c)
-			f.settle(Settled{c, int64(o.pb.GetFromNs()), int64(o.pb.GetLastNs())})
+			f.settle(Settled{c, int64(o.pb.GetFromNs()), int64(o.pb.GetLastNs()), o.pb.GetClass() == classDown})
 			changed[o] = true
 		}
 	}
@@ -177,7 +189,7 @@ func (f *Finder) Step(now int64, candidates []Candidate) []*decafpb.Finding {
 
 // wait is how long a finding may go without support.
 func (f *Finder) wait(o *openFinding) int64 {
-	wait := f.rule.Quiet
+	wait := f.rule.Quiet + 2*o.pace
 	if o.support > 1 {
 		mean := float64(o.pb.GetLastNs()-o.pb.GetFromNs()) / float64(o.support-1)
 		wait = max(wait, min(int64(f.rule.PatienceFactor*mean), f.rule.Patience))
@@ -205,7 +217,11 @@ func (o *openFinding) extend(c *Candidate) bool {
 			}
 		}
 	}
-	o.pb.Flows = max(o.pb.Flows, uint64(len(o.flows)))
+	for _, h := range c.Hosts {
+		o.hosts[h] = true
+	}
+	o.pace = max(o.pace, c.Pace)
+	o.pb.Flows = max(o.pb.Flows, uint64(len(o.flows)), c.Hurt)
 	o.pb.Hosts = slices.Sorted(maps.Keys(o.hosts))
 	for _, i := range c.Interfaces {
 		o.ifaces[i] = true

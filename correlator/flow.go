@@ -1,6 +1,8 @@
 package correlator
 
 import (
+	"slices"
+
 	"decaf/api/decafpb"
 	"decaf/api/packet"
 	"decaf/topology"
@@ -14,7 +16,11 @@ const (
 )
 
 // maxRetransmitsPerFlow bounds what is kept of one connection; the counts go on.
-const maxRetransmitsPerFlow = 32
+// Of maxMarksPerFlow so much is kept that they can be taken back.
+const (
+	maxRetransmitsPerFlow = 32
+	maxMarksPerFlow       = 128
+)
 
 // FlowKey names a connection: a five-tuple in the direction of the lost
 // packets, and the sender's socket cookie, which tells one use of the ports
@@ -39,13 +45,33 @@ type Flow struct {
 	Route Route
 	Local bool // the sending host dropped it itself: no vote
 
-	undoneAt int64     // when DSACK had shown all up to then to be spurious, ns; 0 never
-	kinds    [6]uint32 // retransmits by kind, those of data only
+	marks    []recordMark // in order of arrival, at most maxMarksPerFlow
+	place    *place       // once looked up
+	version  uint32       // rises with all that a method may see of it but its times
+	undoneAt int64        // when DSACK had shown all up to then to be spurious, ns; 0 never
+	kinds    [6]uint32    // retransmits by kind, those of data only
+	syns     uint32       // and SYNs
+	trails   []trail      // what its traces showed, at most maxTrails
 	probes   []probeMark
 }
 
+// recordMark is what counts of one retransmit, so that it can be taken back.
+type recordMark struct {
+	id       recordID
+	at       int64                  // ns
+	received int64                  // ns
+	kind     decafpb.RetransmitKind // of data only
+	local    bool
+	syn      bool
+}
+
+// recordID names a retransmit within its producer's records.
+type recordID struct{ boot, seq uint64 }
+
+func idOf(o *decafpb.Origin, seq uint64) recordID { return recordID{o.GetBootId(), seq} }
+
 // Undone says whether all that was sent again had arrived already: no vote.
-func (f *Flow) Undone() bool { return f.undoneAt != 0 && f.Last <= f.undoneAt }
+func (f *Flow) Undone() bool { return f.Count == 0 || f.undoneAt != 0 && f.Last <= f.undoneAt }
 
 // Proof says whether a segment sent later arrived before this one did: only
 // loss (or reordering, which DSACK undoes) on the way there does that. A
@@ -104,32 +130,92 @@ func (f *Flow) overlaps(from, to int64) bool {
 
 // add takes one more retransmit of the connection.
 func (f *Flow) add(r *decafpb.Retransmit, t *topology.Topology) {
-	at := int64(r.GetTimeNs())
-	if f.Count == 0 || at < f.First {
-		f.First = at
+	m := recordMark{
+		id: idOf(r.GetOrigin(), r.GetOrigin().GetSeq()), at: int64(r.GetTimeNs()), received: int64(r.GetReceivedNs()),
+		kind: dataKind(r), local: r.GetLocalCause() != "",
+		syn: r.GetKind() == decafpb.RetransmitKind_RETRANSMIT_KIND_SYN,
 	}
-	if at > f.Last {
-		f.Last = at
+	if len(f.marks) < maxMarksPerFlow {
+		f.marks = append(f.marks, m)
 	}
-	if f.Count == 0 {
-		f.Received = int64(r.GetReceivedNs())
-	}
-	f.Count++
 	if len(f.Retransmits) < maxRetransmitsPerFlow {
 		f.Retransmits = append(f.Retransmits, r)
 	}
-	if r.GetLocalCause() != "" {
-		f.Local = true
+	if p, ok := markOf(r.GetPath()); ok && len(f.probes) < maxRetransmitsPerFlow {
+		f.probes = append(f.probes, p)
 	}
-	if k := dataKind(r); k != decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED {
-		f.kinds[k]++
+	f.count(m)
+	f.follow(r, t)
+}
+
+// count adds what one retransmit counts for.
+func (f *Flow) count(m recordMark) {
+	if f.Count == 0 || m.at < f.First {
+		f.First = m.at
 	}
-	if m, ok := markOf(r.GetPath()); ok && len(f.probes) < maxRetransmitsPerFlow {
-		f.probes = append(f.probes, m)
+	if f.Count == 0 || m.at > f.Last {
+		f.Last = m.at
+	}
+	if f.Count == 0 {
+		f.Received = m.received
+	}
+	f.Count++
+	f.Local = f.Local || m.local
+	f.syns += uint32(btoi(m.syn))
+	if m.kind != decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED {
+		proof := f.Proof()
+		f.kinds[m.kind]++
+		if f.Proof() != proof {
+			f.version++
+		}
+	}
+}
+
+// follow takes the path of a retransmit, if it tells more than those before.
+func (f *Flow) follow(r *decafpb.Retransmit, t *topology.Topology) {
+	if x, ok := trailOf(t, r.GetPath()); ok && len(f.trails) < maxTrails && !slices.ContainsFunc(f.trails, func(y trail) bool { return y.at == x.at }) {
+		f.trails = append(f.trails, x)
 	}
 	if route := resolveRoute(t, f.Key.Flow, r.GetPath()); route.known > f.Route.known {
 		f.Route = route
+		f.version++
 	}
+}
+
+// withdraw takes one retransmit back, so that the flow is what it would be
+// without it; but for our own probes, which were sent all the same. False when it
+// is not known one by one.
+func (f *Flow) withdraw(id recordID, t *topology.Topology) bool {
+	i := slices.IndexFunc(f.marks, func(m recordMark) bool { return m.id == id })
+	if i < 0 {
+		return false
+	}
+	gone := f.marks[i]
+	f.marks = slices.Delete(f.marks, i, i+1)
+	f.Retransmits = slices.DeleteFunc(f.Retransmits, func(r *decafpb.Retransmit) bool {
+		return idOf(r.GetOrigin(), r.GetOrigin().GetSeq()) == id
+	})
+	f.version++
+	rest := f.Count - 1 - uint64(len(f.marks)) // too many to be known one by one
+	first, last := f.First, f.Last
+	kinds, received, local, syns := f.kinds, f.Received, f.Local, f.syns
+	f.Count, f.kinds, f.syns, f.Local, f.Route, f.trails = 0, [6]uint32{}, 0, false, Route{}, nil
+	for _, m := range f.marks {
+		f.count(m)
+	}
+	for _, r := range f.Retransmits {
+		f.follow(r, t)
+	}
+	switch {
+	case rest > 0: // they came last
+		if gone.kind != decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED {
+			kinds[gone.kind]--
+		}
+		f.Count, f.kinds, f.Last, f.Local, f.syns = f.Count+rest, kinds, last, local, syns-uint32(btoi(gone.syn))
+	case f.Count == 0:
+		f.First, f.Last, f.Received = first, last, received // when it is forgotten
+	}
+	return true
 }
 
 // dataKind gives the kind of a retransmit that carried data, and UNSPECIFIED

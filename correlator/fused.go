@@ -2,11 +2,9 @@ package correlator
 
 import (
 	"fmt"
-	"hash/maphash"
 	"math"
 	"slices"
 
-	"decaf/api/packet"
 	"decaf/correlator/blame"
 	"decaf/topology"
 )
@@ -34,22 +32,19 @@ func DefaultFusedRule() FusedRule {
 	return FusedRule{Open: 0.9995, Keep: 0.5, Flows: 2, Epochs: 9, Decay: 5, Over: 0.01}
 }
 
-// Where no segment that was sent later arrived before, a retransmit says less
-// of where its packet was lost: on half of the timeouts the acknowledgement was.
-const backOfTimeout = 0.5
-
 // Fused is the inference of package blame on all the evidence of a window:
 // lossy flows with their paths, loss-free traffic, and what devices show or,
-// being watched, do not.
+// being watched, do not. Of the windows that move on from step to step it keeps
+// the evidence as package blame holds it: see [view].
 type Fused struct {
-	rule FusedRule
-	ids  *fabricIDs
-	memo *memo
+	rule  FusedRule
+	ids   *fabricIDs
+	views map[viewKind]*view
 }
 
 // NewFused makes the method for a topology.
 func NewFused(t *topology.Topology, r FusedRule) *Fused {
-	return &Fused{rule: r, ids: newFabricIDs(t), memo: &memo{}}
+	return &Fused{rule: r, ids: newFabricIDs(t), views: make(map[viewKind]*view)}
 }
 
 // Name implements Method.
@@ -61,17 +56,17 @@ func (m Fused) History() int { return m.rule.Epochs }
 // Rank implements Method.
 func (m Fused) Rank(w *Window) *Ranking {
 	r := rankByVotes(m.Name(), w)
-	in := m.input(w)
-	if len(in.epoch.Lossy) == 0 && len(in.epoch.Drops) == 0 {
+	in := m.view(w.kind).take(w)
+	if len(in.order) == 0 && len(in.drops) == 0 {
 		return r
 	}
-	result := m.infer(in)
+	result := in.live.InferOrder(in.order)
 	var abstained []string
 	if in.leftOut > 0 {
 		abstained = append(abstained, fmt.Sprintf("there are too many lossy flows: the oldest %d are left out", in.leftOut))
 	}
 	for _, b := range slices.Concat(result.Components, result.Suspects) {
-		r.Candidates = append(r.Candidates, m.candidate(w, in, result.Causes, b))
+		r.Candidates = append(r.Candidates, m.candidate(w, in.flows, result.Causes, b))
 	}
 	m.support(w, r)
 	for i := range r.Candidates {
@@ -92,243 +87,22 @@ func (m Fused) Rank(w *Window) *Ranking {
 	return r
 }
 
-// infer is the one place where this package asks package blame. Most steps bring
-// nothing new, so the latest answers are kept.
-func (m Fused) infer(in *fusedInput) blame.Result {
-	key := in.fingerprint()
-	for _, a := range m.memo.held {
-		if a.key == key {
-			return a.result
-		}
+// view gives the view of a kind of window; of one that does not move on, a new
+// one.
+func (m Fused) view(k viewKind) *view {
+	if k == viewOnce {
+		return newView(m.ids, (*Flow).tells)
 	}
-	r := blame.Infer(m.ids.net, &in.epoch, blame.Options{})
-	m.memo.held[m.memo.next] = answer{key, r}
-	m.memo.next = (m.memo.next + 1) % len(m.memo.held)
-	return r
-}
-
-// memo holds the latest answers. It changes nothing but the time they take.
-type memo struct {
-	held [4]answer
-	next int
-}
-
-type answer struct {
-	key    uint64
-	result blame.Result
-}
-
-var fingerprintSeed = maphash.MakeSeed()
-
-// fingerprint of all that an epoch holds. The loss-free packets, which are many,
-// go in by their sum.
-func (in *fusedInput) fingerprint() uint64 {
-	var h maphash.Hash
-	h.SetSeed(fingerprintSeed)
-	ep := &in.epoch
-	maphash.WriteComparable(&h, in.clean)
-	for i := range ep.Lossy {
-		f := &ep.Lossy[i]
-		maphash.WriteComparable(&h, [...]float64{f.Packets, f.Lost, f.Back})
-		maphash.WriteComparable(&h, [...]int32{f.Src, f.Dst, int32(f.Seen.Kind), f.Seen.ID, int32(len(f.Path))})
-		for _, l := range f.Path {
-			maphash.WriteComparable(&h, l)
-		}
+	if m.views[k] == nil {
+		m.views[k] = newView(m.ids, (*Flow).tells)
 	}
-	for _, d := range ep.Drops {
-		maphash.WriteComparable(&h, d)
-	}
-	for _, d := range ep.Instrumented {
-		maphash.WriteComparable(&h, d)
-	}
-	return h.Sum64()
-}
-
-// fusedInput is a window's evidence in the terms of package blame. The first of
-// the lossy flows are flows, in this order; those that devices told of follow.
-type fusedInput struct {
-	epoch blame.Epoch
-	flows []*Flow
-	clean [3]float64 // of the loss-free traffic: rows, flows, packets
-
-	leftOut int // lossy flows beyond maxLossy
-}
-
-// maxLossy bounds the lossy flows of one inference, that it ends in time, and as
-// many again that devices told of; the oldest are left out.
-const maxLossy = 20_000
-
-// input hands over a window's evidence.
-func (m Fused) input(w *Window) *fusedInput {
-	in := &fusedInput{}
-	mean := m.traffic(w, in)
-	lossy := func(f *Flow) {
-		in.flows = append(in.flows, f)
-		weight := w.weight(f.Last)
-		b := blame.Flow{
-			Src: m.ids.hostID(f.Src), Dst: m.ids.hostID(f.Dst), Path: m.ids.path(f.Route),
-			Lost: weight, Packets: weight * max(1, mean),
-		}
-		if !f.Proof() {
-			b.Back = backOfTimeout
-		}
-		in.epoch.Lossy = append(in.epoch.Lossy, b)
-	}
-	var list []*Flow
-	for _, f := range w.Pathless {
-		if f.tells() && f.Src != "" && f.Dst != "" {
-			list = append(list, f)
-		}
-	}
-	for _, f := range w.Flows {
-		if f.tells() {
-			list = append(list, f)
-		}
-	}
-	in.leftOut = max(0, len(list)-maxLossy)
-	for _, f := range list[in.leftOut:] {
-		lossy(f)
-	}
-	valid := make(map[*Drop]bool, len(w.Drops)) // others are a finding's that is resolved
-	for _, d := range w.Drops {
-		valid[d] = true
-	}
-	joined := w.Joined[max(0, len(w.Joined)-maxLossy):]
-	in.leftOut += len(w.Joined) - len(joined)
-	for _, j := range joined {
-		if b, ok := m.seen(w, j, valid); ok {
-			b.Lost = w.weight(j.Flow.Last)
-			b.Packets = b.Lost * max(1, mean)
-			in.epoch.Lossy = append(in.epoch.Lossy, b)
-		}
-	}
-	m.drops(w, &in.epoch)
-	for _, name := range w.Watching {
-		if id, ok := m.ids.net.Device(name); ok {
-			in.epoch.Instrumented = append(in.epoch.Instrumented, id)
-		}
-	}
-	return in
-}
-
-// tells says whether the flow's loss may be used: handshakes, closes and lone
-// tail probes are repeated for too many other reasons.
-func (f *Flow) tells() bool { return f.Weak() == "" || f.Weak() == weakPath }
-
-// traffic hands over the loss-free packets, and gives the mean of a flow. Rows
-// come late, some only when their time is over, so those of one epoch before
-// the window stand in with it: it matters how the traffic is spread, not how
-// much of it there is.
-func (m Fused) traffic(w *Window, in *fusedInput) (mean float64) {
-	if len(w.Traffic) == 0 {
-		return 0
-	}
-	// In whole parts of an epoch, that the same rows serve many steps.
-	part := max((w.End-w.Current)/trafficParts, 1)
-	to := (w.End + part - 1) / part * part
-	from := (w.Start - (w.End - w.Current)) / part * part
-	tally := blame.NewTally(m.ids.net)
-	for i := range w.Traffic {
-		row := &w.Traffic[i]
-		share := row.within(from, to)
-		if share == 0 {
-			continue
-		}
-		packets := row.Packets * share
-		in.clean[0]++
-		in.clean[1] += row.Flows * share
-		in.clean[2] += packets
-		tally.Add(m.ids.host[row.Src], m.ids.host[row.Dst], packets*w.weight(row.End)*float64(w.End-w.Start)/float64(to-from))
-	}
-	if in.clean[1] == 0 {
-		return 0
-	}
-	in.epoch.Tally = tally
-	return in.clean[2] / in.clean[1]
-}
-
-// trafficParts is how finely the time of loss-free traffic is cut.
-const trafficParts = 6
-
-// seen makes a flow of which a device showed a drop: a packet of its own, or on
-// the way back an answer to it. A device that is on neither way has seen
-// something else; then the flow says nothing.
-func (m Fused) seen(w *Window, j JoinedFlow, valid map[*Drop]bool) (blame.Flow, bool) {
-	f := j.Flow
-	for _, d := range j.Join.Drops {
-		if !valid[d] {
-			continue
-		}
-		// Someone's trace ran out there: no loss of this flow.
-		if isClass(d.Event.GetClass(), classTTL) && j.Join.Matched+j.Join.Answer == 0 {
-			continue
-		}
-		at, ok := m.ids.id(d.Component)
-		if !ok {
-			continue
-		}
-		b := blame.Flow{Src: m.ids.hostID(f.Src), Dst: m.ids.hostID(f.Dst), Seen: at}
-		switch {
-		case d.Tuple == f.Key.Flow && d.Component.on(f):
-			b.Path = m.ids.path(f.Route)
-			return b, true
-		case d.Tuple == f.Key.Flow && w.paths.mayCross(f.Src, f.Dst, d.Component):
-			return b, true
-		case d.Tuple != f.Key.Flow && w.paths.mayCross(f.Dst, f.Src, d.Component):
-			b.Src, b.Dst = b.Dst, b.Src
-			return b, true
-		}
-	}
-	return blame.Flow{}, false
-}
-
-// drops hands over what devices dropped, by component and class. As of what
-// hosts lost, each connection counts once, with its latest drop.
-func (m Fused) drops(w *Window, ep *blame.Epoch) {
-	type key struct {
-		at    Component
-		class string
-		tuple packet.Flow // of one connection; zero for all of a class
-	}
-	at := make(map[key]int)
-	counted := make(map[key]float64)
-	for _, d := range w.Drops {
-		class := d.Event.GetClass()
-		if isClass(class, classTTL) && !d.Matched {
-			continue // a trace's, until a host lost that very packet
-		}
-		device, ok := m.ids.net.Device(d.Device)
-		if !ok {
-			continue
-		}
-		k := key{at: d.Component, class: class}
-		i, ok := at[k]
-		if !ok {
-			i = len(ep.Drops)
-			at[k] = i
-			b := blame.Drop{Device: device, From: -1, To: -1, Class: class}
-			if l := d.Component.Link; l != nil && l.From.Node == d.Device {
-				b.To, _ = m.ids.net.Node(l.To.Node)
-			} else if l != nil {
-				b.From, _ = m.ids.net.Node(l.From.Node)
-			}
-			ep.Drops = append(ep.Drops, b)
-		}
-		weight := w.weight(d.Time)
-		if d.Tuple.Src.IsValid() {
-			k.tuple = d.Tuple
-			before := counted[k]
-			counted[k] = max(before, weight)
-			weight = counted[k] - before
-		}
-		ep.Drops[i].Count += weight
-	}
+	return m.views[k]
 }
 
 // candidate turns a blamed component into one of ours, without its support.
-func (m Fused) candidate(w *Window, in *fusedInput, causes []blame.Cause, b blame.Blame) Candidate {
+func (m Fused) candidate(w *Window, lossy []*Flow, causes []blame.Cause, b blame.Blame) Candidate {
 	var flows []*Flow
-	for i, f := range in.flows {
+	for i, f := range lossy {
 		if causes[i].Component == b.Component {
 			flows = append(flows, f)
 		}

@@ -160,18 +160,18 @@ func TestTrafficSpeaksForBusyLinks(t *testing.T) {
 				packets *= 300
 			}
 			if src != dst {
-				s.AddTraffic(row(src, dst, packets))
+				s.AddFlow(row(src, dst, packets), 30*second)
 			}
 		}
 	}
 	one := row(topo.Hosts[0], topo.Hosts[1], 5)
 	one.Flow.SrcPort, one.Flow.DstPort = 40000, 80
-	s.AddTraffic(one)
+	s.AddFlow(one, 30*second)
 	outside := row(topo.Hosts[0], topo.Hosts[1], 5)
 	outside.Flow.Dst = []byte{198, 51, 100, 1}
-	s.AddTraffic(outside)
-	s.AddTraffic(outside) // again
-	if st := s.Stats(); st.Traffic != 56 || st.TrafficHeld != 56 || st.FlowsOther != 2 || st.Duplicates != 1 {
+	s.AddFlow(outside, 30*second)
+	s.AddFlow(outside, 30*second) // again
+	if st := s.Stats(); st.Traffic != 56 || st.TrafficHeld != 56 || st.Connections != 57 || st.FlowsOther != 1 || st.Duplicates != 1 {
 		t.Errorf("counted %+v", st)
 	}
 
@@ -185,7 +185,7 @@ func TestTrafficSpeaksForBusyLinks(t *testing.T) {
 	}
 	m := NewFused(topo, DefaultFusedRule())
 	even := candidateOf(m.Rank(w), "link p0-tor0>"+busy)
-	w.Traffic = s.traffic.of(0)
+	w.Traffic, w.TrafficAt = s.traffic.of(0)
 	counted := candidateOf(m.Rank(w), "link p0-tor0>"+busy)
 	t.Logf("probability %.5f with traffic assumed even, %.5f with it counted", even.Probability, counted.Probability)
 	if even.Probability < 0.9 || counted.Probability > 0.5 {
@@ -193,7 +193,7 @@ func TestTrafficSpeaksForBusyLinks(t *testing.T) {
 	}
 
 	for range 300 {
-		s.AddTraffic(row(topo.Hosts[0], topo.Hosts[1], 5))
+		s.AddFlow(row(topo.Hosts[0], topo.Hosts[1], 5), 30*second)
 	}
 	if st := s.Stats(); st.TrafficHeld > 100 || st.EvictedTraffic != 256 {
 		t.Errorf("not bounded: %+v", st)

@@ -16,6 +16,9 @@ const clockSlack = 1e9
 // comparison is modular (RFC 9293 section 3.4). The five-tuples must have been
 // compared already.
 func matches(d *decafpb.DropEvent, r *decafpb.Retransmit) bool {
+	if d.GetSource() == sourceAggregate {
+		return false // the flow, and no segment of it
+	}
 	seq := d.GetPacket().GetTcpSeq()
 	if seq == r.GetTcpSeq() {
 		return true

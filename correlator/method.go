@@ -52,8 +52,9 @@ const maxAbstained = 8
 type LinkScore struct {
 	Link                  *topology.Link
 	Votes, Share          float64
-	Flows, Weak           int // that count, that do not
-	Sources, Destinations int // of those that count
+	Flows, Weak           int   // that count, that do not
+	Sources, Destinations int   // of those that count
+	at                    int32 // in Topology.Links
 	// Probability is that the link, or one that cannot be told from it, is at
 	// fault; 0 where the method gives none.
 	Probability float64
@@ -77,6 +78,9 @@ type Candidate struct {
 	Matched     int
 	First, Last int64 // time of the earliest and latest support, ns; 0 for none
 	Interfaces  []string
+	Hosts       []string // hurt, beside those of Flows
+	Hurt        uint64   // connections hurt, where they are counted and not listed
+	Pace        int64    // how long the longest interval is that its support comes in, ns
 	Reasons     []string // decision trace
 	Doubt       string   // why it may not be named, "" if it may
 

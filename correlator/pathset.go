@@ -1,6 +1,11 @@
 package correlator
 
-import "decaf/topology"
+import (
+	"cmp"
+	"slices"
+
+	"decaf/topology"
+)
 
 // maxPathSets bounds how many (node, destination) pairs are remembered; past
 // it the memory starts afresh.
@@ -16,10 +21,35 @@ type pathSets struct {
 	shares map[[2]string]map[*topology.Link]float64
 	paths  map[[2]string][]weighted
 	same   map[[2]*topology.Link]bool // links that alike was asked about
+
+	index map[*topology.Link]int32 // in Topology.Links
+	hosts map[string]int32         // in Topology.Hosts, from 1; 0 for all that lie outside
+	rank  []int32                  // of the links by name
+
+	// scratch of tally
+	first, crossing []int32
+	weak            []bool
+	seen            [][2]int64 // by host: the latest link it was seen at, as source and as destination
+	mark            int64
 }
 
 func newPathSets(t *topology.Topology) *pathSets {
-	return &pathSets{topo: t, shares: make(map[[2]string]map[*topology.Link]float64), paths: make(map[[2]string][]weighted), same: make(map[[2]*topology.Link]bool)}
+	p := &pathSets{
+		topo: t, shares: make(map[[2]string]map[*topology.Link]float64), paths: make(map[[2]string][]weighted), same: make(map[[2]*topology.Link]bool),
+		index: make(map[*topology.Link]int32, len(t.Links)), hosts: make(map[string]int32, len(t.Hosts)), rank: make([]int32, len(t.Links)),
+	}
+	byName := make([]int32, len(t.Links))
+	for i, l := range t.Links {
+		p.index[l], byName[i] = int32(i), int32(i)
+	}
+	slices.SortFunc(byName, func(a, b int32) int { return cmp.Compare(t.Links[a].Name, t.Links[b].Name) })
+	for at, i := range byName {
+		p.rank[i] = int32(at)
+	}
+	for i, h := range t.Hosts {
+		p.hosts[h.Name] = int32(i) + 1
+	}
+	return p
 }
 
 // alike says whether two links carry the same share of every pair of hosts. Of

@@ -26,6 +26,9 @@ func DefaultReportRule() ReportRule {
 // Verdicts of the design, those that this engine can reach.
 const (
 	verdictNetwork      = "network"
+	verdictSource       = "source-host"
+	verdictDestination  = "destination-host"
+	verdictServer       = "server"
 	verdictNotNetwork   = "not-network"
 	verdictOutside      = "outside"
 	verdictInsufficient = "insufficient-evidence"
@@ -93,11 +96,13 @@ func (e *Engine) Answer(pb *decafpb.FaultReport, fresh freshness, now int64) (*d
 
 	c := e.gather(src, dst, pb, from, to+e.cfg.Report.Grace)
 	if best := c.best(); best != nil {
-		v.Verdict = verdictNetwork
+		v.Verdict = best.verdict(src)
 		v.Component, v.Class, v.Finding = best.pb.GetComponent(), best.pb.GetClass(), best.pb.GetId()
 		v.Probability, v.Votes, v.Equivalent = best.pb.GetProbability(), best.pb.GetVotes(), best.pb.GetEquivalent()
 		var reasons []string
-		if best.own > 0 {
+		if best.component.host && best.own == 0 {
+			reasons = append(reasons, fmt.Sprintf("%s is one of the ends of this pair, and in trouble by itself", v.Component))
+		} else if best.own > 0 {
 			reasons = append(reasons, fmt.Sprintf("%d of this pair's %d lossy flows crossed %s or were dropped there", best.own, len(c.flows), v.Component))
 		} else {
 			reasons = append(reasons, fmt.Sprintf("%s is on one of the paths of this pair; none of its own lossy flows is known to have crossed it", v.Component))
@@ -163,6 +168,19 @@ type suspect struct {
 	share     float64 // of the pair's flows, in the likelier direction, that cross it by ECMP
 }
 
+// verdict is the word for a finding that explains a report from this source.
+func (s *suspect) verdict(src string) string {
+	switch {
+	case !s.component.host:
+		return verdictNetwork
+	case s.component.Node == src:
+		return verdictSource
+	case isClass(s.pb.GetClass(), classHost) && s.pb.GetClass() != classHostSlow:
+		return verdictServer
+	}
+	return verdictDestination
+}
+
 // reportCase is what is known about a pair in a window.
 type reportCase struct {
 	flows    []*Flow
@@ -202,9 +220,14 @@ func (e *Engine) gather(src, dst string, pb *decafpb.FaultReport, from, to int64
 			continue
 		}
 		s := suspect{pb: pb, component: comp}
+		own := comp.host && isClass(pb.GetClass(), classHost)
+		if own && comp.Node != src && comp.Node != dst {
+			continue
+		}
 		for _, f := range c.flows {
 			switch {
-			case comp.on(f) || e.droppedAt(f, comp):
+			case own: // it loses nothing: the losses are something else's
+			case comp.on(f) || e.droppedAt(f, comp) || pb.GetClass() == classDown && e.downs.explains(comp, f, e.paths):
 				s.own++
 			case !f.Proof() && e.paths.mayCross(f.Dst, f.Src, comp):
 				s.echo++
@@ -246,7 +269,7 @@ func (e *Engine) evidenceFor(s *suspect, c *reportCase, from, to int64) ([]*Drop
 	var drops []*Drop
 	tuples := make(map[FlowKey]bool)
 	for _, d := range e.store.drops {
-		if d.evidence() && d.Component == s.component && d.Time >= from && d.Time <= to {
+		if d.evidence() && (d.Component == s.component || s.pb.GetClass() == classDown && d.Component.within(s.component)) && d.Time >= from && d.Time <= to {
 			drops = append(drops, d)
 			tuples[FlowKey{Flow: d.Tuple}] = true
 		}

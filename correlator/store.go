@@ -1,6 +1,8 @@
 package correlator
 
 import (
+	"slices"
+
 	"decaf/api/decafpb"
 	"decaf/api/packet"
 	"decaf/topology"
@@ -14,11 +16,16 @@ type StoreLimits struct {
 	Streams   int   // producer × boot × record type
 	PerTuple  int   // drops of one five-tuple
 	Traffic   int   // rows of loss-free counts
+	// Connections bounds the records of how connections went, of which only the
+	// latest KeepConnections ns are kept.
+	Connections     int
+	KeepConnections int64
 }
 
 // DefaultStoreLimits keep 20 minutes, and at most about 200 MB.
 func DefaultStoreLimits() StoreLimits {
-	return StoreLimits{Retention: 20 * 60e9, Flows: 50_000, Drops: 100_000, Streams: 20_000, PerTuple: 256, Traffic: 1 << 20}
+	return StoreLimits{Retention: 20 * 60e9, Flows: 50_000, Drops: 100_000, Streams: 20_000, PerTuple: 256, Traffic: 1 << 20,
+		Connections: 1 << 19, KeepConnections: 60e9}
 }
 
 // StoreStats count what came in and what was left out.
@@ -33,8 +40,15 @@ type StoreStats struct {
 	EvictedDrops               uint64
 	EvictedStreams             uint64
 	EvictedUndone              uint64
+	UndoneUnknown              uint64 // single withdrawals of a connection with too many retransmits to know each: not heeded
 	Traffic, EvictedTraffic    uint64 // rows of loss-free counts
-	FlowsOther                 uint64 // flow records that are no such rows, or of hosts outside: not used
+	Aggregates                 uint64 // of devices' drops
+	Suppressed                 uint64 // drops that only these tell of
+	Anomalies, Routes          uint64 // events of devices that are no drops
+	EvictedFlaps               uint64
+	Connections                uint64 // flow records that say how connections went
+	EvictedConnections         uint64
+	FlowsOther                 uint64 // flow records that are neither, or of hosts outside: not used
 	Flows, DropsHeld           int
 	TrafficHeld                int
 }
@@ -52,15 +66,27 @@ type Store struct {
 	pending []*Drop // waiting to be told from probes' drops, by arrival
 	dropsOf map[packet.Flow][]*Drop
 
-	undone      map[FlowKey]int64 // when a connection told that all was spurious, ns
-	undoneOrder []FlowKey
+	undone    map[FlowKey]int64    // when a connection told that all was spurious, ns
+	undoneOne map[withdrawal]int64 // the same of one retransmit
+	// both by arrival: a whole connection's has no id
+	undoneOrder []withdrawal
 
-	traffic trafficLog
+	traffic  trafficLog
+	conns    connLog
+	flapping []flap // by arrival
 
 	streams map[stream]*sequence
-	lag     lagTracker // of drop events, from the drop to its receipt
-	trace   lagTracker // of traces, from the first probe to the receipt of their record
+	word    map[string]int64 // by device: when it last told of a drop, ns
+	lag     lagTracker       // of drop events, from the drop to its receipt
+	trace   lagTracker       // of traces, from the first probe to the receipt of their record
 	stats   StoreStats
+}
+
+// withdrawal names what its host took back: one retransmit, or with a zero id all
+// that the connection had sent again.
+type withdrawal struct {
+	key FlowKey
+	id  recordID
 }
 
 // NewStore makes an empty store.
@@ -71,8 +97,12 @@ func NewStore(t *topology.Topology, l StoreLimits) *Store {
 		ofTuple: make(map[packet.Flow][]*Flow),
 		dropsOf: make(map[packet.Flow][]*Drop),
 		undone:  make(map[FlowKey]int64),
-		streams: make(map[stream]*sequence),
-		traffic: newTrafficLog(t, l.Traffic),
+
+		undoneOne: make(map[withdrawal]int64),
+		streams:   make(map[stream]*sequence),
+		word:      make(map[string]int64),
+		traffic:   newTrafficLog(t, l.Traffic),
+		conns:     connLog{limit: l.Connections},
 	}
 }
 
@@ -112,7 +142,7 @@ func (s *Store) fresh(record string, o *decafpb.Origin) bool {
 // Gaps counts the records of a producer's boot that were sent and never came.
 func (s *Store) Gaps(producer string, boot uint64) uint64 {
 	var n uint64
-	for _, record := range [...]string{recordDrop, recordRetransmit, recordHeartbeat, recordTraffic} {
+	for _, record := range [...]string{recordDrop, recordRetransmit, recordHeartbeat, recordTraffic, recordAggregate, recordRoute} {
 		if q := s.streams[stream{producer, boot, record}]; q != nil {
 			n += q.missing()
 		}
@@ -126,6 +156,8 @@ const (
 	recordRetransmit = "retransmit"
 	recordHeartbeat  = "heartbeat"
 	recordTraffic    = "flow"
+	recordAggregate  = "aggregate"
+	recordRoute      = "route"
 )
 
 // AddRetransmit takes a host's record; now is when it was received.
@@ -144,7 +176,11 @@ func (s *Store) AddRetransmit(r *decafpb.Retransmit, now int64) {
 	key := FlowKey{Flow: tuple, Cookie: r.GetCookie()}
 	f := s.flows[key]
 	if r.GetUndone() {
-		s.addUndone(key, int64(r.GetTimeNs()))
+		w := withdrawal{key: key}
+		if seq := r.GetUndoneSeq(); seq != 0 {
+			w.id = idOf(r.GetOrigin(), seq)
+		}
+		s.addUndone(w, int64(r.GetTimeNs()))
 		return
 	}
 	s.stats.Retransmits++
@@ -166,28 +202,76 @@ func (s *Store) AddRetransmit(r *decafpb.Retransmit, now int64) {
 	}
 	for _, d := range s.dropsOf[tuple] {
 		s.own(d, f)
-		if !d.gone && matches(d.Event, r) {
+		if !d.gone && !f.Undone() && matches(d.Event, r) {
 			d.Matched = true
 		}
 	}
+	id := idOf(r.GetOrigin(), r.GetOrigin().GetSeq())
+	if _, gone := s.undoneOne[withdrawal{key, id}]; gone {
+		if !f.withdraw(id, s.topo) {
+			s.stats.UndoneUnknown++
+		}
+		s.match(tuple)
+	}
 }
 
-// addUndone withdraws the vote of a connection. The notice may overtake the
-// retransmits it is about, which wait for their trace.
-func (s *Store) addUndone(key FlowKey, at int64) {
+// match says of the drops of a five-tuple whether a host sent that segment again.
+func (s *Store) match(tuple packet.Flow) {
+	for _, d := range s.dropsOf[tuple] {
+		d.Matched = !d.gone && slices.ContainsFunc(s.ofTuple[tuple], func(f *Flow) bool { return f.sentAgain(d.Event) })
+	}
+}
+
+// sentAgain says whether a dropped packet is among those that the flow sent again.
+func (f *Flow) sentAgain(e *decafpb.DropEvent) bool {
+	return !f.Undone() && slices.ContainsFunc(f.Retransmits, func(r *decafpb.Retransmit) bool { return matches(e, r) })
+}
+
+// addUndone withdraws the vote of a connection, or one of its retransmits. The
+// notice may overtake what it is about, which waits for its trace.
+func (s *Store) addUndone(w withdrawal, at int64) {
 	s.stats.Undone++
-	if _, ok := s.undone[key]; !ok {
+	f := s.flows[w.key]
+	_, whole := s.undone[w.key]
+	_, one := s.undoneOne[w]
+	if w.id.seq == 0 && !whole || w.id.seq != 0 && !one {
 		if len(s.undoneOrder) >= s.limits.Flows {
-			delete(s.undone, s.undoneOrder[0])
-			s.undoneOrder = s.undoneOrder[1:]
+			s.forgetUndone()
 			s.stats.EvictedUndone++
 		}
-		s.undoneOrder = append(s.undoneOrder, key)
+		s.undoneOrder = append(s.undoneOrder, w)
 	}
-	s.undone[key] = at
-	if f := s.flows[key]; f != nil {
+	if w.id.seq == 0 {
+		s.undone[w.key] = at
+	} else {
+		s.undoneOne[w] = at
+	}
+	if f == nil {
+		return
+	}
+	if w.id.seq == 0 {
 		f.undoneAt = at
+	} else if !f.withdraw(w.id, s.topo) && len(f.marks) == maxMarksPerFlow {
+		s.stats.UndoneUnknown++
 	}
+	s.match(w.key.Flow)
+}
+
+// undoneSince is when the oldest notice was given, and forgetUndone forgets it.
+func (s *Store) undoneSince() int64 {
+	if w := s.undoneOrder[0]; w.id.seq != 0 {
+		return s.undoneOne[w]
+	}
+	return s.undone[s.undoneOrder[0].key]
+}
+
+func (s *Store) forgetUndone() {
+	if w := s.undoneOrder[0]; w.id.seq != 0 {
+		delete(s.undoneOne, w)
+	} else {
+		delete(s.undone, w.key)
+	}
+	s.undoneOrder = s.undoneOrder[1:]
 }
 
 // own discards a drop if one of the flow's probes was the packet.
@@ -213,10 +297,18 @@ func (s *Store) AddDrop(e *decafpb.DropEvent, now int64) {
 		s.stats.Invalid++
 		return
 	}
+	if isClass(e.GetClass(), classAnomaly) { // no drop, or beside one that is told of as such
+		s.stats.Anomalies++
+		if isClass(e.GetClass(), classRouteFlap) {
+			s.flaps(e.GetOrigin().GetProducer(), int64(e.GetTimeNs()))
+		}
+		return
+	}
 	if e.GetReceivedNs() == 0 {
 		e.ReceivedNs = uint64(now)
 	}
 	s.stats.Drops++
+	s.heard(e.GetOrigin().GetProducer(), int64(e.GetTimeNs()))
 	s.lag.note(int64(e.GetReceivedNs())-int64(e.GetTimeNs()), now)
 	d := &Drop{
 		Event: e, Device: e.GetOrigin().GetProducer(),
@@ -230,26 +322,22 @@ func (s *Store) AddDrop(e *decafpb.DropEvent, now int64) {
 		}
 		if tuple, err := packet.FlowFromPB(p.GetFlow()); err == nil {
 			d.Tuple = tuple
-			if len(s.dropsOf[tuple]) >= s.limits.PerTuple {
-				s.stats.EvictedDrops++
-				return
-			}
 			for _, f := range s.ofTuple[tuple] {
 				if s.own(d, f); d.gone {
 					return
 				}
-				for _, r := range f.Retransmits {
-					if matches(e, r) {
-						d.Matched = true
-					}
-				}
+				d.Matched = d.Matched || f.sentAgain(e)
 			}
-			s.dropsOf[tuple] = append(s.dropsOf[tuple], d)
 		}
 	}
-	s.drops = append(s.drops, d)
-	s.pending = append(s.pending, d)
+	s.hold(d)
 }
+
+// heard notes that a device told of something that it did, if only to a probe.
+func (s *Store) heard(device string, at int64) { s.word[device] = max(s.word[device], at) }
+
+// spoke says when a device last did, ns; 0 never.
+func (s *Store) spoke(device string) int64 { return s.word[device] }
 
 // Settle makes evidence of the drops that were received at or before this
 // moment and that no trace has claimed by now.
@@ -267,6 +355,10 @@ func (s *Store) Settle(before int64) {
 func (s *Store) Prune(now int64) {
 	old := now - s.limits.Retention
 	s.traffic.prune(old)
+	for len(s.flapping) > 0 && s.flapping[0].at < old {
+		s.flapping = s.flapping[1:]
+	}
+	s.conns.prune(now - s.limits.KeepConnections)
 	n, over := 0, len(s.order)-s.limits.Flows
 	for n < len(s.order) && (s.order[n].Last < old || n < over) {
 		f := s.order[n]
@@ -283,9 +375,8 @@ func (s *Store) Prune(now int64) {
 	}
 	s.order = s.order[n:]
 
-	for len(s.undoneOrder) > 0 && s.undone[s.undoneOrder[0]] < old {
-		delete(s.undone, s.undoneOrder[0])
-		s.undoneOrder = s.undoneOrder[1:]
+	for len(s.undoneOrder) > 0 && s.undoneSince() < old {
+		s.forgetUndone()
 	}
 
 	n, over = 0, len(s.drops)-s.limits.Drops

@@ -1,6 +1,8 @@
 package correlator
 
 import (
+	"sort"
+
 	"decaf/api/decafpb"
 	"decaf/api/packet"
 	"decaf/topology"
@@ -12,6 +14,8 @@ type Traffic struct {
 	Src, Dst       int32 // indexes in Topology.Hosts
 	Start, End     int64 // ns
 	Flows, Packets float64
+
+	latest int64 // of the ends of this row and those before it, ns
 }
 
 // within is the share of the row's time that lies in [from, to).
@@ -30,6 +34,7 @@ const latestRow = 120e9
 // trafficLog keeps rows by arrival, at most limit of them.
 type trafficLog struct {
 	rows  []Traffic
+	at    int // place of the first among all that ever came
 	limit int
 	index map[string]int32 // host name to index
 }
@@ -42,20 +47,16 @@ func newTrafficLog(t *topology.Topology, limit int) trafficLog {
 	return l
 }
 
-// AddTraffic takes a host's flow record. Only rows of loss-free counts per
-// destination host are kept: a row of one connection says nothing that they or
-// its retransmits do not.
-func (s *Store) AddTraffic(r *decafpb.FlowRecord) {
+// AddFlow takes a host's flow record; now is when it was received. Rows of
+// loss-free counts per destination host say how busy the links are; all records
+// of connections that a host opened say how they went.
+func (s *Store) AddFlow(r *decafpb.FlowRecord, now int64) {
 	if !s.fresh(recordTraffic, r.GetOrigin()) {
 		return
 	}
 	f := r.GetFlow()
-	if r.GetFlows() == 0 || f.GetSrcPort() != 0 || f.GetDstPort() != 0 {
-		s.stats.FlowsOther++
-		return
-	}
 	tuple, err := packet.FlowFromPB(f)
-	if err != nil || r.GetEndNs() < r.GetStartNs() {
+	if err != nil || r.GetEndNs() < r.GetStartNs() || int64(r.GetEndNs()) > now+latestRow {
 		s.stats.Invalid++
 		return
 	}
@@ -65,32 +66,53 @@ func (s *Store) AddTraffic(r *decafpb.FlowRecord) {
 		s.stats.FlowsOther++ // one end lies outside
 		return
 	}
-	s.stats.Traffic++
-	if len(s.traffic.rows) >= s.traffic.limit {
-		s.stats.EvictedTraffic++
-		s.traffic.rows = s.traffic.rows[1:]
+	from, to := s.traffic.index[src.Name], s.traffic.index[dst.Name]
+	c, told := connRecord(r, from, to)
+	if told {
+		s.stats.Connections++
+		s.stats.EvictedConnections += s.conns.add(c)
 	}
-	s.traffic.rows = append(s.traffic.rows, Traffic{
-		Src: s.traffic.index[src.Name], Dst: s.traffic.index[dst.Name],
+	if r.GetFlows() == 0 || f.GetSrcPort() != 0 || f.GetDstPort() != 0 {
+		s.stats.FlowsOther += uint64(btoi(!told))
+		return
+	}
+	s.stats.Traffic++
+	s.stats.EvictedTraffic += s.traffic.add(Traffic{
+		Src: from, Dst: to,
 		Start: int64(r.GetStartNs()), End: int64(r.GetEndNs()),
 		Flows: float64(r.GetFlows()), Packets: float64(r.GetPackets()),
 	})
 }
 
-// prune forgets rows that ended before old.
-func (l *trafficLog) prune(old int64) {
-	n := 0
-	for n < len(l.rows) && l.rows[n].End < old {
-		n++
+// add takes a row and says how many had to make room for it: several at once,
+// since what was counted of the first rows has to be counted again without them.
+func (l *trafficLog) add(r Traffic) (evicted uint64) {
+	if len(l.rows) >= l.limit {
+		n := min(max(1, l.limit/64), len(l.rows))
+		l.forget(n)
+		evicted = uint64(n)
 	}
-	l.rows = l.rows[n:]
+	r.latest = r.End
+	if n := len(l.rows); n > 0 {
+		r.latest = max(r.latest, l.rows[n-1].latest)
+	}
+	l.rows = append(l.rows, r)
+	return evicted
 }
 
-// of gives the rows that may touch [from, …); do not change them.
-func (l *trafficLog) of(from int64) []Traffic {
-	n := len(l.rows)
-	for n > 0 && l.rows[n-1].End >= from-latestRow {
-		n--
-	}
-	return l.rows[n:]
+func (l *trafficLog) forget(n int) { l.rows, l.at = l.rows[n:], l.at+n }
+
+// before is how many rows, from the first on, ended before a moment.
+func (l *trafficLog) before(at int64) int {
+	return sort.Search(len(l.rows), func(i int) bool { return l.rows[i].latest >= at })
+}
+
+// prune forgets rows that ended before old.
+func (l *trafficLog) prune(old int64) { l.forget(l.before(old)) }
+
+// of gives the rows that may touch [from, …), and the place of the first of them
+// among all that ever came; do not change them.
+func (l *trafficLog) of(from int64) (rows []Traffic, at int) {
+	n := l.before(from - latestRow)
+	return l.rows[n:], l.at + n
 }

@@ -37,11 +37,7 @@ func (v Vote) Rank(w *Window) *Ranking {
 
 // rankByVotes ranks the links and names none.
 func rankByVotes(method string, w *Window) *Ranking {
-	r := &Ranking{Method: method, Start: w.Start, End: w.End}
-	for _, s := range tally(w.Flows) {
-		r.Links = append(r.Links, *s)
-	}
-	slices.SortFunc(r.Links, byVotes)
+	r := &Ranking{Method: method, Start: w.Start, End: w.End, Links: w.paths.sorted(tally(w.Flows, w.paths))}
 	for i := range r.Links { // in order, that sums repeat exactly
 		r.Total += r.Links[i].Votes
 	}
@@ -65,43 +61,122 @@ func (r *Ranking) countVotes() {
 	}
 }
 
-// byVotes orders links by votes; among equals the one with more flows that
-// count, then by name, so that a ranking does not depend on map order.
-func byVotes(a, b LinkScore) int {
-	return cmp.Or(-cmp.Compare(a.Votes, b.Votes), -cmp.Compare(a.Flows, b.Flows), cmp.Compare(a.Link.Name, b.Link.Name))
+// sorted orders links by votes; among equals the one with more flows that count
+// is first, then by name.
+func (p *pathSets) sorted(list []LinkScore) []LinkScore {
+	type key struct {
+		votes       float64
+		flows, rank int32
+		at          int32
+	}
+	keys := make([]key, len(list)) // a quarter of what else would be moved about
+	for i := range list {
+		s := &list[i]
+		keys[i] = key{s.Votes, int32(s.Flows), p.rank[s.at], int32(i)}
+	}
+	slices.SortFunc(keys, func(a, b key) int {
+		if a.votes != b.votes {
+			return cmp.Compare(b.votes, a.votes)
+		}
+		return cmp.Or(cmp.Compare(b.flows, a.flows), cmp.Compare(a.rank, b.rank))
+	})
+	out := make([]LinkScore, len(list))
+	for i, k := range keys {
+		out[i] = list[k.at]
+	}
+	return out
 }
 
-// tally sums the votes per link.
-func tally(flows []*Flow) map[*topology.Link]*LinkScore {
-	type ends struct{ src, dst map[string]bool }
-	votes := make(map[*topology.Link]*LinkScore)
-	seen := make(map[*topology.Link]ends)
-	for _, f := range flows {
-		counts := f.counts()
+// place is where a flow lies in the topology, by number.
+type place struct {
+	version uint32
+	links   []int32 // of those known, in [topology.Topology.Links]
+	ends    [2]int32
+}
+
+// place gives a flow's; it is looked up once.
+func (p *pathSets) place(f *Flow) *place {
+	if f.place == nil || f.place.version != f.version {
+		x := &place{version: f.version, ends: [2]int32{p.hosts[f.Src], p.hosts[f.Dst]}}
 		for _, l := range f.Route.Links {
-			if l == nil {
-				continue
+			if l != nil {
+				x.links = append(x.links, p.index[l])
 			}
-			s := votes[l]
-			if s == nil {
-				s = &LinkScore{Link: l}
-				votes[l] = s
-				seen[l] = ends{map[string]bool{}, map[string]bool{}}
-			}
+		}
+		f.place = x
+	}
+	return f.place
+}
+
+// tally sums the votes per link, in the order of the topology.
+func tally(flows []*Flow, p *pathSets) []LinkScore {
+	// The flows of each link, one after the other, in order.
+	if p.first == nil {
+		p.first = make([]int32, len(p.topo.Links)+1)
+		p.seen = make([][2]int64, len(p.topo.Hosts)+1)
+	}
+	first := p.first
+	clear(first)
+	total := 0
+	for _, f := range flows {
+		for _, l := range p.place(f).links {
+			first[l+1]++
+			total++
+		}
+	}
+	links := 0
+	for i := range p.topo.Links {
+		links += btoi(first[i+1] > 0)
+		first[i+1] += first[i]
+	}
+	if cap(p.crossing) < total {
+		p.crossing = make([]int32, total+total/4)
+	}
+	crossing := p.crossing[:total]
+	for i := len(flows) - 1; i >= 0; i-- {
+		for _, l := range flows[i].place.links {
+			first[l+1]--
+			crossing[first[l+1]] = int32(i)
+		}
+	}
+	if len(p.weak) < len(flows) {
+		p.weak = make([]bool, len(flows)+len(flows)/4)
+	}
+	for i, f := range flows {
+		p.weak[i] = !f.counts()
+	}
+	out := make([]LinkScore, 0, links)
+	for l := range p.topo.Links { // first[l+1] is where the link's flows begin now
+		end := int32(total)
+		if l+2 < len(first) {
+			end = first[l+2]
+		}
+		own := crossing[first[l+1]:end]
+		if len(own) == 0 {
+			continue
+		}
+		s := LinkScore{Link: p.topo.Links[l], at: int32(l)}
+		p.mark++
+		for _, i := range own {
+			f := flows[i]
 			s.Votes += 1 / float64(f.Route.Hops)
-			if !counts {
+			if p.weak[i] {
 				s.Weak++
 				continue
 			}
 			s.Flows++
-			seen[l].src[f.Src] = true
-			seen[l].dst[f.Dst] = true
+			if at := &p.seen[f.place.ends[0]][0]; *at != p.mark {
+				*at = p.mark
+				s.Sources++
+			}
+			if at := &p.seen[f.place.ends[1]][1]; *at != p.mark {
+				*at = p.mark
+				s.Destinations++
+			}
 		}
+		out = append(out, s)
 	}
-	for l, s := range votes {
-		s.Sources, s.Destinations = len(seen[l].src), len(seen[l].dst)
-	}
-	return votes
+	return out
 }
 
 // pick is a link that Algorithm 1 put into B, with the flows it explains there.
@@ -168,13 +243,12 @@ func explains(l *topology.Link, left []*Flow, picks []pick) pick {
 // the rivals it must stand apart from.
 func (v Vote) runnerUp(w *Window, top pick, votes float64, left []*Flow, picks []pick) (pick, bool) {
 	var list []LinkScore
-	for _, s := range tally(left) {
+	for _, s := range tally(left, w.paths) {
 		if s.Link != top.link && s.Votes >= votes/2 && s.Flows >= v.Rule.Flows {
-			list = append(list, *s)
+			list = append(list, s)
 		}
 	}
-	slices.SortFunc(list, byVotes)
-	for _, s := range list {
+	for _, s := range w.paths.sorted(list) {
 		if p := explains(s.Link, left, picks); v.Rule.check(w, p, v.Rule.noise(w, p, nil)).ok {
 			return p, true
 		}
@@ -186,7 +260,7 @@ func (v Vote) runnerUp(w *Window, top pick, votes float64, left []*Flow, picks [
 // takes the one that fewer flows of these pairs would cross by chance.
 func topLink(flows []*Flow, paths *pathSets) (LinkScore, bool) {
 	const same = 1e-9 // votes are sums of fractions
-	scores := tally(flows)
+	scores := tally(flows, paths)
 	most := 0.0
 	for _, s := range scores {
 		most = max(most, s.Votes)
@@ -194,7 +268,7 @@ func topLink(flows []*Flow, paths *pathSets) (LinkScore, bool) {
 	var ties []LinkScore
 	for _, s := range scores {
 		if s.Votes > most-same {
-			ties = append(ties, *s)
+			ties = append(ties, s)
 		}
 	}
 	if len(ties) == 0 {

@@ -17,6 +17,9 @@ type Window struct {
 	Joined   []JoinedFlow // lossy flows with a device's drop of theirs: these do not
 	Drops    []*Drop      // device drops that are evidence
 	Traffic  []Traffic    // loss-free packets, as far as hosts count them
+	// TrafficAt is the place of the first row of Traffic among all that ever came:
+	// what is counted already is known by it.
+	TrafficAt int
 	// Watching are the devices whose agents were heard all through the window:
 	// they would have told of drops that they can see.
 	Watching []string
@@ -32,6 +35,8 @@ type Window struct {
 	Settled   int // flows that belong to a finding that is resolved
 	Explained int // flows explained by a device that told of most of its loss
 
+	kind  viewKind
+	log   *trafficLog // whose rows Traffic is
 	paths *pathSets
 	spent []Settled // components whose flows of some time are not among Flows
 }
@@ -39,6 +44,7 @@ type Window struct {
 // since gives the part of the window's vote that begins at start.
 func (w *Window) since(start int64) *Window {
 	part := *w
+	part.kind = viewRecent
 	part.Start = max(start, w.Start)
 	part.Current = part.Start
 	out := func(f *Flow) bool { return !f.overlaps(part.Start, part.End) }
@@ -99,6 +105,7 @@ type JoinedFlow struct {
 type Settled struct {
 	Component  Component
 	From, Last int64 // ns
+	Down       bool  // it had gone: traces stop before it
 }
 
 // settleSlack is how long before and after a finding lost acknowledgements may
@@ -110,6 +117,9 @@ func (p Settled) spent(f *Flow, paths *pathSets) bool {
 	if f.Last <= p.Last && f.Last >= p.From && p.Component.on(f) {
 		return true
 	}
+	if p.Down && !f.Route.Full && f.Last <= p.Last+settleSlack && f.Last >= p.From-settleSlack && paths.mayCross(f.Src, f.Dst, p.Component) {
+		return true
+	}
 	return !f.Proof() && f.Last <= p.Last+settleSlack && f.Last >= p.From-settleSlack &&
 		paths.mayCross(f.Dst, f.Src, p.Component)
 }
@@ -117,7 +127,9 @@ func (p Settled) spent(f *Flow, paths *pathSets) bool {
 // span gathers the evidence of [start, end). Flows first received after ripe
 // are not taken yet: device drops and undone notices may still come.
 func (s *Store) span(start, end, ripe int64, past []Settled, paths *pathSets) *Window {
-	w := &Window{Topo: s.topo, Start: start, End: end, Current: start, Open: map[Component]bool{}, paths: paths, spent: slices.Clone(past), Traffic: s.traffic.of(start)}
+	w := &Window{Topo: s.topo, Start: start, End: end, Current: start, Open: map[Component]bool{}, paths: paths, spent: slices.Clone(past)}
+	w.log = &s.traffic
+	w.Traffic, w.TrafficAt = s.traffic.of(start)
 flows:
 	for _, f := range s.order {
 		if !f.overlaps(start, end) {
@@ -153,7 +165,7 @@ drops:
 			continue
 		}
 		for _, p := range past {
-			if d.Component == p.Component && d.Time <= p.Last {
+			if d.Component == p.Component && d.Time <= p.Last || p.Down && d.Component.within(p.Component) && d.Time <= p.Last+settleSlack {
 				continue drops
 			}
 		}

@@ -139,10 +139,12 @@ func (s seen) falseFindings() []string {
 }
 
 // deviceSees says whether the fault on a component is one whose drops the
-// device itself notices, and surely has an agent to tell.
+// device itself notices, and surely has an agent to tell. A routing loop is not
+// among them: the ICMP error that ends each of its packets ends the connection
+// too, so that the segment which the device dropped is never sent again.
 func (s seen) deviceSees(component string) bool {
 	return s.scenario.Instrumented == 1 && s.scenario.Lying == 0 && s.scenario.AgentsLate == 0 && slices.ContainsFunc(s.faults, func(p PlayedFault) bool {
-		return p.Component == component && slices.Contains([]string{"acl", "no-route", "queue"}, p.Kind)
+		return p.Component == component && slices.Contains([]string{"acl", "no-route", "queue", "blackhole", "mtu", "route-flap"}, p.Kind)
 	})
 }
 

@@ -183,6 +183,8 @@ func (l *Lab) startService(listen string, traceBudget float64) error {
 			"name": h.Name, "site": l.Topology.Site, "topology": l.topologyFile(),
 			"nats":              map[string]any{"url": "tls://" + nats, "tls": files},
 			"ignore_interfaces": []string{kernel.ManagementInterface},
+			// Half a minute is all that a run may last.
+			"tables": map[string]any{"interval": "5s"},
 		}
 		if traceBudget > 0 {
 			config["trace"] = map[string]any{"rate": traceBudget}

@@ -929,7 +929,7 @@ type LossAggregate struct {
 	ReceivedNs          uint64                 `protobuf:"varint,15,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
 	SuppressedDuplicate uint64                 `protobuf:"varint,16,opt,name=suppressed_duplicate,json=suppressedDuplicate,proto3" json:"suppressed_duplicate,omitempty"` // the flow had an event already
 	Events              uint64                 `protobuf:"varint,17,opt,name=events,proto3" json:"events,omitempty"`                                                      // sent one by one
-	Unattributed        uint64                 `protobuf:"varint,18,opt,name=unattributed,proto3" json:"unattributed,omitempty"`                                          // packets whose headers were not looked at: any flow may have so many more
+	Unattributed        uint64                 `protobuf:"varint,18,opt,name=unattributed,proto3" json:"unattributed,omitempty"`                                          // packets whose flow is not certain: a flow not listed, or a prefix, may have so many more
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"decaf/api"
+	"decaf/api/agentconfig"
 	"decaf/api/bus"
 	"decaf/api/service"
 	"decaf/correlator"
@@ -23,12 +24,13 @@ type Service struct {
 	log  *slog.Logger
 	topo *topology.Topology
 
-	server *bus.Server // nil with a URL
-	conn   *bus.Conn
-	corr   *correlator.Correlator
-	http   *api.Server
-	health *service.Health
-	url    chan string // holds the API's address once it listens
+	server   *bus.Server // nil with a URL
+	conn     *bus.Conn
+	settings *agentconfig.Store
+	corr     *correlator.Correlator
+	http     *api.Server
+	health   *service.Health
+	url      chan string // holds the API's address once it listens
 }
 
 // New checks the configuration and loads the topology; it starts nothing.
@@ -89,7 +91,19 @@ func (s *Service) connect(ctx context.Context) (err error) {
 	if err := s.conn.WaitReady(ctx); err != nil {
 		return err
 	}
-	return s.conn.EnsureStreams(ctx)
+	if err := s.conn.EnsureStreams(ctx); err != nil {
+		return err
+	}
+	kv, err := s.conn.KV(bus.BucketAgentConfig)
+	if err != nil {
+		return err
+	}
+	s.settings = agentconfig.NewStore(kv, s.topo)
+	// The topology may have changed since. Agents do without for now.
+	if err := s.settings.Sync(ctx); err != nil {
+		s.log.Error("what host agents are told is not up to date", "err", err)
+	}
+	return nil
 }
 
 func (s *Service) disconnect(context.Context) error {
@@ -111,7 +125,7 @@ func (s *Service) startCorrelator(context.Context) (err error) {
 }
 
 func (s *Service) startAPI(context.Context) (err error) {
-	cfg := api.Config{Listen: s.cfg.API.Listen, TLS: s.cfg.API.TLS}
+	cfg := api.Config{Listen: s.cfg.API.Listen, TLS: s.cfg.API.TLS, Settings: s.settings}
 	if cfg.Listener, err = inherited(s.cfg.API.Listen); err != nil {
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	want := []string{"acl", "blackhole", "corrupt", "device-loss", "mtu", "no-route", "queue", "quiet", "route-flap",
-		"silent-loss-1", "silent-loss-5", "ttl-loop"}
+	want := []string{"acl", "blackhole", "corrupt", "device-down", "device-loss", "host-slow", "mtu", "no-route", "queue", "quiet",
+		"route-flap", "server-reset", "server-slow", "silent-loss-1", "silent-loss-5", "syn-blackhole", "ttl-loop"}
 	if got := Names(); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -88,6 +88,7 @@ func TestScenariosHold(t *testing.T) {
 			want := map[string]int{
 				"silent-loss-1": 48, "silent-loss-5": 48, "corrupt": 32, "queue": 16,
 				"acl": 6, "blackhole": 6, "mtu": 6, "device-loss": 6, "ttl-loop": 4, "no-route": 2, "route-flap": 2,
+				"device-down": 6, "syn-blackhole": 6, "host-slow": 8, "server-slow": 8, "server-reset": 8,
 			}[name]
 			if len(drawn) != want {
 				t.Errorf("%d components came up, want %d", len(drawn), want)

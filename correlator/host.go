@@ -1,0 +1,310 @@
+package correlator
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"decaf/topology"
+)
+
+// methodHost names findings that rest on what hosts tell of their connections.
+const methodHost = "host-evidence"
+
+// Classes of trouble that is a host's own. Loss has the classes of devices;
+// these are beside them.
+const (
+	classHost      = "host"
+	classHostReset = "host/reset"       // it resets connections
+	classHostZero  = "host/zero-window" // its processes do not read
+	classHostSlow  = "host/slow"        // what it sends waits within it
+)
+
+// HostRule says what connections must show before a host is named. Several other
+// hosts must agree, and the host must stand out from all others: what happens
+// everywhere is no host's fault.
+type HostRule struct {
+	// Spans are how far it looks back, ns: not far, that what has begun shows among
+	// what was well, and far, that there are enough connections.
+	Spans []int64
+	Flows int // connections of the host, at least
+	Peers int // other hosts that see it, and at least half of those it has
+	// Resets and ResetShare are how many connections must have been reset, and of
+	// how many.
+	Resets     int
+	ResetShare float64
+	Zero       float64 // mean time of a closed window, ns
+	Slow       float64 // mean round trip, ns, and
+	SlowTimes  float64 // this many times the usual one
+	Times      float64 // by how much it must stand out otherwise
+	Late       int64   // how long ago the trouble may have been when the host is named, ns
+}
+
+// DefaultHostRule is tuned for no false finding. On the kernel fabric a host whose
+// processes stand still closes its windows for 80 ms per connection, a healthy one
+// for less than 1; one that sends slowly takes 5 to 30 ms for a round trip where
+// others take 0.1.
+func DefaultHostRule() HostRule {
+	return HostRule{Spans: []int64{9e9, 30e9}, Flows: 10, Peers: 2, Resets: 5, ResetShare: 0.1, Zero: 25e6, Slow: 5e6, SlowTimes: 20, Times: 10, Late: 6e9}
+}
+
+// connSum adds up records of a pair of hosts.
+type connSum struct {
+	flows, resets, zero, rtt, timed float64
+	times                           [3]connTimes // of the records that show trouble, by trouble
+}
+
+// connTimes is when some records were, ns: the first, the last, and how long the
+// longest took.
+type connTimes struct{ first, last, longest int64 }
+
+// Troubles, as connSum.times has them.
+const (
+	troubleReset = iota
+	troubleZero
+	troubleSlow
+)
+
+func (s *connSum) add(r *ConnRecord, rule *HostRule) {
+	s.flows += r.Flows
+	s.resets += r.Resets
+	s.zero += r.Zero
+	s.rtt += r.RTT
+	s.timed += r.Timed
+	for i, shows := range [...]bool{r.Resets > 0, mean(r.Zero, r.Flows) >= rule.Zero/2, mean(r.RTT, r.Timed) >= rule.Slow} {
+		if shows {
+			s.times[i].add(r)
+		}
+	}
+}
+
+func (t *connTimes) add(r *ConnRecord) {
+	at := r.End
+	if !r.single { // of a sum, the middle is the best guess
+		at = r.Start + (r.End-r.Start)/2
+		t.longest = max(t.longest, r.End-r.Start)
+	}
+	if t.first == 0 || at < t.first {
+		t.first = at
+	}
+	t.last = max(t.last, r.End)
+}
+
+func mean(sum, n float64) float64 {
+	if n <= 0 {
+		return 0
+	}
+	return sum / n
+}
+
+// pair is source and destination, as indexes in Topology.Hosts.
+type pair struct{ src, dst int32 }
+
+// connSums adds up what hosts told since a moment. Where a host sums up its
+// services, those sums are all of its connections; else its rows and single
+// records together are.
+func (rule *HostRule) connSums(rows []ConnRecord, since int64) map[pair]*connSum {
+	sums := make(map[int32]bool)
+	for i := range rows {
+		if r := &rows[i]; r.Service && r.End >= since {
+			sums[r.Src] = true
+		}
+	}
+	out := make(map[pair]*connSum)
+	for i := range rows {
+		r := &rows[i]
+		if r.End < since {
+			continue
+		}
+		if sums[r.Src] != r.Service {
+			continue
+		}
+		k := pair{r.Src, r.Dst}
+		if out[k] == nil {
+			out[k] = new(connSum)
+		}
+		out[k].add(r, rule)
+	}
+	return out
+}
+
+// accuse names the hosts that others' connections, or their own, speak against.
+// trouble says of which hosts the network may be to blame: none of these is named
+// for being slow.
+func (r HostRule) accuse(t *topology.Topology, rows []ConnRecord, now int64, trouble func(host string) bool) []Candidate {
+	var out []Candidate
+	for _, span := range r.Spans {
+		for _, c := range r.since(t, rows, now-span, trouble) {
+			if !slices.ContainsFunc(out, func(x Candidate) bool { return x.Component == c.Component }) {
+				c.Opens = now-c.Last <= r.Late
+				out = append(out, c)
+			}
+		}
+	}
+	return out
+}
+
+// since is accuse by the records since a moment.
+func (r HostRule) since(t *topology.Topology, rows []ConnRecord, from int64, trouble func(host string) bool) []Candidate {
+	sums := r.connSums(rows, from)
+	var order []pair
+	into, outOf := make(map[int32][]pair), make(map[int32][]pair)
+	for k := range sums {
+		order = append(order, k)
+	}
+	slices.SortFunc(order, func(a, b pair) int { return cmp.Or(cmp.Compare(a.src, b.src), cmp.Compare(a.dst, b.dst)) })
+	var all connSum
+	for _, k := range order {
+		into[k.dst], outOf[k.src] = append(into[k.dst], k), append(outOf[k.src], k)
+		s := sums[k]
+		all.flows += s.flows
+		all.resets += s.resets
+		all.zero += s.zero
+	}
+	x := &hostCase{HostRule: r, topo: t, sums: sums, order: order, from: outOf, all: all, trouble: trouble}
+	var out []Candidate
+	for _, h := range slices.Sorted(maps.Keys(into)) {
+		if c, ok := x.ends(h, into[h]); ok {
+			out = append(out, c)
+		}
+		if c, ok := x.reads(h, into[h]); ok {
+			out = append(out, c)
+		}
+	}
+	for _, h := range slices.Sorted(maps.Keys(outOf)) {
+		if c, ok := x.sends(h); ok {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// hostCase is what is known at one moment.
+type hostCase struct {
+	HostRule
+	topo    *topology.Topology
+	sums    map[pair]*connSum
+	order   []pair
+	from    map[int32][]pair
+	all     connSum
+	trouble func(host string) bool
+}
+
+// agree says whether those pairs that show something are enough of all.
+func (x *hostCase) agree(show, of int) bool { return show >= x.Peers && 2*show >= of }
+
+// candidate makes one of the pairs that show something.
+func (x *hostCase) candidate(h int32, class string, trouble int, show []pair, peer func(pair) int32, why string) Candidate {
+	c := Candidate{
+		Component: Component{Node: x.topo.Hosts[h].Name, host: true}, Class: class, Method: methodHost,
+		Reasons: []string{why},
+	}
+	for _, k := range show {
+		s := x.sums[k]
+		at := s.times[trouble]
+		if at.first != 0 && (c.First == 0 || at.first < c.First) {
+			c.First = at.first
+		}
+		c.Last, c.Pace = max(c.Last, at.last), max(c.Pace, at.longest)
+		c.Hurt += uint64(s.flows)
+		c.Hosts = append(c.Hosts, x.topo.Hosts[peer(k)].Name)
+	}
+	return c
+}
+
+func source(k pair) int32      { return k.src }
+func destination(k pair) int32 { return k.dst }
+
+// ends looks for a host that resets connections to it.
+func (x *hostCase) ends(h int32, pairs []pair) (Candidate, bool) {
+	var show []pair
+	n, flows := 0.0, 0.0
+	for _, k := range pairs {
+		s := x.sums[k]
+		n += s.resets
+		flows += max(s.flows, s.resets)
+		if s.resets > 0 {
+			show = append(show, k)
+		}
+	}
+	rest, others := x.all.resets-n, x.all.flows-flows
+	standsOut := x.Times*rest <= n || x.Times*mean(rest, others) <= mean(n, flows)
+	if n < float64(x.Resets) || n < x.ResetShare*flows || !standsOut || !x.agree(len(show), len(pairs)) {
+		return Candidate{}, false
+	}
+	return x.candidate(h, classHostReset, troubleReset, show, source, fmt.Sprintf("it reset %.0f of %.0f connections of %d hosts to it; of those to all other hosts %.0f of %.0f were",
+		n, flows, len(pairs), rest, others)), true
+}
+
+// reads looks for a host whose processes do not read what they are sent.
+func (x *hostCase) reads(h int32, pairs []pair) (Candidate, bool) {
+	var show []pair
+	zero, flows := 0.0, 0.0
+	for _, k := range pairs {
+		s := x.sums[k]
+		zero += s.zero
+		flows += s.flows
+		if mean(s.zero, s.flows) >= x.Zero/2 {
+			show = append(show, k)
+		}
+	}
+	elsewhere := mean(x.all.zero-zero, x.all.flows-flows)
+	if flows < float64(x.Flows) || mean(zero, flows) < max(x.Zero, x.Times*elsewhere) || !x.agree(len(show), len(pairs)) {
+		return Candidate{}, false
+	}
+	return x.candidate(h, classHostZero, troubleZero, show, source, fmt.Sprintf("%.0f connections of %d hosts to it waited %.0f ms each at its closed window; those to other hosts %.1f ms",
+		flows, len(pairs), mean(zero, flows)/1e6, elsewhere/1e6)), true
+}
+
+// sends looks for a host that sends late, wherever to, while its neighbours, whose
+// packets go the same ways, do not.
+func (x *hostCase) sends(h int32) (Candidate, bool) {
+	name := x.topo.Hosts[h].Name
+	pairs := slices.DeleteFunc(slices.Clone(x.from[h]), func(k pair) bool { return x.sums[k].timed == 0 })
+	var others, near []float64
+	for _, k := range x.order {
+		if s := x.sums[k]; k.src != h && k.dst != h && s.timed > 0 {
+			others = append(others, mean(s.rtt, s.timed))
+			if x.neighbours(h, k.src) {
+				near = append(near, mean(s.rtt, s.timed))
+			}
+		}
+	}
+	if len(others) < 3 || len(near) == 0 {
+		return Candidate{}, false
+	}
+	usual := median(others)
+	slow := max(x.Slow, x.SlowTimes*usual)
+	var show []pair
+	rtt, timed := 0.0, 0.0
+	for _, k := range pairs {
+		s := x.sums[k]
+		rtt += s.rtt
+		timed += s.timed
+		if mean(s.rtt, s.timed) >= slow {
+			show = append(show, k)
+		}
+	}
+	if timed < float64(x.Flows) || 4*len(show) < 3*len(pairs) || !x.agree(len(show), len(pairs)) || median(near) > slow/x.Times || x.trouble(name) {
+		return Candidate{}, false
+	}
+	return x.candidate(h, classHostSlow, troubleSlow, show, destination, fmt.Sprintf("%.0f connections from it to %d hosts took %.1f ms for a round trip, those of other hosts %.2f ms, those of its neighbours %.2f ms",
+		timed, len(pairs), mean(rtt, timed)/1e6, usual/1e6, median(near)/1e6)), true
+}
+
+// neighbours says whether two hosts hang on the same device.
+func (x *hostCase) neighbours(a, b int32) bool {
+	at := func(h int32) string {
+		if out := x.topo.LinksFrom(x.topo.Hosts[h].Name); len(out) > 0 {
+			return out[0].To.Node
+		}
+		return ""
+	}
+	return a != b && at(a) != "" && at(a) == at(b)
+}
+
+func median(list []float64) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[len(sorted)/2]
+}

@@ -1,0 +1,283 @@
+package correlator
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"decaf/api/decafpb"
+	"decaf/topology"
+)
+
+// told makes one record of each pair of hosts, with what a function changes of it.
+func told(topo *topology.Topology, change func(src, dst string, r *ConnRecord)) (rows []ConnRecord) {
+	for i, src := range topo.Hosts {
+		for j, dst := range topo.Hosts {
+			if i == j {
+				continue
+			}
+			r := ConnRecord{Src: int32(i), Dst: int32(j), Start: 90 * second, End: 100 * second, Flows: 14, Timed: 14, RTT: 14 * 0.5e6}
+			change(src.Name, dst.Name, &r)
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// Which troubles are a host's own, and which are not.
+func TestHostRule(t *testing.T) {
+	t.Parallel()
+	topo := smallClos(t)
+	const h = "p0-tor0-h0"
+	for _, c := range []struct {
+		name   string
+		change func(src, dst string, r *ConnRecord)
+		want   []string // component and class
+	}{
+		{"nothing", func(_, _ string, _ *ConnRecord) {}, nil},
+		{"it resets half", func(_, dst string, r *ConnRecord) {
+			if dst == h {
+				r.Resets = 7
+			}
+		}, []string{"host p0-tor0-h0 host/reset"}},
+		{"one client is reset", func(src, dst string, r *ConnRecord) {
+			if dst == h && src == "p1-tor0-h0" {
+				r.Resets = 14
+			}
+		}, nil},
+		{"one client is reset everywhere", func(src, _ string, r *ConnRecord) {
+			if src == "p1-tor0-h0" {
+				r.Resets = 14
+			}
+		}, nil},
+		{"everyone resets a tenth", func(_, _ string, r *ConnRecord) { r.Resets = 1.4 }, nil},
+		{"everyone resets all", func(_, _ string, r *ConnRecord) { r.Resets = 14 }, nil},
+		{"few resets", func(_, dst string, r *ConnRecord) {
+			if dst == h {
+				r.Resets = 0.5
+			}
+		}, nil},
+		{"nobody gets through to it", func(_, dst string, r *ConnRecord) {
+			if dst == h {
+				r.Flows, r.Timed, r.RTT = 0, 0, 0
+			}
+		}, nil},
+		{"it does not read", func(_, dst string, r *ConnRecord) {
+			if dst == h {
+				r.Zero = 14 * 300e6
+			}
+		}, []string{"host p0-tor0-h0 host/zero-window"}},
+		{"it reads a little late", func(_, dst string, r *ConnRecord) {
+			if dst == h {
+				r.Zero = 14 * 15e6
+			}
+		}, nil},
+		{"nobody reads", func(_, _ string, r *ConnRecord) { r.Zero = 14 * 300e6 }, nil},
+		{"one client's flows are not read", func(src, dst string, r *ConnRecord) {
+			if dst == h && src == "p1-tor0-h0" {
+				r.Zero = 14 * 5e9
+			}
+		}, nil},
+		{"it sends late", func(src, dst string, r *ConnRecord) {
+			if src == h || dst == h {
+				r.RTT = 14 * 150e6
+			}
+		}, []string{"host p0-tor0-h0 host/slow"}},
+		{"its rack sends late", func(src, _ string, r *ConnRecord) {
+			if strings.HasPrefix(src, "p0-tor0") {
+				r.RTT = 14 * 150e6
+			}
+		}, nil},
+		{"the way to the other pod is slow for half", func(src, dst string, r *ConnRecord) {
+			if src[:2] != dst[:2] {
+				r.RTT = 14 * 25e6
+			}
+		}, nil},
+		{"all is slow", func(_, _ string, r *ConnRecord) { r.RTT = 14 * 150e6 }, nil},
+		{"it is slow to one host", func(src, dst string, r *ConnRecord) {
+			if src == h && dst == "p1-tor0-h0" {
+				r.RTT = 14 * 2e9
+			}
+		}, nil},
+		{"it is a little slow", func(src, _ string, r *ConnRecord) {
+			if src == h {
+				r.RTT = 14 * 4e6
+			}
+		}, nil},
+		{"it reset some a while ago", func(_, dst string, r *ConnRecord) {
+			if dst == h {
+				r.Resets, r.Start, r.End = 7, 80*second, 90*second
+			}
+		}, nil},
+		{"it was slow long ago", func(src, _ string, r *ConnRecord) {
+			if src == h {
+				r.RTT, r.Start, r.End = 14*150e6, 10*second, 20*second
+			}
+		}, nil},
+		{"hardly a connection", func(src, dst string, r *ConnRecord) {
+			r.Flows, r.Timed, r.RTT = 1, 1, 0.5e6
+			if src == h {
+				r.RTT = 150e6
+			}
+			if dst == h {
+				r.Zero = 2e9
+			}
+		}, nil},
+	} {
+		var got []string
+		for _, c := range DefaultHostRule().accuse(topo, told(topo, c.change), 105*second, func(string) bool { return false }) {
+			if !c.Opens {
+				continue
+			}
+			got = append(got, c.Component.String()+" "+c.Class)
+			if c.Method != methodHost || c.First == 0 || c.Last != 100*second || len(c.Hosts) < 2 || len(c.Reasons) == 0 {
+				t.Errorf("%+v", c)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: named %v, want %v", c.name, got, c.want)
+		}
+	}
+	slow := told(topo, func(src, _ string, r *ConnRecord) {
+		if src == h {
+			r.RTT = 14 * 150e6
+		}
+	})
+	if got := DefaultHostRule().accuse(topo, slow, 105*second, func(host string) bool { return host == h }); len(got) != 0 {
+		t.Errorf("named %v, whose own link may be at fault", got)
+	}
+}
+
+// A host that sums up its services tells of each connection twice, and it counts once.
+func TestServiceSumsCountOnce(t *testing.T) {
+	t.Parallel()
+	rec := func(f *decafpb.FlowRecord) ConnRecord {
+		c, ok := connRecord(f, 0, 1)
+		if !ok {
+			t.Fatalf("not told: %v", f)
+		}
+		return c
+	}
+	port := &decafpb.Flow{SrcPort: 40000, DstPort: 80}
+	one := &decafpb.FlowRecord{Flow: port, State: decafpb.FlowRecord_STATE_TERMINATED, Error: errReset, RttMeanNs: 3e6, ZeroWindowNs: 5}
+	refused := &decafpb.FlowRecord{Flow: port, State: decafpb.FlowRecord_STATE_FAILED, Error: 111}
+	row := &decafpb.FlowRecord{Flow: &decafpb.Flow{}, Flows: 10, Packets: 100}
+	service := &decafpb.FlowRecord{Flow: &decafpb.Flow{DstPort: 80}, Flows: 12, TerminatedFlows: 3, ResetsReceived: 2, FailedFlows: 1, RttMeanNs: 2e6, ZeroWindowNs: 7}
+	if _, ok := connRecord(&decafpb.FlowRecord{Flow: port, Inbound: true}, 0, 1); ok {
+		t.Error("the server's word on a connection is counted beside the client's")
+	}
+	for _, c := range []struct {
+		name string
+		rows []ConnRecord
+		want connSum
+	}{
+		{"rows and single records", []ConnRecord{rec(row), rec(one), rec(refused)}, connSum{flows: 12, resets: 1, zero: 5, rtt: 3e6, timed: 1}},
+		{"with sums", []ConnRecord{rec(one), rec(row), rec(refused), rec(service)}, connSum{flows: 12, resets: 2, zero: 7, rtt: 24e6, timed: 12}},
+	} {
+		rule := DefaultHostRule()
+		got := *rule.connSums(c.rows, 0)[pair{0, 1}]
+		if got.times = c.want.times; got != c.want {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestConnLogIsBounded(t *testing.T) {
+	t.Parallel()
+	l := connLog{limit: 128}
+	evicted := uint64(0)
+	for i := range int64(1000) {
+		evicted += l.add(ConnRecord{End: i})
+	}
+	if len(l.rows) > 128 || evicted != 1000-uint64(len(l.rows)) || l.came != 1000 {
+		t.Errorf("%d held, %d evicted", len(l.rows), evicted)
+	}
+	if l.prune(995); len(l.rows) != 5 {
+		t.Errorf("%d rows held that are not old", len(l.rows))
+	}
+}
+
+// A host in trouble is a finding while the trouble lasts, and the answer to
+// reports of its connections, each by its own word.
+func TestHostFindingAnswersReports(t *testing.T) {
+	t.Parallel()
+	topo := smallClos(t)
+	const h = "p0-tor0-h0"
+	for _, c := range []struct {
+		class  string
+		record func(r *decafpb.FlowRecord, src, dst string)
+		// verdicts on reports from and to the host
+		from, to string
+	}{
+		{classHostReset, func(r *decafpb.FlowRecord, _, dst string) {
+			if dst == h {
+				r.TerminatedFlows, r.ResetsReceived = 5, 5
+			}
+		}, verdictSource, verdictServer},
+		{classHostZero, func(r *decafpb.FlowRecord, _, dst string) {
+			if dst == h {
+				r.ZeroWindowNs = 3e9
+			}
+		}, verdictSource, verdictServer},
+		{classHostSlow, func(r *decafpb.FlowRecord, src, _ string) {
+			if src == h {
+				r.RttMeanNs = 200e6
+			}
+		}, verdictSource, verdictDestination},
+	} {
+		n := 0
+		e := NewEngine(DefaultEngineConfig(), topo, nil, func() string { n++; return fmt.Sprint("f", n) })
+		seq := uint64(0)
+		report := func(now int64) {
+			for _, src := range topo.Hosts {
+				for _, dst := range topo.Hosts {
+					if src == dst {
+						continue
+					}
+					seq++
+					r := &decafpb.FlowRecord{Origin: &decafpb.Origin{Producer: src.Name, BootId: 1, Seq: seq},
+						StartNs: uint64(now - 5*second), EndNs: uint64(now), Flows: 10, Packets: 500, RttMeanNs: 5e5,
+						Flow: &decafpb.Flow{Src: src.Addresses[0].AsSlice(), Dst: dst.Addresses[0].AsSlice(), DstPort: 80, Protocol: 6}}
+					if now > 110*second && now <= 130*second {
+						c.record(r, src.Name, dst.Name)
+					}
+					e.Add(&decafpb.Batch{Flows: []*decafpb.FlowRecord{r}}, now)
+				}
+			}
+		}
+		answer := func(src, dst string) *decafpb.Verdict {
+			v, err := e.Answer(&decafpb.FaultReport{Src: src, Dst: dst, FromNs: uint64(100 * second), ToNs: uint64(130 * second)},
+				func(string, int64, int64) (bool, string) { return true, "" }, 130*second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		for now := 100 * second; now <= 170*second; now += stepEvery {
+			if now%(5*second) == 0 {
+				report(now)
+			}
+			e.Step(now)
+			if now != 129*second {
+				continue
+			}
+			for _, x := range []struct{ src, dst, want string }{{h, "p1-tor0-h0", c.from}, {"p1-tor0-h0", h, c.to}, {"p1-tor0-h0", "p1-tor1-h0", verdictNotNetwork}} {
+				v := answer(x.src, x.dst)
+				if v.GetVerdict() != x.want || x.want != verdictNotNetwork && (v.GetComponent() != "host "+h || v.GetClass() != c.class) {
+					t.Errorf("%s: %s > %s: %v", c.class, x.src, x.dst, v)
+				}
+			}
+		}
+		fs := e.Findings()
+		if len(fs) != 1 || fs[0].GetComponent() != "host "+h || fs[0].GetClass() != c.class || fs[0].GetMethod() != methodHost || len(fs[0].GetHosts()) != 7 || fs[0].GetFlows() < 70 {
+			t.Fatalf("%s: findings %v", c.class, fs)
+		}
+		if f := fs[0]; int64(f.GetFromNs()) < 110*second || int64(f.GetDetectedNs()) > 116*second || int64(f.GetResolvedNs()) != 130*second {
+			t.Errorf("%s: from %d, detected %d, resolved %d", c.class, f.GetFromNs(), f.GetDetectedNs(), f.GetResolvedNs())
+		}
+		if int64(fs[0].GetResolvedNs()) == 0 {
+			t.Errorf("%s: never resolved", c.class)
+		}
+	}
+}
