@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"decaf/api/service"
+	"decaf/sim/bench"
 	"decaf/sim/kernel"
 	"decaf/sim/scenario"
 	"decaf/sim/scenarios"
@@ -39,7 +40,7 @@ namespaces with real traffic (--fabric kernel, as root) or simulated flow by flo
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	group.AddCommand(runCommand(), replayCommand(), listCommand(), kernel.TrafficCommand())
+	group.AddCommand(runCommand(), replayCommand(), listCommand(), bench.Command(), kernel.TrafficCommand())
 	return []*cobra.Command{group, demoCommand()}
 }
 

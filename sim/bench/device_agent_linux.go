@@ -1,0 +1,250 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
+	"github.com/vishvananda/netns"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+)
+
+// deviceCommand makes `decaf device` with a configuration file. A test has
+// another.
+var deviceCommand = func(config string) (*exec.Cmd, error) {
+	exe, err := os.Executable()
+	return exec.Command(exe, "device", "--config", config), err
+}
+
+// deviceAgent is a process of `decaf device` in r, and a connection to it.
+type deviceAgent struct {
+	cmd  *exec.Cmd
+	out  bytes.Buffer
+	done chan error
+	end  chan struct{} // ends the thread that the process hangs on
+	dir  string
+	conn *grpc.ClientConn
+}
+
+// agentPort is where it listens, in r's own loopback.
+const agentPort = "127.0.0.1:9339"
+
+// startDevice runs an agent with a configuration (beside name, listen and log) and
+// waits until it serves.
+func (n *router) startDevice(ctx context.Context, config string) (_ *deviceAgent, err error) {
+	a := &deviceAgent{done: make(chan error, 1), end: make(chan struct{})}
+	if a.dir, err = os.MkdirTemp("", "decaf-bench-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			a.stop()
+		}
+	}()
+	file := filepath.Join(a.dir, "device.yaml")
+	text := "name: r\nlisten: " + agentPort + "\nlog: {level: warn}\n" + config
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	cmd, err := deviceCommand(file)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = &a.out, &a.out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the death signal is of this thread
+		err := netns.Set(n.r.ns)
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+		<-a.end
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start the agent: %w", err)
+	}
+	a.cmd = cmd
+	go func() { a.done <- cmd.Wait() }()
+	a.conn, err = grpc.NewClient("passthrough:///"+agentPort,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (c net.Conn, err error) {
+			err = n.r.do(func() (err error) { c, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr); return err })
+			return c, err
+		}))
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		ask, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := gnmipb.NewGNMIClient(a.conn).Capabilities(ask, &gnmipb.CapabilityRequest{}, grpc.WaitForReady(true))
+		cancel()
+		if err == nil {
+			return a, nil
+		}
+		select {
+		case died := <-a.done:
+			a.done <- died
+			return nil, fmt.Errorf("the agent ended at once (%v); it said: %s", died, a.out.String())
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		default:
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("the agent does not serve: %w; it said: %s", err, a.out.String())
+		}
+	}
+}
+
+// stop ends the agent and waits for it.
+func (a *deviceAgent) stop() {
+	if a.conn != nil {
+		a.conn.Close()
+	}
+	if a.cmd != nil {
+		a.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-a.done:
+		case <-time.After(10 * time.Second):
+			a.cmd.Process.Kill()
+			<-a.done
+		}
+	}
+	close(a.end)
+	os.RemoveAll(a.dir)
+}
+
+// cpu is the processor time that the agent took so far, by the clock tick.
+func (a *deviceAgent) cpu() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(b), ") ") // the name may have anything in it
+	f := strings.Fields(rest)
+	if !ok || len(f) < 13 {
+		return 0, fmt.Errorf("read the agent's processor time: %q", b)
+	}
+	user, err1 := strconv.ParseUint(f[11], 10, 64)
+	system, err2 := strconv.ParseUint(f[12], 10, 64)
+	return time.Duration(user+system) * (time.Second / 100), errors.Join(err1, err2) // USER_HZ
+}
+
+// resident is the agent's resident memory in bytes.
+func (a *deviceAgent) resident() (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+			kB, err := strconv.ParseFloat(f[1], 64)
+			return kB * 1024, err
+		}
+	}
+	return 0, errors.New("read the agent's memory: no VmRSS")
+}
+
+func lossPath(under string) *gnmipb.SubscriptionList {
+	return &gnmipb.SubscriptionList{
+		Encoding:     gnmipb.Encoding_PROTO,
+		Subscription: []*gnmipb.Subscription{{Path: &gnmipb.Path{Elem: []*gnmipb.PathElem{{Name: "loss"}, {Name: under}}}}},
+	}
+}
+
+// watch subscribes to a container under /loss and calls fn with each notification
+// and when it came, until ctx ends or fn fails; wait says how it ended. It returns
+// when the subscription is in sync.
+func (a *deviceAgent) watch(ctx context.Context, under string, fn func(*gnmipb.Notification, time.Time) error) (wait func() error, err error) {
+	stream, err := gnmipb.NewGNMIClient(a.conn).Subscribe(ctx)
+	if err == nil {
+		err = stream.Send(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: lossPath(under)}})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	synced, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- func() error {
+			for {
+				m, err := stream.Recv()
+				at := time.Now()
+				switch {
+				case ctx.Err() != nil:
+					return nil
+				case err != nil:
+					return fmt.Errorf("subscription: %w", err)
+				case m.GetSyncResponse():
+					close(synced)
+				case m.GetUpdate() != nil:
+					if err := fn(m.GetUpdate(), at); err != nil {
+						return err
+					}
+				}
+			}
+		}()
+	}()
+	select {
+	case <-synced:
+		return func() error { return <-ended }, nil
+	case err := <-ended:
+		return nil, err
+	case <-time.After(20 * time.Second):
+		return nil, errors.New("subscription: no sync_response")
+	}
+}
+
+// frames is what a client that does not decode receives.
+type frames struct{ bytes int }
+
+// byteCodec leaves what is received as bytes.
+type byteCodec struct{ encoding.CodecV2 }
+
+func (c byteCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	v.(*frames).bytes = data.Len()
+	return nil
+}
+
+// countFrames subscribes to a container under /loss without decoding what comes
+// and calls fn for each message, the first of which is the sync_response.
+func (a *deviceAgent) countFrames(ctx context.Context, under string, fn func()) (wait func() error, err error) {
+	s, err := a.conn.NewStream(ctx, &gnmipb.GNMI_ServiceDesc.Streams[0], gnmipb.GNMI_Subscribe_FullMethodName,
+		grpc.ForceCodecV2(byteCodec{encoding.GetCodecV2(grpcproto.Name)}))
+	if err == nil {
+		err = s.SendMsg(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: lossPath(under)}})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		var f frames
+		for {
+			if err := s.RecvMsg(&f); ctx.Err() != nil {
+				ended <- nil
+				return
+			} else if err != nil {
+				ended <- fmt.Errorf("subscription: %w", err)
+				return
+			}
+			fn()
+		}
+	}()
+	return func() error { return <-ended }, nil
+}

@@ -1,0 +1,19 @@
+package bench
+
+// hostBench is "decaf sim bench host".
+var hostBench = bench{
+	name:  "host",
+	short: "Measure the host agent: what it costs a server that is busy, or loses packets",
+	long: `Measure the host agent on a server in a network namespace of its own, a - r - b,
+with the agent as a process in a and NATS beside it:
+
+  - processor time (the process and the kernel's time in its programs), memory,
+    bytes to NATS and probes a second, with 1,000 and 20,000 open connections and
+    0, 100, 1,000 and 10,000 retransmits a second, ten times --duration each;
+  - of the connections, and of the bytes, that half of this machine's most would
+    be, how many are delivered, agent off and on in turn (--pairs).
+
+The retransmits are real: half of what a sends is dropped at b. How many there were
+is what the kernel counts. A machine that is busy otherwise makes figures worse.`,
+	run: runHost,
+}

@@ -1,0 +1,589 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"decaf/api/decafpb"
+	"decaf/api/packet"
+	"decaf/hostagent"
+	"decaf/sim/kernel"
+	"decaf/sim/scenario"
+	"decaf/topology"
+	"decaf/tracer"
+)
+
+const spines = 4
+
+var (
+	fanSource = netip.MustParseAddr("10.1.0.0")
+	fanTarget = netip.MustParseAddrPort("10.4.0.1:5201")
+)
+
+// fanTopology is h1 - r1 - {s1..s4} - r2 - h2.
+func fanTopology() (*topology.Topology, error) {
+	devices := []*topology.Device{{Name: "r1"}, {Name: "r2"}}
+	hosts := []*topology.Host{
+		{Name: "h1", Addresses: []netip.Addr{fanSource}},
+		{Name: "h2", Addresses: []netip.Addr{fanTarget.Addr()}},
+	}
+	end := func(node, name string, net, i, side byte) topology.Interface {
+		return topology.Interface{Node: node, Name: name, Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, net, i, side}), 31)}
+	}
+	cables := []topology.Cable{
+		{A: end("h1", "eth0", 1, 0, 0), B: end("r1", "h1", 1, 0, 1)},
+		{A: end("r2", "h2", 4, 0, 0), B: end("h2", "eth0", 4, 0, 1)},
+	}
+	for i := byte(1); i <= spines; i++ {
+		s := fmt.Sprint("s", i)
+		devices = append(devices, &topology.Device{Name: s})
+		cables = append(cables,
+			topology.Cable{A: end("r1", s, 2, i, 0), B: end(s, "r1", 2, i, 1)},
+			topology.Cable{A: end(s, "r2", 3, i, 0), B: end("r2", s, 3, i, 1)})
+	}
+	return topology.New("bench", devices, hosts, cables)
+}
+
+// tracing is a run of the benchmark.
+type tracing struct {
+	o       Options
+	f       *kernel.Fabric
+	results []Result
+}
+
+func (b *tracing) add(metric string, value float64, unit, what string) {
+	b.results = append(b.results, Result{Metric: metric, Value: value, Unit: unit, What: what})
+}
+
+func runTracer(ctx context.Context, o Options) (_ []Result, err error) {
+	topo, err := fanTopology()
+	if err != nil {
+		return nil, err
+	}
+	f, err := kernel.Build(ctx, topo, kernel.Options{Seed: 1})
+	if err != nil {
+		return nil, err
+	}
+	b := &tracing{o: o, f: f}
+	var l net.Listener
+	err = f.Do("h2", func() (err error) {
+		l, err = net.Listen("tcp", fanTarget.String())
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		serve(l)
+	}()
+	defer func() {
+		err = errors.Join(err, l.Close(), f.Close())
+		<-served
+	}()
+	for _, part := range []struct {
+		what string
+		run  func(context.Context) error
+	}{
+		{"traces in a running process", b.running},
+		{"fresh processes, one path", b.process},
+		{"fresh processes, all paths", b.allPaths},
+		{"from retransmit to path, with traffic and 1 % loss", b.latency},
+		{"other tools", b.peers},
+	} {
+		o.Log("%s", part.what)
+		if err := part.run(ctx); err != nil {
+			return b.results, fmt.Errorf("%s: %w", part.what, err)
+		}
+	}
+	return b.results, nil
+}
+
+// serve takes connections and throws away what comes.
+func serve(l net.Listener) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		all.Go(func() {
+			defer c.Close()
+			io.Copy(io.Discard, c) // a reset is no matter here
+		})
+	}
+}
+
+// tracer starts a tracer without a budget at h1.
+func (b *tracing) tracer(ctx context.Context) (t *tracer.Tracer, stop func() error, err error) {
+	cfg := tracer.DefaultConfig()
+	cfg.Rate, cfg.Burst = 1e6, 1e6
+	err = b.f.Do("h1", func() (err error) {
+		t, err = tracer.New(cfg, tracer.Distances(b.f.Topology()), slog.New(slog.DiscardHandler))
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan error, 1)
+	go func() { over <- t.Run(ctx) }()
+	return t, func() error { cancel(); return <-over }, nil
+}
+
+func fanFlow(port uint16) packet.Flow {
+	return packet.Flow{Src: netip.AddrPortFrom(fanSource, port), Dst: fanTarget, Proto: packet.TCP}
+}
+
+const runningTraces = 3000
+
+func (b *tracing) running(ctx context.Context) error {
+	t, stop, err := b.tracer(ctx)
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	for i := range runningTraces {
+		start := time.Now()
+		p := t.Trace(ctx, fanFlow(uint16(20000+i)), 1)
+		took = append(took, time.Since(start))
+		if p.GetStatus() != decafpb.PathStatus_PATH_STATUS_COMPLETE {
+			return errors.Join(fmt.Errorf("trace %d: %s: %s", i, p.GetStatus(), p.GetWhy()), stop())
+		}
+	}
+	b.add("one_path_running_p50_us", microseconds(durationAt(took, .5)), "us", "one path, three switches, in a running process")
+	b.add("one_path_running_p99_us", microseconds(durationAt(took, .99)), "us", "")
+	return stop()
+}
+
+func microseconds(d time.Duration) float64 { return float64(d) / 1e3 }
+func milliseconds(d time.Duration) float64 { return float64(d) / 1e6 }
+
+// durationAt is a quantile of durations, which it sorts; 0 of none.
+func durationAt(d []time.Duration, q float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	slices.Sort(d)
+	return d[min(int(q*float64(len(d))), len(d)-1)]
+}
+
+// timed runs a program at h1: how long it took, what it wrote, how many packets
+// h1 sent meanwhile.
+func (b *tracing) timed(ctx context.Context, name string, args ...string) (took time.Duration, out []byte, packets uint64, err error) {
+	before, err := b.f.LinkCounters()
+	if err != nil {
+		return 0, nil, 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	start := time.Now()
+	if err := b.f.Start("h1", cmd); err != nil {
+		return 0, nil, 0, err
+	}
+	if err := cmd.Wait(); err != nil {
+		return 0, nil, 0, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	took = time.Since(start)
+	after, err := b.f.LinkCounters()
+	return took, stdout.Bytes(), after["h1>r1"].Packets - before["h1>r1"].Packets, err
+}
+
+// spinesIn counts the spines that a text names, by the address that r1 reaches them at.
+func spinesIn(text []byte) (n int) {
+	for i := 1; i <= spines; i++ {
+		if bytes.Contains(text, fmt.Appendf(nil, "10.2.%d.1", i)) {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *tracing) process(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	for i := range b.o.Pairs {
+		d, out, _, err := b.timed(ctx, self, "trace", fanTarget.String(), "--flow", fanFlow(uint16(30000+i)).Src.String(), "--json")
+		if err != nil {
+			return err
+		}
+		if spinesIn(out) != 1 {
+			return fmt.Errorf("no single path in %s", out)
+		}
+		took = append(took, d)
+	}
+	b.add("one_path_process_ms", milliseconds(durationAt(took, .5)), "ms", `"decaf trace" as a fresh process, median`)
+	return nil
+}
+
+func (b *tracing) allPaths(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	var took []time.Duration
+	var probes, found []float64
+	for range b.o.Pairs {
+		d, out, packets, err := b.timed(ctx, self, "trace", fanTarget.String(), "--all-paths", "--json")
+		if err != nil {
+			return err
+		}
+		var v struct {
+			Paths []json.RawMessage `json:"paths"`
+		}
+		if err := json.Unmarshal(out, &v); err != nil {
+			return err
+		}
+		took, probes, found = append(took, d), append(probes, float64(packets)), append(found, float64(len(v.Paths)))
+	}
+	b.add("ecmp_all_paths_ms", milliseconds(durationAt(took, .5)), "ms", `"decaf trace --all-paths" as a fresh process, 95 % sure, median`)
+	b.add("ecmp_paths_found", meanOf(found), "paths", "of four, mean")
+	b.add("ecmp_packets", meanOf(probes), "packets", "sent by h1 for it, mean")
+	return nil
+}
+
+func meanOf(v []float64) float64 {
+	sum := 0.0
+	for _, x := range v {
+		sum += x
+	}
+	return sum / float64(max(len(v), 1))
+}
+
+// recorder keeps what the host agent publishes.
+type recorder struct {
+	mu   sync.Mutex
+	seen []*decafpb.Retransmit
+}
+
+func (r *recorder) Publish(m proto.Message) {
+	if rt, ok := m.(*decafpb.Retransmit); ok {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.seen = append(r.seen, rt)
+	}
+}
+
+// Traffic of the latency part: short connections, so that many flows retransmit.
+const (
+	benchWorkers = 10
+	benchEvery   = 50 * time.Millisecond // one connection of each worker
+	benchBytes   = 32 << 10
+)
+
+func (b *tracing) latency(ctx context.Context) (err error) {
+	t, stop, err := b.tracer(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	cfg := hostagent.DefaultConfig()
+	cfg.Name, cfg.Site = "h1", "bench"
+	cfg.Flows.Enabled = false
+	pub := &recorder{}
+	agent := hostagent.New(cfg, hostagent.Deps{Publisher: pub, Tracer: t, Topology: b.f.Topology()})
+	agentCtx, stopAgent := context.WithCancel(ctx)
+	agentOver := make(chan error, 1)
+	go func() { agentOver <- b.f.Do("h1", func() error { return agent.Run(agentCtx) }) }()
+	endAgent := sync.OnceValue(func() error { stopAgent(); return <-agentOver })
+	defer func() { err = errors.Join(err, endAgent()) }()
+	select {
+	case <-agent.Attached():
+	case <-time.After(10 * time.Second):
+		return errors.New("the host agent did not get to see retransmits")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+
+	truth, err := b.watchSpines()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, truth.close()) }()
+	for i := 1; i <= spines; i++ {
+		fault, err := b.f.Apply(scenario.Fault{On: fmt.Sprintf("link r1>s%d", i), Kind: "silent-loss", Rate: 0.01})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, fault.Stop()) }()
+	}
+	before, err := b.timeExceeded()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := b.traffic(ctx, begin.Add(10*b.o.Duration)); err != nil {
+		return err
+	}
+	lasted := time.Since(begin)
+	after, err := b.timeExceeded()
+	if err != nil {
+		return err
+	}
+	// The traces that are under way end within their timeout.
+	if err := endAgent(); err != nil {
+		return err
+	}
+	most := uint64(0)
+	for name := range after {
+		most = max(most, after[name]-before[name])
+	}
+	b.judge(pub.seen, truth)
+	b.add("icmp_per_switch_max_pps", float64(most)/lasted.Seconds(), "1/s", "answers of the busiest switch, without a budget")
+	return nil
+}
+
+// judge compares the agent's records with what the spines saw.
+func (b *tracing) judge(seen []*decafpb.Retransmit, truth *spineWatch) {
+	truth.mu.Lock()
+	defer truth.mu.Unlock()
+	var took []time.Duration
+	flows := make(map[uint32]bool)   // with a retransmission
+	correct := make(map[uint32]bool) // traced whole → by the spine that carried it
+	unknown := 0
+	for _, r := range seen {
+		if r.GetUndone() || r.GetFlow().GetDstPort() != uint32(fanTarget.Port()) {
+			continue
+		}
+		port, p := r.GetFlow().GetSrcPort(), r.GetPath()
+		flows[port] = true
+		if p.GetStatus() != decafpb.PathStatus_PATH_STATUS_COMPLETE || len(p.GetHops()) != 3 {
+			continue // repeated in the epoch, or in part
+		}
+		took = append(took, time.Duration(p.GetStartNs()+p.GetTookNs()-r.GetTimeNs()))
+		spine, ok := truth.by[uint16(port)]
+		if !ok {
+			unknown++
+			continue
+		}
+		at, _ := netip.AddrFromSlice(p.GetHops()[1].GetAddress())
+		correct[port] = at == netip.AddrFrom4([4]byte{10, 2, spine, 1})
+	}
+	right := 0
+	for _, ok := range correct {
+		if ok {
+			right++
+		}
+	}
+	b.add("path_latency_p50_ms", milliseconds(durationAt(took, .5)), "ms", "from the retransmission to the whole path")
+	b.add("path_latency_p99_ms", milliseconds(durationAt(took, .99)), "ms", "")
+	b.add("path_samples", float64(len(took)), "traces", "")
+	b.add("path_found_pct", 100*float64(len(correct)+unknown)/float64(max(len(flows), 1)), "%", "of the flows that retransmitted have their whole path")
+	b.add("path_correct_pct", 100*float64(right)/float64(max(len(correct), 1)), "%", "of those paths are the ones the flows' packets took")
+}
+
+// traffic opens connections until a time.
+func (b *tracing) traffic(ctx context.Context, until time.Time) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for w := range benchWorkers {
+		group.Go(func() error {
+			port := uint16(10000 + 2000*w)
+			tick := time.NewTicker(benchEvery)
+			defer tick.Stop()
+			for ctx.Err() == nil && time.Now().Before(until) {
+				if err := b.connection(fanFlow(port)); err != nil {
+					return err
+				}
+				if port++; port%2000 == 0 {
+					port -= 2000
+				}
+				<-tick.C
+			}
+			return ctx.Err()
+		})
+	}
+	return group.Wait()
+}
+
+// connection sends its bytes and waits until they have arrived.
+func (b *tracing) connection(f packet.Flow) error {
+	var c net.Conn
+	err := b.f.Do("h1", func() (err error) {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(f.Src), Timeout: 5 * time.Second}
+		c, err = d.Dial("tcp", f.Dst.String())
+		return err
+	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil // of the last round, not forgotten yet
+	} else if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Write(make([]byte, benchBytes)); err != nil {
+		return err
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, c)
+	return err
+}
+
+// timeExceeded gives the ICMP time exceeded messages that each switch sent.
+func (b *tracing) timeExceeded() (map[string]uint64, error) {
+	out := make(map[string]uint64)
+	for _, d := range b.f.Topology().Devices {
+		err := b.f.Do(d.Name, func() error {
+			text, err := os.ReadFile("/proc/thread-self/net/snmp")
+			if err != nil {
+				return err
+			}
+			var names []string
+			for line := range strings.Lines(string(text)) {
+				words := strings.Fields(line)
+				if words[0] != "Icmp:" {
+					continue
+				}
+				if names == nil {
+					names = words
+					continue
+				}
+				i := slices.Index(names, "OutTimeExcds")
+				if i < 0 || i >= len(words) {
+					break
+				}
+				out[d.Name], err = strconv.ParseUint(words[i], 10, 64)
+				return err
+			}
+			return errors.New("no OutTimeExcds in /proc/net/snmp")
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.Name, err)
+		}
+	}
+	return out, nil
+}
+
+// spineWatch learns from the packets that reach the spines which one carries a
+// flow: from data only, which no probe has.
+type spineWatch struct {
+	files []*os.File
+	all   sync.WaitGroup
+	mu    sync.Mutex
+	by    map[uint16]byte // source port → spine
+}
+
+func (b *tracing) watchSpines() (*spineWatch, error) {
+	w := &spineWatch{by: make(map[uint16]byte)}
+	for i := byte(1); i <= spines; i++ {
+		err := b.f.Do(fmt.Sprint("s", i), func() error {
+			const protocol = uint16(unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8)
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(protocol))
+			if err != nil {
+				return err
+			}
+			file := os.NewFile(uintptr(fd), "spine")
+			w.files = append(w.files, file)
+			w.all.Go(func() { w.read(file, i) })
+			return nil
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("watch s%d: %w", i, err), w.close())
+		}
+	}
+	return w, nil
+}
+
+func (w *spineWatch) read(file *os.File, spine byte) {
+	b := make([]byte, 2048)
+	for {
+		n, err := file.Read(b)
+		if err != nil {
+			return // closed
+		}
+		ip := b[:n]
+		if n < 40 || ip[9] != packet.TCP {
+			continue
+		}
+		header := int(ip[0]&0xf) * 4
+		if header < 20 || n < header+20 {
+			continue
+		}
+		tcp := ip[header:]
+		data := int(binary.BigEndian.Uint16(ip[2:])) - header - int(tcp[12]>>4)*4
+		if data > 0 && binary.BigEndian.Uint16(tcp[2:]) == fanTarget.Port() {
+			w.mu.Lock()
+			w.by[binary.BigEndian.Uint16(tcp)] = spine
+			w.mu.Unlock()
+		}
+	}
+}
+
+func (w *spineWatch) close() error {
+	var err error
+	for _, f := range w.files {
+		err = errors.Join(err, f.Close())
+	}
+	w.files = nil
+	w.all.Wait()
+	return err
+}
+
+// peers runs other tools on the same fan.
+func (b *tracing) peers(ctx context.Context) error {
+	to, port := fanTarget.Addr().String(), strconv.Itoa(int(fanTarget.Port()))
+	tools := map[string][]string{
+		"traceroute":      {"traceroute", "-T", "-p", port, "-n", "--sport=40002", "-q1", to},
+		"tcptraceroute":   {"tcptraceroute", "-n", "-q1", to, port},
+		"mtr":             {"mtr", "-n", "--tcp", "-P", port, "-r", "-c", "1", to},
+		"scamper":         {"scamper", "-I", "trace -P tcp -d " + port + " -s 40010 " + to},
+		"scamper_tracelb": {"scamper", "-I", "tracelb -P tcp-sport -c 95 -W 15 -d " + port + " " + to},
+	}
+	for _, name := range slices.Sorted(maps.Keys(tools)) {
+		argv := tools[name]
+		if _, err := exec.LookPath(argv[0]); err != nil {
+			b.o.Log("%s is not installed: left out", argv[0])
+			continue
+		}
+		var took []time.Duration
+		var packets []float64
+		paths := 0
+		for len(took) < 3 {
+			d, out, sent, err := b.timed(ctx, argv[0], argv[1:]...)
+			if err != nil {
+				b.o.Log("%v: left out", err)
+				break
+			}
+			took, packets, paths = append(took, d), append(packets, float64(sent)), spinesIn(out)
+			if d > time.Second {
+				break // once says it
+			}
+		}
+		if len(took) == 0 {
+			continue
+		}
+		b.add(name+"_ms", milliseconds(durationAt(took, .5)), "ms", strings.Join(argv, " "))
+		b.add(name+"_packets", meanOf(packets), "packets", "sent by h1 for it")
+		b.add(name+"_paths", float64(paths), "paths", "found")
+	}
+	return nil
+}
