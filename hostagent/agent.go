@@ -27,6 +27,9 @@ type Publisher interface {
 // use. tracer.Tracer is one.
 type PathTracer interface {
 	Trace(ctx context.Context, f packet.Flow, epoch int64) *decafpb.Path
+	// Spent is what a new flow's trace would come to for lack of budget, at once;
+	// nil while there is some.
+	Spent() *decafpb.Path
 }
 
 // Deps are what an agent stands on.
@@ -272,7 +275,10 @@ func (a *Agent) handle(e event) {
 	switch asked, path := a.book.ask(flow, epoch, r); asked {
 	case askTrace:
 		j := job{flow: flow, epoch: epoch, record: r}
-		if !a.workers.submit(j) {
+		// Under many retransmits most traces are refused: that needs no worker.
+		if path := a.workers.tracer.Spent(); path != nil {
+			a.traced(j, path)
+		} else if !a.workers.submit(j) {
 			a.count.add(countQueueFull, 1)
 			a.traced(j, &decafpb.Path{
 				Status: decafpb.PathStatus_PATH_STATUS_REFUSED,

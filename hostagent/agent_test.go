@@ -32,6 +32,34 @@ func eventOf(port uint16, change func(*event)) event {
 	return e
 }
 
+// spentTracer has no budget.
+type spentTracer struct{ tracerFunc }
+
+func (spentTracer) Spent() *decafpb.Path { return pathOf(decafpb.PathStatus_PATH_STATUS_REFUSED) }
+
+// Without budget a record goes out at once and says so, and no worker is asked;
+// when there is budget again the flow may be traced.
+func TestSpentBudgetAsksNoWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		traces := 0
+		trace := tracerFunc(func(context.Context, packet.Flow, int64) *decafpb.Path {
+			traces++
+			return pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE)
+		})
+		a, rec, stop := still(DefaultConfig(), spentTracer{trace})
+		a.handle(eventOf(1, nil))
+		if all := rec.all(); len(all) != 1 || all[0].GetPath().GetStatus() != decafpb.PathStatus_PATH_STATUS_REFUSED || traces != 0 {
+			t.Errorf("%v after %d traces, want one record, refused, and no trace", all, traces)
+		}
+		a.workers.tracer = trace
+		a.handle(eventOf(1, nil))
+		stop()
+		if all := rec.all(); len(all) != 2 || all[1].GetPath().GetStatus() != decafpb.PathStatus_PATH_STATUS_COMPLETE || traces != 1 {
+			t.Errorf("%v after %d traces, want a second record, traced", all, traces)
+		}
+	})
+}
+
 // However slow the tracer is, no event waits for it, and every event becomes a
 // record that says what became of its trace.
 func TestSlowTracerHoldsNoEventUp(t *testing.T) {

@@ -98,6 +98,9 @@ func (r *recorder) wait(t *testing.T, what string, want func(*decafpb.Retransmit
 // tracerFunc is a tracer made of a function.
 type tracerFunc func(context.Context, packet.Flow, int64) *decafpb.Path
 
+// Spent says that there is budget.
+func (f tracerFunc) Spent() *decafpb.Path { return nil }
+
 func (f tracerFunc) Trace(ctx context.Context, fl packet.Flow, epoch int64) *decafpb.Path {
 	return f(ctx, fl, epoch)
 }

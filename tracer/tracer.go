@@ -318,7 +318,7 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 		return nil, nil, t.refuse(fmt.Sprintf("%d traces under way already", len(t.live)))
 	}
 	if !t.bucket.AllowN(now, 1) {
-		return nil, nil, t.refuse(fmt.Sprintf("more than %g traces per second asked of this host", float64(t.bucket.Limit())))
+		return nil, nil, t.overBudget()
 	}
 	e, evicted := t.cache.add(r.Flow, r.Epoch)
 	t.counters.evicted.Add(uint64(evicted))
@@ -329,6 +329,20 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 	tr = &trace{id: id, flow: r.Flow, wire: r.Flow, wake: make(chan struct{}, 1), seq: r.Sequence}
 	t.live[id.seq] = tr
 	return e, tr, nil
+}
+
+// Spent is the answer that a new flow would get now that the budget is spent,
+// counted as refused; nil while there is some left. So whoever queues for a trace
+// need not queue for a refusal.
+func (t *Tracer) Spent() *decafpb.Path {
+	if t.bucket.Tokens() >= 1 {
+		return nil
+	}
+	return t.overBudget()
+}
+
+func (t *Tracer) overBudget() *decafpb.Path {
+	return t.refuse(fmt.Sprintf("more than %g traces per second asked of this host", float64(t.bucket.Limit())))
 }
 
 // identity draws one.
