@@ -74,7 +74,7 @@ func NewEngine(cfg EngineConfig, t *topology.Topology, m Method, newID func() st
 	if m == nil {
 		m = NewFused(t, cfg.Fused)
 	}
-	ids := (*fabricIDs)(nil)
+	var ids *fabricIDs
 	if f, ok := m.(*Fused); ok {
 		ids = f.ids
 	} else {

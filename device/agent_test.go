@@ -176,12 +176,9 @@ func subscribe(t testing.TB, c gnmipb.GNMIClient) <-chan *gnmipb.Notification {
 	return out
 }
 
-// startTold runs an agent whose source tells nothing, until the test ends, and
-// returns a client of it.
-func startTold(t *testing.T, cfg Config) (*Agent, gnmipb.GNMIClient) {
+// runTold runs an agent whose source tells nothing, until the test ends.
+func runTold(t *testing.T, cfg Config) *Agent {
 	t.Helper()
-	cfg.Name, cfg.Listen = "r", "127.0.0.1:0"
-	cfg.Fuse.CPU, cfg.Fuse.MemoryBytes = 1024, 1<<40 // the process is the test's too
 	a, err := New(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +192,20 @@ func startTold(t *testing.T, cfg Config) (*Agent, gnmipb.GNMIClient) {
 			t.Error(err)
 		}
 	})
-	conn, err := grpc.NewClient(a.Addr(ctx).String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if a.Addr(ctx) == nil {
+		t.Fatal("does not listen")
+	}
+	return a
+}
+
+// startTold runs an agent whose source tells nothing, until the test ends, and
+// returns a client of it.
+func startTold(t *testing.T, cfg Config) (*Agent, gnmipb.GNMIClient) {
+	t.Helper()
+	cfg.Name, cfg.Listen = "r", "127.0.0.1:0"
+	cfg.Fuse.CPU, cfg.Fuse.MemoryBytes = 1024, 1<<40 // the process is the test's too
+	a := runTold(t, cfg)
+	conn, err := grpc.NewClient(a.Addr(t.Context()).String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}

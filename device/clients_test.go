@@ -2,7 +2,6 @@ package device
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -39,23 +38,7 @@ func startMutual(t *testing.T) (*Agent, service.TLSFiles) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(cfg, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- a.run(ctx, &sources{kernel: &told{handed: make(chan struct{})}}) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	if a.Addr(ctx) == nil {
-		t.Fatal("does not listen")
-	}
-	return a, client
+	return runTold(t, cfg), client
 }
 
 // lines starts a client that dies with the test and returns what it prints, line

@@ -405,6 +405,36 @@ func (p pair) cookie(t *testing.T) uint64 {
 	return cookie
 }
 
+// dropTCP makes the namespace's own packet filter drop all TCP at a hook, until
+// what it returns is called.
+func (s *space) dropTCP(t *testing.T, hook *nftables.ChainHook) (remove func()) {
+	t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(s.fd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "own"})
+	chain := c.AddChain(&nftables.Chain{
+		Name: "own", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+	})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		c.DelTable(table)
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // retransSegs is TcpRetransSegs of a namespace, the kernel's own count.
 func (s *space) retransSegs(t *testing.T) uint64 {
 	t.Helper()

@@ -16,7 +16,6 @@ import (
 
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -339,23 +338,7 @@ func TestLocalCause(t *testing.T) {
 	defer f.remove()
 	p.client.Write([]byte("x"))
 	until(t, "the packet is dropped", func() bool { return f.dropped() > 0 })
-	c, err := nftables.New(nftables.WithNetNSFd(l.a.fd))
-	if err != nil {
-		t.Fatal(err)
-	}
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "own"})
-	chain := c.AddChain(&nftables.Chain{
-		Name: "out", Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
-	})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}})
-	if err := c.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	l.a.dropTCP(t, nftables.ChainHookOutput)
 	r := rec.wait(t, "what could not be sent", func(r *decafpb.Retransmit) bool { return r.GetLocalCause() != "" })
 	if !strings.Contains(r.GetLocalCause(), "packet filter") || r.GetPath().GetStatus() != decafpb.PathStatus_PATH_STATUS_SKIPPED {
 		t.Errorf("%v: want the packet filter named, and no trace", r)

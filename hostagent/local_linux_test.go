@@ -7,10 +7,8 @@ import (
 	"decaf/api/decafpb"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // isLocal is a record of a flow with a local cause that says so.
@@ -88,31 +86,12 @@ func TestLocalCauseFilterOnTheWayBack(t *testing.T) {
 	for _, to := range []string{addrB, addrB6} {
 		rec, _ := l.watch(l.a, tracerFunc(complete))
 		p := l.connect(to, false)
-		c, err := nftables.New(nftables.WithNetNSFd(l.a.fd))
-		if err != nil {
-			t.Fatal(err)
-		}
-		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "own"})
-		chain := c.AddChain(&nftables.Chain{
-			Name: "in", Table: table, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
-		})
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-			&expr.Verdict{Kind: expr.VerdictDrop},
-		}})
-		if err := c.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		remove := l.a.dropTCP(t, nftables.ChainHookInput)
 		if _, err := p.client.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
 		rec.wait(t, "a segment whose acknowledgement was dropped", isLocal(p, "acknowledgement", "packet filter", "NETFILTER_DROP"))
-		c.DelTable(table)
-		if err := c.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		remove()
 	}
 }
 
