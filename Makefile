@@ -2,12 +2,14 @@
 GO        ?= go
 BIN       := bin/decaf
 PKGS      ?= ./...
-# Kernel tests share one machine's network namespaces, CPUs and tracepoints:
-# package after package, or they disturb each other's packets.
-TESTFLAGS ?= -p 1 -timeout 20m
+# Tests of packages that measure the kernel share one machine's namespaces, CPUs
+# and tracepoints: package after package, or they disturb each other's packets.
+# All others run beside them, on what CPU those leave.
+KERNEL    := $(addprefix decaf/,device hostagent tracer sim sim/bench sim/kernel)
+TESTFLAGS ?= -timeout 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test soak bench bench-blame lint generate fuzz clean
+.PHONY: help run build test test-kernel test-beside soak bench bench-blame lint generate fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +21,17 @@ build: ## build bin/decaf
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) .
 
 test: build ## all tests; as root also those on the kernel fabric; names what it skipped
-	@$(GO) tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile $(BIN).test.json -- $(TESTFLAGS) $(PKGS)
+	@rm -f $(BIN).*.test.json
+	@$(MAKE) --no-print-directory -k -j2 test-kernel test-beside
+
+test-kernel test-beside: list = $(shell $(GO) list $(PKGS))
+test-kernel:
+	$(call gotestsum,,kernel,$(filter $(KERNEL),$(list)))
+test-beside:
+	$(call gotestsum,nice -n 19,beside,$(filter-out $(KERNEL),$(list)))
+
+# $(1) before the command, $(2) in the name of its record, $(3) packages
+gotestsum = $(if $(strip $(3)),@$(1) $(GO) tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile $(BIN).$(2).test.json -- -p 1 $(TESTFLAGS) $(3))
 
 soak: build ## each of SCENARIOS ROUNDS times (default 10), then ten quiet minutes; as root, 40 minutes
 	@mkdir -p bin/soak; failed=0; \
