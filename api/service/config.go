@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"reflect"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // LoadConfig fills into, a pointer to a struct that holds the defaults, from
@@ -25,7 +27,8 @@ import (
 // The environment variable of a field is envPrefix, an underscore, and the
 // field's YAML keys joined by underscores, in capitals: with envPrefix DECAF,
 // nats.url is DECAF_NATS_URL. Text is taken as it is; a list of text may be
-// written with commas; everything else is YAML.
+// written with commas; everything else is YAML. A variable that is nearly one of
+// these is an error; others are left alone, for they may be another command's.
 //
 // If into has a method Validate() error, it is called last.
 //
@@ -38,6 +41,9 @@ func LoadConfig(file string, into any, envPrefix string) error {
 	}
 	if file != "" {
 		data, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("there is no configuration file %s: name one with --config, or write the settings in force to it with --dump", file)
+		}
 		if err != nil {
 			return fmt.Errorf("read configuration: %w", err)
 		}
@@ -46,7 +52,11 @@ func LoadConfig(file string, into any, envPrefix string) error {
 		}
 	}
 	if envPrefix != "" {
-		if err := fromEnvironment(v.Elem(), strings.ToUpper(envPrefix)); err != nil {
+		prefix := strings.ToUpper(envPrefix)
+		if err := fromEnvironment(v.Elem(), prefix); err != nil {
+			return err
+		}
+		if err := mistyped(v.Elem().Type(), prefix); err != nil {
 			return err
 		}
 	}
@@ -92,9 +102,85 @@ func DecodeConfig(file string, data []byte, into any) (err error) {
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.CustomUnmarshaler(durationFromYAML))
 	if err := dec.Decode(into); err != nil {
+		if tk, wrong := mistaken(err); tk != nil {
+			return fmt.Errorf("%s:%d: %s%s", file, tk.Position.Line, keyOf(f, tk), wrong)
+		}
 		return located(file, err)
 	}
 	return nil
+}
+
+// mistaken says what is wrong with a value of the wrong kind, and where it is; nil
+// for any other error.
+func mistaken(err error) (*token.Token, string) {
+	var of reflect.Type
+	var te *yaml.TypeError
+	var ne *yaml.UnexpectedNodeTypeError
+	var ye yaml.Error
+	switch {
+	case errors.As(err, &te):
+		of = te.DstType
+	case !errors.As(err, &ne):
+		return nil, ""
+	case ne.Expected == ast.SequenceType:
+		of = reflect.TypeFor[[]string]()
+	case ne.Expected == ast.MappingType:
+		of = reflect.TypeFor[struct{}]()
+	default:
+		return nil, ""
+	}
+	if !errors.As(err, &ye) || ye.GetToken() == nil || ye.GetToken().Position == nil {
+		return nil, ""
+	}
+	return ye.GetToken(), notOf(ye.GetToken().Value, of)
+}
+
+// keyOf names the setting that a token is the value of, as "report.threshold: ";
+// "" when it is none.
+func keyOf(f *ast.File, tk *token.Token) string {
+	at := &keyFinder{token: tk}
+	for _, d := range f.Docs {
+		if d.Body != nil {
+			ast.Walk(at, d.Body)
+		}
+	}
+	if at.path == "" {
+		return ""
+	}
+	return strings.TrimPrefix(at.path, "$.") + ": "
+}
+
+// keyFinder walks a document up to the node of a token.
+type keyFinder struct {
+	token *token.Token
+	path  string
+}
+
+func (k *keyFinder) Visit(n ast.Node) ast.Visitor {
+	if p, q := n.GetToken(), k.token; p != nil && p.Position.Offset == q.Position.Offset && n.GetPath() != "$" {
+		k.path = n.GetPath()
+	}
+	return k
+}
+
+// notOf says that a text is not what a setting of this type takes, and what is.
+func notOf(text string, t reflect.Type) string {
+	want := "text"
+	switch t.Kind() {
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		want = "a whole number such as 10"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		want = "a whole number from 0 up, such as 10"
+	case reflect.Float32, reflect.Float64:
+		want = "a number such as 0.5"
+	case reflect.Slice, reflect.Array:
+		want = "a list such as [a, b]"
+	case reflect.Map, reflect.Struct:
+		want = "settings of its own, each on a line below it"
+	}
+	return fmt.Sprintf("%q will not do: give %s", text, want)
 }
 
 // DumpConfig returns the settings in force as YAML that [LoadConfig] reads

@@ -117,7 +117,11 @@ func TestLoadConfigSaysWhatIsWrongAndWhere(t *testing.T) {
 	f("name: a\nname: b\n", "config.yaml:2: ", "name")
 	f("name: a\nevery: soon\n", `"soon" is no duration`)
 	f("every: 10\n", "no unit", "10s or 10ms")
-	f("ring: many\n", "config.yaml:1: ")
+	f("ring: many\n", "config.yaml:1: ", `ring: "many" will not do: give a whole number`)
+	f("name: a\nnats:\n  url: b\n  tls: c\n", "config.yaml:4: ", `nats.tls: "c" will not do: give settings of its own`)
+	f("parts:\n- wait: 1s\nrate: fast\n", "config.yaml:3: ", `rate: "fast" will not do: give a number such as 0.5`)
+	f("on: perhaps\n", `on: "perhaps" will not do: give true or false`)
+	f("ignore_interfaces: lo\n", `ignore_interfaces: "lo" will not do: give a list such as [a, b]`)
 	f("ring: -1\n", "ring must not be negative")
 	f("name: [a\n", "config.yaml:1: ")
 	f("- a\n- b\n", "config.yaml")
@@ -125,6 +129,8 @@ func TestLoadConfigSaysWhatIsWrongAndWhere(t *testing.T) {
 	f("\tname: a\n", "config.yaml:1: ")
 	if err := LoadConfig("nosuch.yaml", new(testConfig), ""); err == nil || !strings.Contains(err.Error(), "nosuch.yaml") {
 		t.Errorf("missing file: %v", err)
+	} else if !strings.Contains(err.Error(), "--dump") {
+		t.Errorf("missing file: %v: it does not say how to come by one", err)
 	}
 	if err := LoadConfig("", testConfig{}, ""); err == nil {
 		t.Error("no pointer: no error")
@@ -159,12 +165,24 @@ func TestEnvironmentOverridesTheFile(t *testing.T) {
 		t.Error(d)
 	}
 	t.Setenv("DECAF_RING", "many")
-	if err := LoadConfig(f, &c, "DECAF"); err == nil || !strings.Contains(err.Error(), `DECAF_RING="many"`) {
+	if err := LoadConfig(f, &c, "DECAF"); err == nil || !strings.Contains(err.Error(), `DECAF_RING="many": "many" will not do: give a whole number`) {
 		t.Errorf("error %v", err)
 	}
 	t.Setenv("DECAF_RING", "2")
 	t.Setenv("DECAF_EVERY", "5")
 	if err := LoadConfig(f, &c, "DECAF"); err == nil || !strings.Contains(err.Error(), "no unit") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestMistypedVariable(t *testing.T) {
+	var c testConfig
+	t.Setenv("DECAF_TRACE_RATE", "5") // another command's
+	if err := LoadConfig("", &c, "DECAF"); err != nil {
+		t.Error(err)
+	}
+	t.Setenv("DECAF_NATS_ULR", "nats://x")
+	if err := LoadConfig("", &c, "DECAF"); err == nil || !strings.Contains(err.Error(), "DECAF_NATS_ULR sets nothing: did you mean DECAF_NATS_URL?") {
 		t.Errorf("error %v", err)
 	}
 }

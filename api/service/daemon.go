@@ -15,7 +15,7 @@ type LogConfig struct {
 }
 
 // Daemon is a long-running subcommand with a configuration of type C: it takes
-// --config, --check and --dump.
+// --config, --check and --dump, and reads its configuration anew on SIGHUP.
 type Daemon[C any] struct {
 	// Load reads the file over the defaults, then the environment, and validates.
 	Load func(file string) (C, error)
@@ -48,10 +48,9 @@ func (d Daemon[C]) Attach(cmd *cobra.Command) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		l := d.Log(cfg)
-		log, err := Logger(l.Level, l.Format)
+		log, err := d.logger(cfg)
 		if err != nil {
-			return fmt.Errorf("configuration: log: %w", err)
+			return err
 		}
 		if check {
 			if err := d.Check(cfg, log); err != nil {
@@ -64,10 +63,21 @@ func (d Daemon[C]) Attach(cmd *cobra.Command) *cobra.Command {
 		}
 		ctx, stop := Signals(cmd.Context())
 		defer stop()
-		return d.Serve(ctx, cfg, log)
+		hangup, stopHangups := Hangups()
+		defer stopHangups()
+		return d.serve(ctx, file, cfg, log, hangup)
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration `file` (YAML)")
 	cmd.Flags().BoolVar(&check, "check", false, "check the configuration and the files it names, then exit")
 	cmd.Flags().BoolVar(&dump, "dump", false, "print the configuration in force, then exit")
 	return cmd
+}
+
+func (d Daemon[C]) logger(cfg C) (*slog.Logger, error) {
+	l := d.Log(cfg)
+	log, err := Logger(l.Level, l.Format)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: log: %w", err)
+	}
+	return log, nil
 }

@@ -2,7 +2,8 @@
 // configuration (config.go, environment.go, duration.go), TLS files and a small certificate
 // authority for trials (tls.go, ca.go), what may be served without TLS
 // (listen.go), health and metrics endpoints
-// (health.go), orderly start and stop (run.go), logging (log.go) and the
+// (health.go), orderly start and stop (run.go), new settings while it runs
+// (reload.go), logging (log.go) and the
 // version of the build (version.go).
 //
 // It knows nothing of evidence, NATS or gNMI: those live in the packages that

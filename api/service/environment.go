@@ -2,9 +2,12 @@ package service
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +35,41 @@ func fromEnvironment(v reflect.Value, prefix string) error {
 		}
 	}
 	return nil
+}
+
+// mistyped finds a variable that sets nothing and is a letter or two away from
+// one that would.
+func mistyped(t reflect.Type, prefix string) error {
+	names := map[string]bool{}
+	variables(t, prefix, names)
+	for _, entry := range os.Environ() {
+		got, _, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(got, prefix+"_") || names[got] {
+			continue
+		}
+		for _, want := range slices.Sorted(maps.Keys(names)) {
+			if n := len(want) - len(prefix); editDistance(got, want) <= min(2, n/4) {
+				return fmt.Errorf("environment variable %s sets nothing: did you mean %s?", got, want)
+			}
+		}
+	}
+	return nil
+}
+
+// variables gathers the names of all variables that could set a part of a struct.
+func variables(t reflect.Type, prefix string, names map[string]bool) {
+	for _, f := range yamlFields(t) {
+		name := prefix + "_" + strings.ToUpper(strings.ReplaceAll(f.key, "-", "_"))
+		if s := structOf(reflect.New(f.typ).Elem()); s.IsValid() {
+			if f.typ.Kind() == reflect.Pointer {
+				variables(f.typ.Elem(), name, names)
+			} else {
+				variables(f.typ, name, names)
+			}
+			continue
+		}
+		names[name] = true
+	}
 }
 
 // structOf returns what v holds or could hold if that is a struct, else the
@@ -90,6 +128,9 @@ func setText(field reflect.Value, text string) error {
 		return nil
 	}
 	if err := yaml.UnmarshalWithOptions([]byte(text), field.Addr().Interface(), yaml.CustomUnmarshaler(durationFromYAML)); err != nil {
+		if _, wrong := mistaken(err); wrong != "" {
+			return errors.New(wrong)
+		}
 		return fmt.Errorf("%s", firstLine(located("value", err).Error()))
 	}
 	return nil

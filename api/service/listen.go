@@ -1,8 +1,10 @@
 package service
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -21,4 +23,16 @@ func Loopback(addr string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// ValidListen says what is wrong with an address to listen on.
+func ValidListen(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("listen %s: give an address and a port, such as 127.0.0.1:8080 or [::1]:8080", addr)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("listen %s: %q is no port: give a number from 1 to 65535, or 0 for any that is free", addr, port)
+	}
+	return nil
 }

@@ -69,13 +69,20 @@ func RunAll(ctx context.Context, log *slog.Logger, parts ...Part) error {
 	if cause == nil && ctx.Err() == nil {
 		if len(died) == 0 {
 			notify(log, daemon.SdNotifyReady)
+			if ready, ok := ctx.Value(readyKey{}).(func()); ok {
+				ready()
+			}
 		}
 		select {
 		case <-ctx.Done():
 		case cause = <-died:
 		}
 	}
-	notify(log, daemon.SdNotifyStopping)
+	if errors.Is(context.Cause(ctx), errReload) {
+		notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+	} else {
+		notify(log, daemon.SdNotifyStopping)
+	}
 	errs := []error{cause}
 	for i := len(up) - 1; i >= 0; i-- {
 		errs = append(errs, up[i].stop(ctx, log))
@@ -179,4 +186,11 @@ func Signals(ctx context.Context) (context.Context, context.CancelFunc) {
 	out, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(out, stop)
 	return out, stop
+}
+
+// Hangups returns a channel of SIGHUPs. The caller must call the function.
+func Hangups() (<-chan os.Signal, func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
 }
