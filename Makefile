@@ -33,10 +33,12 @@ test-beside:
 # $(1) before the command, $(2) in the name of its record, $(3) packages
 gotestsum = $(if $(strip $(3)),@$(1) $(GO) tool gotestsum --format pkgname --format-hide-empty-pkg --jsonfile $(BIN).$(2).test.json -- -p 1 $(TESTFLAGS) $(3))
 
-soak: build ## each of SCENARIOS ROUNDS times (default 10), then ten quiet minutes; as root, 40 minutes
+soak: SCENARIOS ?= $(filter-out quiet,$(basename $(notdir $(wildcard sim/scenarios/*.yaml))))
+soak: ROUNDS ?= 10
+soak: build ## each of SCENARIOS ROUNDS times on the kernel fabric (as root; all 10 times: 100 minutes), then ten quiet minutes
 	@mkdir -p bin/soak; failed=0; \
-	for name in $${SCENARIOS:-silent-loss-1 silent-loss-5 acl no-route queue}; do \
-	  for seed in $$(seq 1 $${ROUNDS:-10}); do \
+	for name in $(SCENARIOS); do \
+	  for seed in $$(seq 1 $(ROUNDS)); do \
 	    $(BIN) sim run $$name --fabric kernel --seed $$seed > bin/soak/$$name-$$seed.txt 2>&1 && result=passed || { result=FAILED; failed=1; }; \
 	    echo "$$result $$name seed $$seed: $$(grep -h 'detected at' bin/soak/$$name-$$seed.txt | sed 's/^ *//')"; \
 	  done; done; \
