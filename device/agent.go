@@ -36,6 +36,7 @@ type Agent struct {
 	seenBy  string   // their name
 	// what they counted, as last read
 	lost, passed uint64
+	unseen       uint64 // that the kernel did not run the program for
 
 	reporting sync.Mutex // orders what is published, too
 	reporter  *reporter
@@ -186,6 +187,7 @@ func (a *Agent) run(ctx context.Context, src *sources) error {
 	stopAggregating()
 	<-aggregated
 	a.counts() // for the last time
+	a.missed()
 	use(nil)
 	src.close()
 	stopServing()
@@ -200,9 +202,12 @@ func (a *Agent) run(ctx context.Context, src *sources) error {
 func (a *Agent) drop(s *sources, r *record, at time.Time) {
 	src := s.kernel
 	reason, function := src.reason(r.reason), src.function(r.location)
-	v := a.classifier.classify(reason, function, r.dstErrno)
+	v := a.classify(r, reason, function)
 	in, out := direction(r, function)
-	s.explain(reason, v.class, in, out, 1)
+	s.explain(reason, function, v.class, in, out, 1, uint64(r.length))
+	if k, ok := src.(paced); ok {
+		k.classed(r, v.class)
+	}
 	if !v.loss {
 		a.ledger.ignore(1)
 		return
@@ -213,6 +218,13 @@ func (a *Agent) drop(s *sources, r *record, at time.Time) {
 		return
 	}
 	a.seen(s, s.named(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known}))
+}
+
+// classify says what a record's drop means.
+func (a *Agent) classify(r *record, reason, function string) verdict {
+	v := a.classifier.classify(reason, function, r.dstErrno)
+	v.class = etherClass(v.class, r.protocol)
+	return v
 }
 
 func (a *Agent) enterNow(o observed) { a.enter(o, time.Now()) }
@@ -234,23 +246,25 @@ func (a *Agent) enter(o observed, now time.Time) {
 	d.filter = a.inForce.filters.match(now, d.flow, dscpOf(ev.GetPacket().GetHeader()), d.packets)
 	what := a.reporter.take(now, &d)
 	if what.count {
-		a.ledger.count(d.class, 1, d.packets, d.bytes, o.known)
+		a.ledger.count(&d, 1, o.known)
 	}
 	a.transitions()
 	if !what.report {
 		return
 	}
 	a.ledger.enter(ev)
-	a.target.Publish(yang.MarkedEventUpdates(ev, ev.Origin.Seq%uint64(a.cfg.Ring), ev.Origin.BootId, yang.Mark{Repeats: what.repeats, Filter: d.filter}))
+	a.target.Publish(yang.MarkedEventUpdates(ev, ev.Origin.Seq%uint64(a.cfg.Ring), ev.Origin.BootId, yang.Mark{
+		Repeats: what.repeats, Filter: d.filter, PrefixesRouted: uint64(o.routed), PrefixesWidened: o.widened,
+	}))
 }
 
 // held counts drops that the kernel source held back, as it tells of them.
 func (a *Agent) held(s *sources, h held, now time.Time) {
 	src := s.kernel
 	reason, function := src.reason(h.record.reason), src.function(h.record.location)
-	v := a.classifier.classify(reason, function, h.record.dstErrno)
+	v := a.classify(h.record, reason, function)
 	in, out := direction(h.record, function)
-	s.explain(reason, v.class, in, out, h.drops)
+	s.explain(reason, function, v.class, in, out, h.drops, h.bytes)
 	d := drop{class: v.class, reason: reason, ingress: src.ifname(in), egress: src.ifname(out), packets: h.packets, bytes: h.bytes, sketched: true}
 	if !v.loss || a.ignore[d.ingress] || a.ignore[d.egress] {
 		a.ledger.ignore(h.drops)
@@ -263,7 +277,7 @@ func (a *Agent) held(s *sources, h held, now time.Time) {
 	a.reporting.Lock()
 	defer a.reporting.Unlock()
 	if a.reporter.unseen(now, &d, h.drops, why) {
-		a.ledger.count(d.class, h.drops, h.packets, h.bytes, v.known)
+		a.ledger.count(&d, h.drops, v.known)
 	}
 	a.transitions()
 }
@@ -285,6 +299,30 @@ func (a *Agent) counts() (lost, passed uint64) {
 	return lost, passed
 }
 
+// Rules tells what the firewall's rules counted, as the counters source last read;
+// nil where it does not run.
+func (a *Agent) Rules() []RuleSet {
+	a.mu.Lock()
+	s := a.sources
+	a.mu.Unlock()
+	if s == nil || s.counters == nil {
+		return nil
+	}
+	return s.counters.rules()
+}
+
+// missed returns what [recursive] does, 0 where nothing can be.
+func (a *Agent) missed() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sources != nil {
+		if r, ok := a.sources.kernel.(recursive); ok {
+			a.unseen = r.missed()
+		}
+	}
+	return a.unseen
+}
+
 // State returns who the agent is and what it had to leave out.
 func (a *Agent) State() yang.AgentState {
 	lost, passed := a.counts()
@@ -303,6 +341,7 @@ func (a *Agent) State() yang.AgentState {
 		Slots:             uint64(a.cfg.Ring),
 		Events:            t.seq,
 		EventsLost:        lost,
+		DropsMissed:       a.missed(),
 		EventsLostQueue:   s.Lost,
 		DropsIgnored:      t.ignored + passed,
 		DropsUnclassified: t.unclassified,
@@ -312,6 +351,7 @@ func (a *Agent) State() yang.AgentState {
 		AggregatesMerged:    a.reporter.aggregates.merged,
 		Transitions:         t.transitions,
 		Fuse:                a.reporter.fuse.allows("").String(),
+		Unreported:          a.reporter.unreported(time.Now()),
 		DropsUncounted:      a.reporter.uncounted,
 		DuplicatesForgotten: a.reporter.forgotten(),
 		CPU:                 uint64(a.load.cpu * 1000),
@@ -322,18 +362,23 @@ func (a *Agent) State() yang.AgentState {
 // state is all the agent serves beside events.
 func (a *Agent) state(now time.Time) []*gnmipb.Notification {
 	out := []*gnmipb.Notification{yang.AgentUpdates(a.State(), now)}
-	classes := a.ledger.totals().classes
-	for _, c := range classes {
+	t := a.ledger.totals()
+	for _, c := range t.classes {
 		out = append(out, yang.ClassUpdates(c, now))
 	}
-	out = append(out, yang.PipelineUpdates(a.cfg.Name, classes, now)...)
+	out = append(out, yang.PipelineUpdates(a.cfg.Name, t.classes, t.queued, now)...)
 	for _, i := range a.Interfaces() {
 		out = append(out, yang.InterfaceUpdates(yang.InterfaceLoss{
 			Name: i.Name, InErrors: i.InErrors, InDiscards: i.InDiscards, InFCSErrors: i.InFCSErrors, OutErrors: i.OutErrors, OutDiscards: i.OutDiscards,
 		}, now)...)
 		for _, q := range i.Queues {
-			out = append(out, yang.QueueUpdates(yang.QueueLoss{Interface: i.Name, Name: q.Name, DroppedPkts: q.DroppedPkts}, now))
+			out = append(out, yang.QueueUpdates(yang.QueueLoss{
+				Interface: i.Name, Name: q.Name, DroppedPkts: q.DroppedPkts, DroppedOctets: q.DroppedOctets, Octets: q.Octets,
+			}, now)...)
 		}
+	}
+	for _, set := range a.Rules() {
+		out = append(out, yang.ACLUpdates(set.Name, set.Type, set.Rules, now)...)
 	}
 	a.reporting.Lock()
 	defer a.reporting.Unlock()

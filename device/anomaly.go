@@ -73,6 +73,7 @@ func (a *Agent) describeWatched(gauge func(name, more string, get func() uint64)
 	gauge("counters_packets", "", counters(func(c counterCounts) uint64 { return c.told }))
 	gauge("counters_failed", "", counters(func(c counterCounts) uint64 { return c.failed }))
 	gauge("counters_not_followed", "", counters(func(c counterCounts) uint64 { return c.leftOut }))
+	gauge("rules_not_followed", "", counters(func(c counterCounts) uint64 { return c.rulesLeftOut }))
 	routes := func(get func(c routeCounts, flapping, leftOut uint64) uint64) func() uint64 {
 		return of(func(s *sources) uint64 {
 			if s.routes == nil {

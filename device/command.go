@@ -57,8 +57,9 @@ runs, over gNMI (Set on /loss/reporting, /loss/classes, /loss/fuse). It holds at
 once, is kept beside the configuration file (device.yaml: device.settings.json),
 and stands over it until it is deleted. So can filters for a planned path test
 (/loss/filters): drops that match one have an event each, whatever the thresholds
-say, with the filter's name; others have none meanwhile, unless the filter has
-only: false. A filter must have an end-time, at which it removes itself.
+say, with the filter's name; drops of other flows have none meanwhile, unless the
+filter has only: false (anomalies, losses that show no packet, transitions and
+aggregates go on). A filter must have an end-time, at which it removes itself.
 
 Who may set is whom tls lets in with a certificate, anyone on loopback, or a user:
 

@@ -138,6 +138,9 @@ func (c *Config) Validate() error {
 }
 
 func (c *Config) validateListen(address string) error {
+	if err := service.ValidListen(address); err != nil {
+		return err
+	}
 	if !service.Loopback(address) && (c.TLS.CA == "" && len(c.Users) == 0 || c.TLS.Cert == "" || c.TLS.Key == "") {
 		return fmt.Errorf("listen %s can be reached from outside: give tls ca, cert and key (or users in place of ca), or listen on a loopback address", address)
 	}

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
 // CountersConfig makes the agent read the counters of interfaces and their
 // queues: losses that leave no packet to show, such as frames that arrived
-// damaged.
+// damaged; and those of firewall rules (nftables) that have one, every 5 s or more,
+// which are served as they are.
 type CountersConfig struct {
 	// Interval is how often they are read; 0 switches the source off.
 	Interval time.Duration `yaml:"interval"`
@@ -57,6 +59,13 @@ type QueueCounters struct {
 	Queue        uint32
 	DroppedPkts  uint64
 	BacklogBytes uint64
+	// DroppedOctets are the bytes, from the IP header on, of the packets that it
+	// dropped since the agent began: the queue does not count them, the kernel told
+	// of them drop by drop. It did not where Octets is false: without the kernel
+	// source, and on an interface of several queues, whose drops may come without
+	// their queue.
+	DroppedOctets uint64
+	Octets        bool
 }
 
 // portReading is what the counters of one interface say at one moment.
@@ -177,11 +186,26 @@ var queueReasons = map[string]bool{
 	"FQ_BAND_LIMIT": true, "FQ_HORIZON_LIMIT": true, "FQ_FLOW_LIMIT": true, "DUALPI2_STEP_DROP": true,
 }
 
+// shownByCounters reports whether the counters of an interface or of its queues show
+// drops of class no-buffer of a reason.
+func shownByCounters(reason string) bool {
+	return queueReasons[reason] || strings.HasSuffix(reason, queueDrops) || reason == "tx_dropped"
+}
+
+// queueDrops ends the reason of drops that only a queue's counter told of: "tbf_drops".
+const queueDrops = "_drops"
+
+// tunnelErrors are the reasons for which the function where a tunnel's device takes
+// packets out drops one and counts an error of that device.
+var tunnelErrors = map[string][]string{"vxlan_rcv": {"IP_TUNNEL_ECN", "PKT_TOO_SMALL"}}
+
 // countedOn tells the side of an interface whose counters a drop that the kernel
 // told of has raised, if any; in and out are its interfaces. Drops without a rule
 // may have: drivers give no reason.
-func countedOn(reason, class string, in, out uint32) (side, uint32) {
+func countedOn(reason, function, class string, in, out uint32) (side, uint32) {
 	switch {
+	case slices.Contains(tunnelErrors[function], reason):
+		return receiving, in
 	case queueReasons[reason]:
 		return queueing, out
 	case reason == "TC_INGRESS":
@@ -204,7 +228,10 @@ func isUnder(class, parent string) bool {
 }
 
 // counterCounts is what came of counters and what was left out.
-type counterCounts struct{ readings, told, failed, leftOut uint64 }
+type counterCounts struct {
+	readings, told, failed, leftOut uint64
+	rulesLeftOut                    uint64 // firewall rules beyond maxRules, as last read
+}
 
 // rise is packets that were lost without anybody having told of them.
 type rise struct {
@@ -241,6 +268,7 @@ type rises struct {
 type port struct {
 	last    portReading
 	queues  map[uint64]uint32 // drops by handle and place
+	octets  uint64            // of drops at its queues that the kernel told of
 	credits [allSides][]credit
 	missing int // readings in a row that it was not in
 }
@@ -275,11 +303,14 @@ func newRises(kernel bool, most int) *rises {
 	return &rises{kernel: kernel, most: most, ports: map[uint32]*port{}}
 }
 
-// explain takes in drops that the kernel told of.
-func (r *rises) explain(s side, index uint32, drops uint64) {
+// explain takes in drops that the kernel told of, of so many bytes together.
+func (r *rises) explain(s side, index uint32, drops, bytes uint64) {
 	p := r.ports[index]
 	if p == nil || s == noSide {
 		return
+	}
+	if s == queueing {
+		p.octets += bytes
 	}
 	if list := p.credits[s]; len(list) > 0 && list[len(list)-1].reading == r.readings {
 		list[len(list)-1].packets += drops
@@ -411,7 +442,7 @@ func (p *port) rises(n *portReading, kernel bool) []rise {
 		if !known || up == 0 || up > 1<<31 {
 			continue
 		}
-		x := rise{class: NoBuffer, reason: q.kind + "_drops", index: n.index, name: n.name, queue: q.queue(), packets: uint64(up)}
+		x := rise{class: NoBuffer, reason: q.kind + queueDrops, index: n.index, name: n.name, queue: q.queue(), packets: uint64(up)}
 		if q.filters() {
 			x.class, x.ingress = PolicyL3ACL, true
 		}
@@ -444,14 +475,14 @@ func (r *rises) counters() []InterfaceCounters {
 			InErrors: n.counts[rxErrors], InDiscards: n.counts[rxDropped] + n.counts[rxMissed], InFCSErrors: n.counts[rxCRC],
 			OutErrors: n.counts[txErrors], OutDiscards: n.counts[txDropped],
 		}
-		for _, q := range n.heads() {
-			if q.filters() {
-				continue
-			}
+		heads := slices.DeleteFunc(n.heads(), func(q queueReading) bool { return q.filters() })
+		for _, q := range heads {
 			c.OutDiscards += uint64(q.drops)
-			c.Queues = append(c.Queues, QueueCounters{
-				Name: fmt.Sprintf("%s-%x:", q.kind, q.handle>>16), Queue: q.queue(), DroppedPkts: uint64(q.drops), BacklogBytes: uint64(q.backlog),
-			})
+			told := QueueCounters{Name: fmt.Sprintf("%s-%x:", q.kind, q.handle>>16), Queue: q.queue(), DroppedPkts: uint64(q.drops), BacklogBytes: uint64(q.backlog)}
+			if r.kernel && len(heads) == 1 {
+				told.DroppedOctets, told.Octets = r.ports[index].octets, true
+			}
+			c.Queues = append(c.Queues, told)
 		}
 		out = append(out, c)
 	}

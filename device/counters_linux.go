@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -28,32 +27,105 @@ type counterSource struct {
 	cfg      CountersConfig
 	log      *slog.Logger
 	lister   *lister
-	prefixes func(index uint32) []netip.Prefix // routed over an interface
-	heard    func(now time.Time) time.Time     // until when all was explained that the kernel had to say; nil: it tells of nothing
+	prefixes func(index uint32) ranges     // routed over an interface
+	heard    func(now time.Time) time.Time // until when all was explained that the kernel had to say; nil: it tells of nothing
+
+	ruler *lister // of firewall rules; nil: not read
 
 	mu    sync.Mutex
 	rises *rises
+	ruled *ruleSets // as last read
 
-	broken complaint
-	failed uint64 // readings
+	rulesDue time.Time
+	broken   complaint
+	failed   uint64 // readings
 }
+
+const (
+	// rulesEvery is how often firewall rules are read at most, and rulesShare how
+	// much of the time it may take: a firewall may have a hundred thousand.
+	rulesEvery = 5 * time.Second
+	rulesShare = 0.005
+)
 
 // openCounters opens its socket in the network namespace of the calling thread,
 // and reads for the first time. heard is nil where the kernel does not tell of
 // drops too; else it returns until when all was explained that it had to say.
-func openCounters(cfg CountersConfig, heard func(time.Time) time.Time, prefixes func(uint32) []netip.Prefix, log *slog.Logger) (*counterSource, error) {
-	l, err := openLister()
+func openCounters(cfg CountersConfig, heard func(time.Time) time.Time, prefixes func(uint32) ranges, log *slog.Logger) (*counterSource, error) {
+	l, err := openLister(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("counters: %w", err)
 	}
-	c := &counterSource{cfg: cfg, log: log, lister: l, prefixes: prefixes, heard: heard, rises: newRises(heard != nil, maxPorts)}
+	c := &counterSource{cfg: cfg, log: log, lister: l, prefixes: prefixes, heard: heard, rises: newRises(heard != nil, maxPorts), ruled: newRuleSets()}
 	now, err := c.read()
 	if err != nil {
 		l.close()
 		return nil, fmt.Errorf("counters: %w", err)
 	}
 	c.rises.read(time.Now(), now)
+	if c.ruler, err = openLister(unix.NETLINK_NETFILTER); err != nil {
+		log.Warn("the counters of firewall rules are not read, all others are", "error", err)
+	}
+	c.lookAtRules()
 	return c, nil
+}
+
+// lookAtRules reads the counters of firewall rules when it is time to.
+func (c *counterSource) lookAtRules() {
+	begin := time.Now()
+	if c.ruler == nil || begin.Before(c.rulesDue) {
+		return
+	}
+	sets, whole, err := c.readRules()
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		c.log.Warn("the counters of firewall rules are not read: that needs cap_net_admin, and nftables in the kernel (CONFIG_NF_TABLES)", "error", err)
+		c.ruler.close()
+		c.ruler = nil
+		return
+	case err != nil:
+		if count, due := c.broken.make(begin); due {
+			c.log.Warn("firewall rules were not read", "times", count, "error", err)
+		}
+	}
+	took := time.Since(begin)
+	c.rulesDue = begin.Add(max(rulesEvery, time.Duration(float64(took)/rulesShare)))
+	if err != nil || !whole { // the next list will be
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ruled = sets
+}
+
+// readRules lists the rules of all tables. whole is false when they changed
+// meanwhile.
+func (c *counterSource) readRules() (sets *ruleSets, whole bool, err error) {
+	const (
+		getRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
+		newRule = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE
+	)
+	sets = newRuleSets()
+	var bad error
+	whole, err = c.ruler.list(getRule, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func(h nlHeader, body []byte) {
+		if h.kind != newRule {
+			return
+		}
+		r, err := parseRule(body)
+		if err != nil {
+			bad = err
+			return
+		}
+		sets.add(&r)
+	})
+	return sets, whole, errors.Join(err, bad)
+}
+
+// rules tells what the rules that count counted, as last read.
+func (c *counterSource) rules() []RuleSet {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ruled.sets
 }
 
 // observe is [observer]'s. What the kernel could not yet explain at the end is left
@@ -68,6 +140,7 @@ func (c *counterSource) observe(ctx context.Context, handle func(observed)) erro
 			return nil
 		case <-ticker.C:
 			c.look(handle)
+			c.lookAtRules()
 		}
 	}
 }
@@ -98,7 +171,7 @@ func (c *counterSource) look(handle func(observed)) {
 }
 
 // event makes a drop event without a packet of a rise.
-func (x *rise) event(prefixes func(uint32) []netip.Prefix) observed {
+func (x *rise) event(prefixes func(uint32) ranges) observed {
 	ev := &decafpb.DropEvent{
 		TimeNs: uint64(x.at.UnixNano()),
 		Class:  x.class, Reason: x.reason, Source: "counters", Queue: x.queue,
@@ -108,10 +181,11 @@ func (x *rise) event(prefixes func(uint32) []netip.Prefix) observed {
 	} else {
 		ev.Egress = x.name
 	}
-	for _, p := range prefixes(x.index) {
+	over := prefixes(x.index)
+	for _, p := range over.list {
 		ev.Prefixes = append(ev.Prefixes, prefixPB(p))
 	}
-	return observed{event: ev, packets: x.packets, known: x.class != Unknown}
+	return observed{event: ev, packets: x.packets, known: x.class != Unknown, routed: over.routed, widened: over.widened}
 }
 
 // read lists interfaces and queue disciplines.
@@ -203,11 +277,11 @@ func parseQueue(b []byte) (index uint32, q queueReading, err error) {
 	return index, q, err
 }
 
-// explain takes in drops that the kernel told of.
-func (c *counterSource) explain(s side, index uint32, drops uint64) {
+// explain takes in drops that the kernel told of, of so many bytes together.
+func (c *counterSource) explain(s side, index uint32, drops, bytes uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rises.explain(s, index, drops)
+	c.rises.explain(s, index, drops, bytes)
 }
 
 // interfaces tells what the interfaces counted, as last read.
@@ -222,7 +296,12 @@ func (c *counterSource) interfaces() []InterfaceCounters {
 func (c *counterSource) left() counterCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return counterCounts{readings: c.rises.readings, told: c.rises.told, failed: c.failed, leftOut: c.rises.leftOut}
+	return counterCounts{readings: c.rises.readings, told: c.rises.told, failed: c.failed, leftOut: c.rises.leftOut, rulesLeftOut: c.ruled.leftOut}
 }
 
-func (c *counterSource) close() { c.lister.close() }
+func (c *counterSource) close() {
+	c.lister.close()
+	if c.ruler != nil {
+		c.ruler.close()
+	}
+}

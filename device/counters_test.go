@@ -113,7 +113,7 @@ func TestRisesOnlyOnce(t *testing.T) {
 	} {
 		r := newRises(true, 10)
 		for i, s := range steps {
-			r.explain(queueing, 3, s.explained)
+			r.explain(queueing, 3, s.explained, 0)
 			var got uint64
 			for _, x := range readAll(r, q(s.drops)) {
 				got += x.packets
@@ -143,7 +143,7 @@ func TestRisesWaitForTheKernel(t *testing.T) {
 	if len(r.waiting) != maxWaiting {
 		t.Errorf("%d readings wait", len(r.waiting))
 	}
-	r.explain(queueing, 3, 30*maxWaiting-5) // all but five
+	r.explain(queueing, 3, 30*maxWaiting-5, 0) // all but five
 	got := r.settle(at(3 * maxWaiting))
 	if len(got) != 1 || got[0].packets != 5 || !got[0].at.Equal(at(3*maxWaiting)) || got[0].name != "eth0" || len(r.waiting) != 0 {
 		t.Errorf("%+v", got)
@@ -168,25 +168,29 @@ func TestRisesOfAVeth(t *testing.T) {
 // A drop that no rule knows is of the side that it was on: the driver's.
 func TestCountedOn(t *testing.T) {
 	for _, tc := range []struct {
-		reason, class string
-		in, out       uint32
-		side          side
-		index         uint32
+		reason, function, class string
+		in, out                 uint32
+		side                    side
+		index                   uint32
 	}{
-		{"QDISC_DROP", NoBuffer, 2, 3, queueing, 3},
-		{"FQ_FLOW_LIMIT", NoBuffer, 0, 3, queueing, 3},
-		{"TC_INGRESS", PolicyL3ACL, 2, 0, filtering, 2},
-		{"TC_EGRESS", PolicyL3ACL, 2, 3, filtering, 3},
-		{"CPU_BACKLOG", NoBuffer, 2, 0, receiving, 2},
-		{"UNHANDLED_PROTO", ErrorsL3RxInvalid, 2, 0, receiving, 2},
-		{"NOT_SPECIFIED", Unknown, 2, 3, sending, 3},
-		{"NOT_SPECIFIED", ErrorsL2Tx, 2, 3, sending, 3},
-		{"NOT_SPECIFIED", Unknown, 2, 0, receiving, 2},
-		{"NETFILTER_DROP", PolicyL3ACL, 2, 3, noSide, 0},
-		{"IP_INHDR", ErrorsL3RxTTL, 2, 3, noSide, 0},
-		{"SOCKET_RCVBUFF", NoBuffer, 2, 0, noSide, 0},
+		{"QDISC_DROP", "", NoBuffer, 2, 3, queueing, 3},
+		{"FQ_FLOW_LIMIT", "", NoBuffer, 0, 3, queueing, 3},
+		{"TC_INGRESS", "", PolicyL3ACL, 2, 0, filtering, 2},
+		{"TC_EGRESS", "", PolicyL3ACL, 2, 3, filtering, 3},
+		{"CPU_BACKLOG", "", NoBuffer, 2, 0, receiving, 2},
+		{"UNHANDLED_PROTO", "", ErrorsL3RxInvalid, 2, 0, receiving, 2},
+		{"NOT_SPECIFIED", "", Unknown, 2, 3, sending, 3},
+		{"NOT_SPECIFIED", "", ErrorsL2Tx, 2, 3, sending, 3},
+		{"NOT_SPECIFIED", "", Unknown, 2, 0, receiving, 2},
+		{"NETFILTER_DROP", "", PolicyL3ACL, 2, 3, noSide, 0},
+		{"IP_INHDR", "", ErrorsL3RxTTL, 2, 3, noSide, 0},
+		{"IP_TUNNEL_ECN", "vxlan_rcv", ErrorsL3RxInvalid, 4, 0, receiving, 4},
+		{"PKT_TOO_SMALL", "vxlan_rcv", ErrorsL3RxInvalid, 4, 0, receiving, 4},
+		{"PKT_TOO_SMALL", "ip_rcv_core", ErrorsL3RxInvalid, 4, 0, noSide, 0},
+		{"VXLAN_VNI_NOT_FOUND", "vxlan_rcv", ErrorsL3RxInvalid, 2, 0, noSide, 0},
+		{"SOCKET_RCVBUFF", "", NoBuffer, 2, 0, noSide, 0},
 	} {
-		if s, i := countedOn(tc.reason, tc.class, tc.in, tc.out); s != tc.side || i != tc.index {
+		if s, i := countedOn(tc.reason, tc.function, tc.class, tc.in, tc.out); s != tc.side || i != tc.index {
 			t.Errorf("%s %s: %d of %d", tc.reason, tc.class, s, i)
 		}
 	}

@@ -4,11 +4,13 @@ package device
 const iffLoopback = 0x8
 
 // arriving are functions that drop a packet before the kernel has noted where
-// it came in (__netif_receive_skb_core sets skb_iif): there skb->dev is the
-// ingress.
+// it came in (__netif_receive_skb_core sets skb_iif), or between one receipt and
+// the next, as what a tunnel's device takes out of another packet: there skb->dev is
+// the ingress.
 var arriving = map[string]bool{
 	"enqueue_to_backlog": true,
 	"netif_rx_internal":  true,
+	"vxlan_rcv":          true,
 }
 
 // direction tells the interface a packet came in by and the one it was to leave

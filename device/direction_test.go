@@ -20,6 +20,7 @@ func TestDirection(t *testing.T) {
 		{"the device's own", record{devIf: out, dstIf: out}, "__dev_queue_xmit", 0, out},
 		{"the device's own, before it has a device", record{dstIf: out}, "nft_do_chain", 0, out},
 		{"before the ingress is noted", record{devIf: in}, "enqueue_to_backlog", in, 0},
+		{"taken out of a tunnel", record{devIf: 4}, "vxlan_rcv", 4, 0},
 		{"nothing known", record{}, "", 0, 0},
 	} {
 		if i, e := direction(&tc.r, tc.function); i != tc.ingress || e != tc.egress {

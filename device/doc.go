@@ -14,14 +14,16 @@
 // it, or finds the one that another agent of this kernel attached; kernel_linux.go
 // reads the agent's ring buffer; record.go takes a record apart, its error numbers
 // being those of errno.go; symbol_linux.go names the function that dropped, as
-// function.go trims it; reason.go classifies, by the classes of class.go;
+// function.go trims it; reason.go classifies, by the classes of class.go, and ethertype.go what is no IP;
 // direction.go finds ingress and egress, named by interfaces_linux.go; event.go
 // makes the drop event. The files named sflow and nflog have their own way up to
 // there, observed.go, as have counters.go and counters_linux.go: losses that leave
-// no packet, with the prefixes that are routed over the interface (prefixes.go).
+// no packet, with the prefixes that are routed over the interface (prefixes.go);
+// acl.go the counters of firewall rules, which are told of as they are.
 // routes.go and routes_linux.go follow routes and neighbours, flap.go finds those that
 // change again and again, loop.go the packets that go in a circle; anomaly.go
-// publishes both. All of that hears the kernel by rtnetlink_linux.go.
+// publishes both. All of that hears the kernel by rtnetlink_linux.go,
+// and takes its messages apart by attribute.go.
 // sources.go opens what there is; of a packet that the kernel
 // dropped and the firewall logged rulename.go makes one event. Then reporter.go decides what is told of it; ledger.go counts and
 // numbers. agent.go runs it all for one device, serve.go the agents of one
@@ -33,14 +35,17 @@
 // parameter. threshold.go stops the events of a class that has too many;
 // repetition.go thins out those of one flow; filter.go lets those of a planned path
 // test through; aggregate.go counts, always, with
-// the top flows and prefixes from heavy.go; fuse.go allows a class less when the
+// the top flows and prefixes from heavy.go; unreported.go says what
+// neither events nor these tell of; fuse.go allows a class less when the
 // agent takes more than its budget, as usage.go measures it and divides it among
 // the agents of a process. stream.go gives
 // them the time and publishes what they say.
 //
 // A flood is bounded where it is seen: the kernel program has a bucket per
 // cause (place, reason, interfaces, route) and counts what it holds back, and
-// what finds no room, so that counters and aggregates are whole all the same. Of
+// what finds no room, so that counters and aggregates are whole all the same, but for
+// what the kernel does not show it: a drop that an interrupt makes while the program
+// looks at another one. Those the kernel counts, for all agents together (drops-missed). Of
 // the flows of what was held back it keeps a sketch (sketch.go), from which
 // attribution.go has bounds that always hold; an aggregate says of how many
 // packets the flow is not certain (unattributed).

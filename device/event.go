@@ -45,9 +45,6 @@ func newEvent(r *record, at time.Time, class, reason, function, ingress, egress 
 	return ev
 }
 
-// isMPLS reports whether an EtherType is that of a label stack (RFC 3032).
-func isMPLS(etherType uint16) bool { return etherType == 0x8847 || etherType == 0x8848 }
-
 // eventFlow is the flow that an event is about: its packet's, or that of the
 // packet inside where the outer headers have none (MPLS); zero when it shows none.
 func eventFlow(ev *decafpb.DropEvent) packet.Flow {

@@ -111,6 +111,13 @@ func matches(f *yang.Filter, flow packet.Flow, dscp uint8) bool {
 	return true
 }
 
+// filterable reports whether a drop can be told to be of no filter: its flow is
+// known. A loss that shows no packet may be that of the tested path, and an anomaly
+// is of the device, whichever packet showed it.
+func filterable(d *drop) bool {
+	return d.flow != (packet.Flow{}) && !strings.HasPrefix(d.class, "anomaly/")
+}
+
 // only reports whether drops that match no filter are to have no event.
 func (f *filters) only(now time.Time) bool {
 	at := uint64(now.UnixNano())

@@ -107,6 +107,7 @@ func (f *fuse) blown() bool { return len(f.tripped) > 0 }
 // look compares a load with the budgets and returns the step taken, nil for
 // none.
 func (f *fuse) look(now time.Time, l load) *step {
+	f.stepped(now)
 	cause, measured, limit, share := f.tightest(l)
 	switch {
 	case share > 1:
@@ -125,6 +126,19 @@ func (f *fuse) look(now time.Time, l load) *step {
 		f.calm = now
 	}
 	return f.back(now, share)
+}
+
+// stepped has waits begin anew when the clock stepped back, or they would last
+// for as long as it did.
+func (f *fuse) stepped(now time.Time) {
+	if f.calm.After(now) {
+		f.calm = now
+	}
+	for _, w := range f.wires {
+		if w.moved.After(now) {
+			w.moved = now
+		}
+	}
 }
 
 // tightest returns the budget of which the largest share is used.

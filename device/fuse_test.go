@@ -147,3 +147,24 @@ func TestFuseTwoFloods(t *testing.T) {
 		t.Errorf("back: %s", words(s))
 	}
 }
+
+// A clock that jumps, either way, does not keep the fuse from healing, nor from
+// the next flood.
+func TestFuseWithAClockThatJumps(t *testing.T) {
+	over, quiet := load{cpu: 0.1, drops: map[string]uint64{NoBuffer: 1000}}, load{}
+	for _, jump := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+		f, now := newFuse(testBudget()), time.Unix(1_000_000, 0)
+		looks(f, &now, 2*tripAfter, over)
+		if s := looks(f, &now, 2, quiet); len(s) != 0 {
+			t.Fatalf("healed after two seconds: %s", words(s))
+		}
+		now = now.Add(jump)
+		back := looks(f, &now, 20, quiet)
+		if words(back) != "no-buffer:aggregates>sampled no-buffer:sampled>full" {
+			t.Errorf("a jump of %s: %s", jump, words(back))
+		}
+		if s := looks(f, &now, 2*tripAfter, over); len(s) != 2 {
+			t.Errorf("a jump of %s, and another flood: %s", jump, words(s))
+		}
+	}
+}

@@ -47,6 +47,7 @@ func TestInnerPacketReachesTheClient(t *testing.T) {
 		{packet.VXLAN, outer(17, udp(4789, vxlan)), 17},
 		{packet.GRE, outer(47, gre), 47},
 		{packet.MPLS, outer(17, udp(6635, mpls)), 17},
+		{packet.GRE + "/" + packet.VXLAN, outer(47, append([]byte{0, 0, 8, 0}, outer(17, udp(4789, vxlan))[14:]...)), 47},
 	} {
 		l.h1.sendFrames("eth0", 1, func(int) []byte { return tc.frame })
 		select {

@@ -38,7 +38,7 @@ func openInterfaces(log *slog.Logger) (*interfaces, error) {
 	if err != nil {
 		return nil, fmt.Errorf("follow interfaces: %w", err)
 	}
-	list, err := openLister()
+	list, err := openLister(unix.NETLINK_ROUTE)
 	if err != nil {
 		changes.close()
 		return nil, fmt.Errorf("list interfaces: %w", err)
@@ -186,14 +186,4 @@ func parseLink(b []byte) (linkMessage, error) {
 		return true
 	})
 	return l, err
-}
-
-// cString reads a string that ends with a zero byte.
-func cString(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
 }

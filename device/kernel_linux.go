@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -25,7 +26,12 @@ type kernel struct {
 	tallies map[string]*[2]tally // by cause, of both banks, as last read; bounded by maxCauses
 	turned  map[string]bool      // causes that had drops since the last turn
 	unsent  uint64               // drops in the tallies, as last read
+	misses  uint64               // recursions of the program before this agent came
 	reader  *ringbuf.Reader
+
+	pacing  sync.Mutex // guards what follows
+	paceOf  func(class string) pace
+	classes map[[causeSize]byte]string // of the causes with a pace of their own; at most maxCauses
 }
 
 // openSource sees the drops of the network namespace of the calling thread, by
@@ -44,7 +50,7 @@ func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, 
 	if err != nil {
 		return nil, err
 	}
-	k := &kernel{log: log, reasons: reasons, tallies: map[string]*[2]tally{}, turned: map[string]bool{}}
+	k := &kernel{log: log, reasons: reasons, tallies: map[string]*[2]tally{}, turned: map[string]bool{}, classes: map[[causeSize]byte]string{}}
 	defer func() {
 		if err == nil {
 			return
@@ -69,6 +75,7 @@ func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, 
 	if k.shared, k.tenant, err = openShared(off, ignore, uint32(ns.Ino), limit.bucket(), log); err != nil {
 		return nil, err
 	}
+	k.misses = k.recursions()
 	if k.reader, err = ringbuf.NewReader(k.tenant.ring); err != nil {
 		k.tenant.leave()
 		return nil, fmt.Errorf("open ring buffer: %w", err)
@@ -160,8 +167,54 @@ func (k *kernel) counts() (lost, passed uint64, err error) {
 	return k.tenant.count(countLost), k.tenant.count(countIgnored), nil
 }
 
-// setPace changes how many records of a cause come up, at once.
-func (k *kernel) setPace(p pace) { k.tenant.setPace(p.bucket()) }
+// missed is [recursive]'s.
+func (k *kernel) missed() uint64 { return less(k.recursions(), k.misses) }
+
+// recursions is how often the kernel did not run the program since it was running on
+// that processor already: recursion_misses of struct bpf_prog_info, from Linux 5.12
+// on, 0 before.
+func (k *kernel) recursions() uint64 {
+	stats, err := k.shared.program.Stats()
+	if err != nil {
+		k.log.Warn("what the drop program missed is not known", "error", err)
+		return 0
+	}
+	return stats.RecursionMisses
+}
+
+// setPace is [paced]'s. It holds at once.
+func (k *kernel) setPace(unknown pace, of func(class string) pace) {
+	k.pacing.Lock()
+	defer k.pacing.Unlock()
+	k.paceOf = of
+	k.tenant.setPace(unknown.bucket())
+	k.setPaces(k.classes)
+}
+
+// classed is [paced]'s.
+func (k *kernel) classed(r *record, class string) {
+	cause := [causeSize]byte(r.cause)
+	k.pacing.Lock()
+	defer k.pacing.Unlock()
+	if known, ok := k.classes[cause]; ok && known == class || !ok && len(k.classes) >= maxCauses {
+		return
+	}
+	k.classes[cause] = class
+	k.setPaces(map[[causeSize]byte]string{cause: class})
+}
+
+func (k *kernel) setPaces(classes map[[causeSize]byte]string) {
+	if k.paceOf == nil || len(classes) == 0 {
+		return
+	}
+	paces := make(map[[causeSize]byte]bucket, len(classes))
+	for cause, class := range classes {
+		paces[cause] = k.paceOf(class).bucket()
+	}
+	if err := k.tenant.setPaces(paces); err != nil {
+		k.log.Warn("some drops are handed on at the pace of the class with the highest threshold", "error", err)
+	}
+}
 
 // pause takes the agent out of the program, or back in: out of it a drop costs
 // next to nothing, and is not counted.
@@ -232,8 +285,10 @@ func (k *kernel) readTallies(bank int, handle func(held)) error {
 			now, before [3]uint64
 			lost        bool
 		}{{now.held, before.held, false}, {now.lost, before.lost, true}} {
-			if drops := w.now[0] - w.before[0]; drops > 0 {
-				handle(held{record: &r, drops: drops, packets: w.now[1] - w.before[1], bytes: w.now[2] - w.before[2], lost: w.lost})
+			// The program may be between two of them: what is a drop now may be its
+			// packets the next time.
+			if w.now != w.before {
+				handle(held{record: &r, drops: w.now[0] - w.before[0], packets: w.now[1] - w.before[1], bytes: w.now[2] - w.before[2], lost: w.lost})
 			}
 		}
 	}
@@ -254,6 +309,7 @@ func parseCause(b []byte) record {
 		dstIf:    ne.Uint32(b[causeDstIf:]),
 		dstFlags: ne.Uint32(b[causeDstFlags:]),
 		dstErrno: routeErrno(ne.Uint16(b[causeDstError:])),
+		protocol: binary.BigEndian.Uint16(b[causeProtocol:]),
 	}
 }
 
@@ -281,20 +337,31 @@ func (k *kernel) close() {
 }
 
 // bootClock turns the kernel's time since boot into time of day. The two drift
-// apart as NTP steers the latter, so they are compared anew each second.
+// apart as NTP steers the latter, and jump apart when somebody sets it: they are
+// compared anew for each second of the former, which does not jump.
 type bootClock struct {
-	compared time.Time
-	offset   time.Duration // what to add to CLOCK_MONOTONIC
+	now      func() (wall, boot int64) // ns; nil is the system's
+	compared uint64                    // time since boot at the last comparison
+	offset   int64                     // ns to add to it
 }
 
 func (c *bootClock) at(boot uint64) time.Time {
-	if now := time.Now(); now.Sub(c.compared) > time.Second {
-		var ts unix.Timespec
-		if unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) == nil {
-			now = time.Now()
-			c.offset = time.Duration(now.UnixNano() - ts.Nano())
-			c.compared = now
+	if c.compared == 0 || boot-c.compared > uint64(time.Second) && c.compared-boot > uint64(time.Second) {
+		now := c.now
+		if now == nil {
+			now = systemClocks
 		}
+		wall, since := now()
+		c.compared, c.offset = max(boot, 1), wall-since
 	}
-	return time.Unix(0, int64(boot)+int64(c.offset))
+	return time.Unix(0, int64(boot)+c.offset)
+}
+
+// systemClocks reads time of day and CLOCK_MONOTONIC at the same moment.
+func systemClocks() (wall, boot int64) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil { // there is no kernel without it
+		panic(err)
+	}
+	return time.Now().UnixNano(), ts.Nano()
 }

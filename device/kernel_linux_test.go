@@ -459,8 +459,6 @@ func TestKernelTwoStreams(t *testing.T) {
 	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
 	cfg := testConfig()
 	cfg.Report.Threshold, cfg.Report.Hold, cfg.Report.Interval = 100, 0, 200*time.Millisecond
-	wide := 1e6 // for this one the kernel holds nothing back: every header is looked at
-	cfg.Classes = map[string]ClassConfig{PolicyL3Policer: {Threshold: &wide}}
 	a := startAgent(t, l.r, cfg)
 	updates := subscribe(t, dial(t, l.r, a, nil))
 	marshal := func(src, dst string) []byte {
@@ -549,13 +547,93 @@ func TestKernelTwoStreams(t *testing.T) {
 	if slices.Index(path, PolicyL3ACL+" aggregates") != 0 || !slices.Contains(path, PolicyL3ACL+" events") {
 		t.Errorf("transitions %v", path)
 	}
-	if total.Unattributed > total.Suppressed.Queue {
-		t.Errorf("%d packets nobody looked at, %d drops found no room", total.Unattributed, total.Suppressed.Queue)
+	a.mu.Lock()
+	held := a.sources.kernel.(*kernel).tenant.count(countHeld)
+	a.mu.Unlock()
+	if total.Unattributed > held+total.Suppressed.Queue {
+		t.Errorf("%d packets nobody looked at; the kernel held back %d, %d found no room", total.Unattributed, held, total.Suppressed.Queue)
 	}
 	for _, src := range []string{"10.0.1.2:40000", "10.0.1.2:40001"} {
 		if truth[src] > flows[src]+total.Unattributed || truth[src] < flows[src]-flowErrors[src] {
 			t.Errorf("%s: %d packets, told [%d, %d]", src, truth[src], flows[src]-flowErrors[src], flows[src])
 		}
+	}
+}
+
+// TestKernelPacePerClass: what the kernel hands on of a class is bounded by that
+// class's threshold as soon as one drop of it was seen, whatever other classes may
+// have; a flow of a de-duplicated class is told of once for all its drops, and a
+// flood of its drops does not hide the first one of another flow.
+func TestKernelPacePerClass(t *testing.T) {
+	l := newLab(t)
+	l.withoutIPv6()
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	const flood = 4000
+	tests := []struct {
+		name        string
+		deduplicate time.Duration
+		held        bool
+	}{
+		{"held back", 0, true},
+		{"told once", time.Minute, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := testConfig()
+			cfg.Report.Threshold, cfg.Report.Interval = 100, 200*time.Millisecond
+			wide := 1e6
+			cfg.Classes = map[string]ClassConfig{PolicyL3Policer: {Threshold: &wide}, PolicyL3ACL: {Deduplicate: &test.deduplicate}}
+			a := startAgent(t, l.r, cfg)
+			updates := subscribe(t, dial(t, l.r, a, nil))
+			events, packets := map[string]int{}, uint64(0)
+			until := func(what string, done func() bool) {
+				t.Helper()
+				deadline := time.After(20 * time.Second)
+				for !done() {
+					select {
+					case n := <-updates:
+						if ev, is, err := yang.DecodeEvent(n); err != nil {
+							t.Fatal(err)
+						} else if is {
+							f, err := packet.FlowFromPB(ev.GetPacket().GetFlow())
+							if err != nil {
+								t.Fatal(err)
+							}
+							events[f.Src.String()]++
+						}
+						if agg, is, err := yang.DecodeAggregate(n); err != nil {
+							t.Fatal(err)
+						} else if is {
+							packets += agg.Packets
+						}
+					case <-deadline:
+						t.Fatalf("after 20 s no %s: %v, %d packets, %+v", what, events, packets, a.State())
+					}
+				}
+			}
+			probe := func(src string) []byte {
+				b, err := packet.Probe{Flow: packet.Flow{Src: addrPort(src), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}.Marshal(nil)
+				l.h1.must("probe", err)
+				return b
+			}
+			l.h1.sendRaw(probe("10.0.1.2:5000"))
+			until("event of the first drop", func() bool { return events["10.0.1.2:5000"] == 1 })
+			l.h1.sendRaw(slices.Repeat([][]byte{probe("10.0.1.2:6000")}, flood)...)
+			if test.deduplicate > 0 {
+				l.h1.sendRaw(probe("10.0.1.2:7000"))
+				until("event of the flow beside the flood", func() bool { return events["10.0.1.2:7000"] == 1 })
+			}
+			until("aggregate of the flood", func() bool { return packets >= flood+1 })
+			a.mu.Lock()
+			held := a.sources.kernel.(*kernel).tenant.count(countHeld)
+			a.mu.Unlock()
+			if test.held != (held > flood/2) {
+				t.Errorf("the kernel held back %d of %d drops", held, flood)
+			}
+			if n := events["10.0.1.2:6000"]; test.deduplicate > 0 && n != 1 {
+				t.Errorf("%d events of one flow", n)
+			}
+		})
 	}
 }
 

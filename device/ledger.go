@@ -21,6 +21,7 @@ type ledger struct {
 	routes       uint64 // route events, and those that the fuse did not let through
 	routesHeld   uint64
 	classes      map[string]*yang.ClassCounters // bounded: by the classes there are
+	queued       uint64                         // packets of no-buffer that counters of interfaces and queues show
 	ignored      uint64                         // seen here, and no loss
 	unclassified uint64
 }
@@ -29,14 +30,17 @@ func newLedger(producer string, bootID uint64) *ledger {
 	return &ledger{producer: producer, bootID: bootID, classes: map[string]*yang.ClassCounters{}}
 }
 
-// count counts drops, which stand for so many packets on the wire of so many
-// bytes together.
-func (l *ledger) count(class string, drops, packets, bytes uint64, known bool) {
+// count counts drops that have all that d says in common, and its packets and bytes
+// together.
+func (l *ledger) count(d *drop, drops uint64, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := l.class(class)
-	c.Packets += packets
-	c.Bytes += bytes
+	c := l.class(d.class)
+	c.Packets += d.packets
+	c.Bytes += d.bytes
+	if d.class == NoBuffer && shownByCounters(d.reason) {
+		l.queued += d.packets
+	}
 	if !known {
 		l.unclassified += drops
 	}
@@ -106,6 +110,7 @@ func (l *ledger) ignore(drops uint64) {
 type totals struct {
 	classes                    []yang.ClassCounters // by name
 	seq, ignored, unclassified uint64
+	queued                     uint64
 	aggregates, transitions    uint64
 	routes, routesHeld         uint64
 }
@@ -113,7 +118,7 @@ type totals struct {
 func (l *ledger) totals() totals {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := totals{seq: l.seq, ignored: l.ignored, unclassified: l.unclassified, aggregates: l.aggregates, transitions: l.transitions, routes: l.routes, routesHeld: l.routesHeld}
+	t := totals{seq: l.seq, queued: l.queued, ignored: l.ignored, unclassified: l.unclassified, aggregates: l.aggregates, transitions: l.transitions, routes: l.routes, routesHeld: l.routesHeld}
 	for _, name := range slices.Sorted(maps.Keys(l.classes)) {
 		t.classes = append(t.classes, *l.classes[name])
 	}

@@ -13,14 +13,14 @@ func TestLedger(t *testing.T) {
 	l := newLedger("r", 7)
 	for i, class := range []string{NoBuffer, PolicyL3ACL, NoBuffer, Unknown} {
 		ev := &decafpb.DropEvent{Class: class}
-		l.count(class, 1, uint64(i+1), 100, class != Unknown)
+		l.count(&drop{class: class, reason: []string{"QDISC_DROP", "", "CPU_BACKLOG", ""}[i], packets: uint64(i + 1), bytes: 100}, 1, class != Unknown)
 		l.enter(ev)
 		if o := ev.Origin; o.Producer != "r" || o.BootId != 7 || o.Seq != uint64(i+1) {
 			t.Errorf("event %d has origin %v", i, o)
 		}
 	}
 	l.ignore(1)
-	l.count(NoBuffer, 3, 5, 500, true) // without an event
+	l.count(&drop{class: NoBuffer, reason: "tbf_drops", packets: 5, bytes: 500}, 3, true) // without an event
 	agg, tr := &decafpb.LossAggregate{}, &yang.Transition{}
 	l.enterAggregate(agg)
 	l.enterTransition(tr)
@@ -33,7 +33,7 @@ func TestLedger(t *testing.T) {
 			{Name: PolicyL3ACL, Packets: 2, Bytes: 100, Events: 1},
 			{Name: Unknown, Packets: 4, Bytes: 100, Events: 1},
 		},
-		seq: 4, ignored: 1, unclassified: 1, aggregates: 1, transitions: 1,
+		seq: 4, queued: 6, ignored: 1, unclassified: 1, aggregates: 1, transitions: 1,
 	}
 	if d := cmp.Diff(want, l.totals(), cmp.AllowUnexported(totals{})); d != "" {
 		t.Error(d)

@@ -28,6 +28,7 @@ func (a *Agent) Describe(set *metrics.Set) {
 	for name, get := range map[string]func(yang.AgentState) uint64{
 		"events":             func(s yang.AgentState) uint64 { return s.Events },
 		"events_lost":        func(s yang.AgentState) uint64 { return s.EventsLost },
+		"drops_missed":       func(s yang.AgentState) uint64 { return s.DropsMissed },
 		"events_lost_queue":  func(s yang.AgentState) uint64 { return s.EventsLostQueue },
 		"drops_ignored":      func(s yang.AgentState) uint64 { return s.DropsIgnored },
 		"drops_unclassified": func(s yang.AgentState) uint64 { return s.DropsUnclassified },
@@ -35,9 +36,11 @@ func (a *Agent) Describe(set *metrics.Set) {
 		"aggregates":         func(s yang.AgentState) uint64 { return s.Aggregates },
 		"transitions":        func(s yang.AgentState) uint64 { return s.Transitions },
 		"drops_uncounted":    func(s yang.AgentState) uint64 { return s.DropsUncounted },
+		"aggregates_merged":  func(s yang.AgentState) uint64 { return s.AggregatesMerged },
 	} {
 		gauge(name, "", func() uint64 { return get(a.State()) })
 	}
+	gauge("subscribers_ended", "", func() uint64 { return a.target.Stats().Ended })
 	gauge("settings", "", func() uint64 { return uint64(len(a.setNow().leaves)) })
 	gauge("filters", "", func() uint64 { return uint64(len(a.setNow().filters.list)) })
 	if len(a.cfg.NFLOG.Groups) > 0 {

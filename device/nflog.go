@@ -2,7 +2,6 @@ package device
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -93,8 +92,6 @@ const (
 	nflogSeq       = 12 // be32, per group
 	nflogLinkLayer = 16 // the header that the packet came with
 	nflogVLAN      = 19 // nested: 1 protocol, 2 TCI, both be16
-
-	attrTypeMask = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 )
 
 // nflogRecord is one logged packet. Slices are parts of the message.
@@ -111,13 +108,11 @@ type nflogRecord struct {
 	hasSeq            bool
 }
 
-var errNFLOGShort = errors.New("shorter than its own lengths say: the kernel and this program disagree on NFLOG's format, update this program")
-
 // parseNFLOG takes a message of nfnetlink_log apart, from behind the netlink
 // header on.
 func parseNFLOG(b []byte) (nflogRecord, error) {
 	if len(b) < 4 {
-		return nflogRecord{}, fmt.Errorf("nflog: message of %d bytes is %w", len(b), errNFLOGShort)
+		return nflogRecord{}, fmt.Errorf("nflog: message of %d bytes: %w", len(b), errNetlinkShort)
 	}
 	be := binary.BigEndian
 	r := nflogRecord{family: b[0], group: be.Uint16(b[2:])}
@@ -166,22 +161,6 @@ func parseNFLOG(b []byte) (nflogRecord, error) {
 		return nflogRecord{}, fmt.Errorf("nflog: %w", err)
 	}
 	return r, nil
-}
-
-// attributes walks netlink attributes until each returns false.
-func attributes(b []byte, each func(kind uint16, v []byte) bool) error {
-	for at := 0; len(b) > 0; {
-		if len(b) < 4 {
-			return fmt.Errorf("attribute at byte %d is %w", at, errNFLOGShort)
-		}
-		n, kind := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])&attrTypeMask
-		if n < 4 || n > len(b) || !each(kind, b[4:n:n]) {
-			return fmt.Errorf("attribute %d at byte %d is %w", kind, at, errNFLOGShort)
-		}
-		step := min((n+3)&^3, len(b))
-		b, at = b[step:], at+step
-	}
-	return nil
 }
 
 // event makes a drop event of a logged packet.
@@ -234,8 +213,10 @@ func rulePrefix(b []byte) string {
 
 // printable gives text from outside to screens and logs: what is not printable
 // ASCII becomes "?", what is too long is cut.
-func printable(s string) string {
-	s = s[:min(len(s), maxWord)]
+func printable(s string) string { return printableText(s[:min(len(s), maxWord)]) }
+
+// printableText is printable for what is not too long.
+func printableText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'

@@ -13,6 +13,11 @@ type observed struct {
 	packets uint64             // on the wire
 	bytes   uint64             // of them together, from the IP header on
 	known   bool               // false: no rule knows the reason, class is unknown
+
+	// Of an event without a packet: how many prefixes are routed over its interface,
+	// and whether those it lists had to be widened to hold them all.
+	routed  int
+	widened bool
 }
 
 // observer is a source of them.

@@ -282,9 +282,6 @@ func (o *overrides) keep(text []byte) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// paced is a source that can be told anew how many records to hand on.
-type paced interface{ setPace(pace) }
-
 // canTake says why what was set cannot be put in force now.
 func (a *Agent) canTake(s *inForce) error {
 	a.mu.Lock()
@@ -296,7 +293,7 @@ func (a *Agent) canTake(s *inForce) error {
 	if _, ok := src.kernel.(paced); ok {
 		return nil
 	}
-	if was, is := a.setNow().effective.pace(), s.effective.pace(); is.rate > was.rate || is.burst > was.burst {
+	if was, is := a.setNow().effective.highestPace(), s.effective.highestPace(); is.rate > was.rate || is.burst > was.burst {
 		return status.Errorf(codes.FailedPrecondition, "the source of drops hands on %g records a second and %g at once, and cannot be told otherwise: put the threshold into the configuration file and start again", was.rate, was.burst)
 	}
 	return nil
@@ -325,28 +322,28 @@ func (a *Agent) use(s *inForce, now time.Time) {
 	a.repace()
 }
 
-// pace is how many records of one cause the source hands on: as many as the
-// thresholds need; with a filter as many as the fuse lets through as events, since
-// the source does not know which match.
-func (s *inForce) pace() pace {
-	p := s.effective.pace()
+// pace is how many records of one cause of a class the source hands on: as many
+// as its threshold needs; with a filter as many as the fuse lets through as events,
+// since the source does not know which match.
+func (s *inForce) pace(class string) pace {
+	p := s.effective.pace(class)
 	if len(s.filters.list) > 0 {
-		most := s.effective.Fuse.Events
-		p.rate, p.burst = max(p.rate, most), max(p.burst, most)
+		p = p.atLeast(s.effective.Fuse.Events, s.effective.Fuse.Events)
 	}
 	return p
 }
 
-// repace tells the source how many records are needed.
+// repace tells the source how many records are needed. Until the class of a cause
+// is known it may be any.
 func (a *Agent) repace() {
-	p := a.setNow().pace()
+	s := a.setNow()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sources == nil {
 		return
 	}
 	if k, ok := a.sources.kernel.(paced); ok {
-		k.setPace(p)
+		k.setPace(s.effective.highestPace(), s.pace)
 	}
 }
 

@@ -378,9 +378,9 @@ func TestStandardPaths(t *testing.T) {
 	}
 	got := string(resp.Notification[0].Update[0].GetVal().GetJsonIetfVal())
 	want := `{"openconfig-platform:integrated-circuit":{"openconfig-platform-pipeline-counters:pipeline-counters":{"drop":{` +
-		`"lookup-block":{"state":{"acl-drops":"5","invalid-packet":"0","no-route":"0"}},` +
+		`"lookup-block":{"state":{"acl-drops":"5","invalid-packet":"0","no-label":"0","no-route":"0"}},` +
 		`"state":{"adverse-aggregate":"0","congestion-aggregate":"5","no-route":"0","packet-processing-aggregate":"5","urpf-aggregate":"0"}}}},` +
-		`"openconfig-platform:name":"r","openconfig-platform:state":{"name":"r"}}`
+		`"openconfig-platform:name":"r","openconfig-platform:state":{"name":"r","type":"openconfig-platform-types:INTEGRATED_CIRCUIT"}}`
 	if got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}

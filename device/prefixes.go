@@ -11,15 +11,25 @@ import (
 // maxEventPrefixes bounds the address ranges that an event lists.
 const maxEventPrefixes = 64
 
+// ranges are the addresses routed over an interface, in few prefixes.
+type ranges struct {
+	list    []netip.Prefix
+	routed  int  // prefixes that there are, each once
+	widened bool // the list has addresses that none of them has, for lack of room
+}
+
 // summarize returns at most so many prefixes (two or more) that hold all of those
 // given, in order. Those that lie in another are left out and the halves of a
 // range joined; where they are too many still, ranges are widened, the longest
 // first, until they are few enough: none is lost.
-func summarize(list []netip.Prefix, most int) []netip.Prefix {
+func summarize(list []netip.Prefix, most int) ranges {
 	out := make([]netip.Prefix, 0, len(list))
 	for _, p := range list {
 		out = append(out, p.Masked())
 	}
+	slices.SortFunc(out, comparePrefixes)
+	out = slices.Compact(out)
+	r := ranges{routed: len(out)}
 	out = joinedPrefixes(out)
 	for len(out) > most {
 		longest := 0
@@ -29,6 +39,7 @@ func summarize(list []netip.Prefix, most int) []netip.Prefix {
 		if longest == 0 {
 			break
 		}
+		r.widened = true
 		for i, p := range out {
 			if p.Bits() == longest {
 				out[i] = netip.PrefixFrom(p.Addr(), longest-1).Masked()
@@ -36,7 +47,8 @@ func summarize(list []netip.Prefix, most int) []netip.Prefix {
 		}
 		out = joinedPrefixes(out)
 	}
-	return out
+	r.list = out
+	return r
 }
 
 // joinedPrefixes leaves out prefixes that lie in another and joins two halves of a range,

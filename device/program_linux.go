@@ -14,7 +14,7 @@ import (
 // counters map.
 const (
 	countLost    = 0 // no room in the ring buffer
-	countIgnored = 1 // reasons that are no loss, and what is no IP
+	countIgnored = 1 // reasons that are no loss, and what no user's packet is in
 	countHeld    = 2 // held back by the bucket of their cause
 	counters     = 8 // a cache line
 )
@@ -29,29 +29,36 @@ const (
 	causeDevIf    = 16 // u32
 	causeDstIf    = 20 // u32
 	causeDstFlags = 24 // u32
-	causeDstError = 28 // i16, and padding
+	causeDstError = 28 // i16
+	causeProtocol = 30 // u16 big-endian, skb->protocol
 	causeSize     = causeKeySize
 
 	// What the causes map holds per CPU: the bucket, and drops that were not
 	// sent, with their packets and bytes, by why, in two banks.
-	tallyDue    = 0  // u64 ns since boot: when the bucket is empty again
-	tallyHeld   = 8  // u64 drops, packets, bytes held back by the bucket
-	tallyLost   = 32 // the same, with no room in the ring buffer
-	tallyStride = tallyLost - tallyHeld
-	tallyBank   = 2 * tallyStride
-	tallySize   = tallyHeld + 2*tallyBank
+	tallyDue     = 0  // u64 ns since boot: when the bucket is empty again
+	tallyPaces   = 8  // u64: the agentPaces by which the next two were looked up
+	tallyPace    = 16 // u64 ns cost, u64 ns tolerance
+	tallyHeld    = 32 // u64 drops, packets, bytes held back by the bucket
+	tallyLost    = 56 // the same, with no room in the ring buffer
+	tallyStride  = tallyLost - tallyHeld
+	tallyBank    = 2 * tallyStride
+	tallySize    = tallyHeld + 2*tallyBank
+	paceCost     = 0 // u64 ns; also as the paces map holds it
+	paceTolerate = 8 // u64 ns
+	paceSize     = 16
 )
 
-// An entry of the agents map: who owns it, its bucket, and which bank of tallies
-// and sketches it has the program write: what is in the other does not change.
+// An entry of the agents map: who owns it, the bucket of causes that have none of
+// their own, and which bank of tallies and sketches it has the program write: what
+// is in the other does not change.
 const (
-	agentToken     = 0  // u64: 0 is nobody
-	agentCost      = 8  // u64 ns
-	agentTolerance = 16 // u64 ns
-	agentSeed      = 24 // u64: of the sketch's marks
-	agentBank      = 32 // u64: 0 or 1
-	agentAsleep    = 40 // u32: records were sent without waking the reader
-	agentSize      = 64 // a cache line
+	agentToken  = 0  // u64: 0 is nobody
+	agentPace   = 8  // u64 ns cost, u64 ns tolerance
+	agentSeed   = 24 // u64: of the sketch's marks
+	agentBank   = 32 // u64: 0 or 1
+	agentPaces  = 40 // u64: grows when a pace changes; never 0
+	agentAsleep = 48 // u32: records were sent without waking the reader
+	agentSize   = 64 // a cache line
 )
 
 // bucket bounds the records of one cause on one CPU: the generic cell rate
@@ -67,6 +74,7 @@ type programMaps struct {
 	agents   int // slot -> agentToken, …
 	rings    int // slot -> ring buffer
 	causes   int // slot -> cause -> tally, per CPU
+	paces    int // slot -> cause -> its bucket, where it is not the agent's
 	counts   int // slot -> CPU -> counters
 	sketches int // slot -> CPU -> two banks of sketches (sketch.go)
 }
@@ -157,12 +165,13 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 	for _, reason := range slices.Sorted(slices.Values(ignore)) {
 		emit(asm.JEq.Imm32(asm.R8, int32(reason), "ignored"))
 	}
-	// Loss is of IP packets; ARP and the like is housekeeping.
-	emit(
-		asm.LoadMem(asm.R1, asm.R7, o.skbProtocol, asm.Half),
-		asm.JEq.Imm(asm.R1, int32(networkOrder(0x0800)), "ip"),
-		asm.JNE.Imm(asm.R1, int32(networkOrder(0x86dd)), "ignored"),
-	)
+	// Loss is of users' packets and of what finds the way for them. What else
+	// there is on a link (LLDP, spanning tree) is for nobody, and dropped all day.
+	emit(asm.LoadMem(asm.R1, asm.R7, o.skbProtocol, asm.Half))
+	for _, protocol := range []uint16{etherIPv4, etherIPv6, etherARP, etherMPLS, etherMPLSMulti} {
+		emit(asm.JEq.Imm(asm.R1, int32(networkOrder(protocol)), "loss"))
+	}
+	emit(asm.Ja.Label("ignored"))
 
 	// Memory that may not be there: the route lies in a union with a list of
 	// the TCP write queue.
@@ -206,9 +215,11 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		}
 	}
 	// The cause. What is not known is zero.
-	label("ip", asm.Mov.Imm(asm.R1, 0))
+	label("loss", asm.Mov.Imm(asm.R1, 0))
 	zero(cause, causeSize)
 	emit(
+		asm.LoadMem(asm.R1, asm.R7, o.skbProtocol, asm.Half),
+		asm.StoreMem(asm.RFP, cause+causeProtocol, asm.R1, asm.Half),
 		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord),
 		asm.StoreMem(asm.RFP, cause+causeLocation, asm.R1, asm.DWord),
 		asm.StoreMem(asm.RFP, cause+causeReason, asm.R8, asm.Word),
@@ -264,13 +275,28 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 	emit(
 		asm.JEq.Imm(asm.R0, 0, "exit"),
 		asm.StoreMem(asm.RFP, agent, asm.R0, asm.DWord),
-		asm.LoadMem(asm.R8, asm.R0, agentTolerance, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, agentCost, asm.DWord),
-		asm.StoreMem(asm.RFP, pointer, asm.R1, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R0, agentSeed, asm.DWord),
 		asm.StoreMem(asm.RFP, seed, asm.R1, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R0, agentBank, asm.DWord),
 		asm.StoreMem(asm.RFP, bank, asm.R1, asm.DWord),
+		// The bucket's size is looked up when some cause's has changed only.
+		asm.LoadMem(asm.R1, asm.R0, agentPaces, asm.DWord),
+		asm.LoadMem(asm.R2, asm.R9, tallyPaces, asm.DWord),
+		asm.JEq.Reg(asm.R1, asm.R2, "paced"),
+		asm.StoreMem(asm.R9, tallyPaces, asm.R1, asm.DWord),
+	)
+	copyPace := func(from int16) {
+		for _, at := range []int16{paceCost, paceTolerate} {
+			emit(asm.LoadMem(asm.R1, asm.R0, from+at, asm.DWord), asm.StoreMem(asm.R9, tallyPace+at, asm.R1, asm.DWord))
+		}
+	}
+	copyPace(agentPace)
+	findInner(m.paces, cause, "paced")
+	emit(asm.JEq.Imm(asm.R0, 0, "paced"))
+	copyPace(0)
+
+	label("paced", asm.LoadMem(asm.R8, asm.R9, tallyPace+paceTolerate, asm.DWord))
+	emit(
 		asm.FnKtimeGetNs.Call(),
 		asm.LoadMem(asm.R1, asm.R9, tallyDue, asm.DWord),
 		asm.JGE.Reg(asm.R1, asm.R0, "busy"),
@@ -281,7 +307,7 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.Sub.Reg(asm.R2, asm.R0),
 		asm.StoreImm(asm.RFP, counted, countHeld*8, asm.Word),
 		asm.JGT.Reg(asm.R2, asm.R8, "tally"),
-		asm.LoadMem(asm.R3, asm.RFP, pointer, asm.DWord),
+		asm.LoadMem(asm.R3, asm.R9, tallyPace+paceCost, asm.DWord),
 		asm.Add.Reg(asm.R1, asm.R3),
 		asm.StoreMem(asm.R9, tallyDue, asm.R1, asm.DWord),
 		// With the bucket half full it is a flood, of which the reader need not
@@ -464,8 +490,13 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 	add(tallyHeld+16, asm.R1)
 
 	// The flow, as packet.Decode has it; where it would look further than here
-	// there is none.
-	label("flow", asm.Mov.Imm(asm.R1, 0))
+	// there is none. What is no IP may look like it: a label, for one.
+	label("flow", asm.LoadMem(asm.R1, asm.RFP, cause+causeProtocol, asm.Half))
+	emit(
+		asm.JEq.Imm(asm.R1, int32(networkOrder(etherIPv4)), "ip"),
+		asm.JNE.Imm(asm.R1, int32(networkOrder(etherIPv6)), "count"),
+	)
+	label("ip", asm.Mov.Imm(asm.R1, 0))
 	zero(flow, flowSize)
 	zero(header, capturedHeader)
 	linear(capturedHeader, "flow")

@@ -9,6 +9,7 @@ import (
 // program.go writes at these offsets, parseRecord reads.
 const (
 	recTime      = 0   // u64 ns since boot, CLOCK_MONOTONIC
+	recCause     = 8   // the next seven lie as in the key of the causes map
 	recLocation  = 8   // u64 return address into the function that dropped
 	recReason    = 16  // u32 enum skb_drop_reason
 	recInIf      = 20  // u32 skb->skb_iif
@@ -34,6 +35,7 @@ const maxHeader = 128
 
 // record is one freed packet as the kernel program saw it.
 type record struct {
+	cause     []byte // key of the causes map; shares the raw record's memory
 	time      uint64
 	location  uint64
 	reason    uint32
@@ -63,6 +65,7 @@ func parseRecord(b []byte) (record, error) {
 		return record{}, fmt.Errorf("kernel record claims %d header bytes, at most %d fit", captured, maxHeader)
 	}
 	r := record{
+		cause:    b[recCause : recCause+causeKeySize],
 		time:     ne.Uint64(b[recTime:]),
 		location: ne.Uint64(b[recLocation:]),
 		reason:   ne.Uint32(b[recReason:]),

@@ -123,7 +123,7 @@ func (r *reporter) outcome(now time.Time, c *classReport, d *drop, allowed level
 	switch {
 	case !pass:
 		o = overThreshold
-	case r.only != nil && r.only(now):
+	case filterable(d) && r.only != nil && r.only(now):
 		o = unfiltered
 	case fused:
 		o = overFuse
@@ -151,8 +151,10 @@ func (r *reporter) unseen(now time.Time, d *drop, drops uint64, o outcome) bool 
 		return true
 	}
 	suppress(&c.suppressed, o, drops)
-	_, crossed := c.gate.take(now, drops)
-	r.crossed(now, d.class, crossed)
+	if c.repetition == nil { // else nobody knows which of them would have had an event
+		_, crossed := c.gate.take(now, drops)
+		r.crossed(now, d.class, crossed)
+	}
 	if allowed < countersOnly {
 		r.aggregates.unseen(now, c.Interval, d, drops, o)
 	}

@@ -203,3 +203,25 @@ func TestReporterFuse(t *testing.T) {
 		t.Errorf("%d not counted, want %d", r.uncounted, n)
 	}
 }
+
+// TestReporterHeldBackOfADeduplicatedClass: what the source held back of one fast
+// flow says nothing of how many events there would be, so it does not take the class
+// above its threshold, and other flows still have their first event.
+func TestReporterHeldBackOfADeduplicatedClass(t *testing.T) {
+	for _, test := range []struct {
+		deduplicate time.Duration
+		told        bool
+	}{{0, false}, {time.Minute, true}} {
+		r := testReporter(func(c *Config) { c.Report.Threshold, c.Report.Deduplicate = 100, test.deduplicate })
+		now := time.Unix(1000, 0)
+		for range 20 {
+			now = now.Add(100 * time.Millisecond)
+			r.take(now, testDrop(PolicyL3ACL, 1))
+			r.unseen(now, &drop{class: PolicyL3ACL, packets: 500, bytes: 50_000, sketched: true}, 500, overThreshold)
+			r.tick(now)
+		}
+		if got := r.take(now, testDrop(PolicyL3ACL, 2)).report; got != test.told {
+			t.Errorf("de-duplicated each %s: the first drop of another flow is told of: %v", test.deduplicate, got)
+		}
+	}
+}

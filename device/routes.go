@@ -212,14 +212,15 @@ func (t *routeTable) replace(all []routeMessage) []routeChange {
 
 // over lists the prefixes routed over each interface, as few ranges that hold them
 // all.
-func (t *routeTable) over() map[uint32][]netip.Prefix {
-	out := map[uint32][]netip.Prefix{}
+func (t *routeTable) over() map[uint32]ranges {
+	lists := map[uint32][]netip.Prefix{}
 	for k := range t.routes {
 		for _, h := range t.best(k).hops {
-			out[h.index] = append(out[h.index], k.prefix) // once for each next hop: they are joined
+			lists[h.index] = append(lists[h.index], k.prefix) // once for each next hop: they are joined
 		}
 	}
-	for index, list := range out {
+	out := make(map[uint32]ranges, len(lists))
+	for index, list := range lists {
 		out[index] = summarize(list, maxEventPrefixes)
 	}
 	return out

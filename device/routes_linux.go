@@ -50,8 +50,8 @@ type routeSource struct {
 	up         map[uint32]bool // interfaces
 	missed     bool            // changes
 
-	ranges   map[uint32][]netip.Prefix // over each interface
-	ranged   uint64                    // the table's version then
+	ranges   map[uint32]ranges // over each interface
+	ranged   uint64            // the table's version then
 	rangedAt time.Time
 	rangedIn time.Duration
 
@@ -83,7 +83,7 @@ func openRoutes(cfg RoutesConfig, ifname func(uint32) string, log *slog.Logger) 
 	if s.changes, err = openRtnetlink(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE); err != nil {
 		return nil, err
 	}
-	if s.lister, err = openLister(); err != nil {
+	if s.lister, err = openLister(unix.NETLINK_ROUTE); err != nil {
 		return nil, err
 	}
 	if _, err = s.list(); err != nil {
@@ -336,7 +336,7 @@ func (s *routeSource) flap(now time.Time, key flapKey, changes int, ifname strin
 
 // over lists the prefixes routed over an interface, as few ranges that hold them
 // all. Where routes change all the time and are many, it may be some time old.
-func (s *routeSource) over(index uint32) []netip.Prefix {
+func (s *routeSource) over(index uint32) ranges {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()

@@ -89,7 +89,7 @@ func TestRouteTableReplaced(t *testing.T) {
 		got[2].prefix.String() != "10.4.0.0/16" || got[2].withdrawn || got[2].before != nil {
 		t.Errorf("%+v", got)
 	}
-	if got := table.over()[3]; !slices.Equal(got, prefixList("10.2.0.0/16", "10.4.0.0/16")) {
+	if got := table.over()[3]; !slices.Equal(got.list, prefixList("10.2.0.0/16", "10.4.0.0/16")) {
 		t.Errorf("over 3: %v", got)
 	}
 	if again := table.replace([]routeMessage{routeTo("10.1.0.0/16", 0, a), routeTo("10.2.0.0/16", 0, b), routeTo("10.4.0.0/16", 0, b)}); again != nil {

@@ -108,8 +108,8 @@ func (r *rtnetlink) wake() { _ = r.file.SetReadDeadline(time.Unix(1, 0)) }
 
 func (r *rtnetlink) close() { r.file.Close() }
 
-// rtnetlinkPatience is how long the kernel may take to answer.
-const rtnetlinkPatience = 5 * time.Second
+// netlinkPatience is how long the kernel may take to answer.
+const netlinkPatience = 5 * time.Second
 
 // lister lists what there is in one network namespace. It is not safe for
 // concurrent use.
@@ -119,25 +119,26 @@ type lister struct {
 	buf []byte
 }
 
-// openLister opens its socket in the network namespace of the calling thread.
-func openLister() (*lister, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+// openLister opens its socket in the network namespace of the calling thread, of a
+// netlink protocol (NETLINK_ROUTE, NETLINK_NETFILTER).
+func openLister(protocol int) (*lister, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("open rtnetlink socket: %w", err)
+		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("bind rtnetlink socket: %w", err)
+		return nil, fmt.Errorf("bind netlink socket: %w", err)
 	}
-	tv := unix.NsecToTimeval(int64(rtnetlinkPatience))
+	tv := unix.NsecToTimeval(int64(netlinkPatience))
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("rtnetlink socket: %w", err)
+		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
 	return &lister{fd: fd, buf: make([]byte, maxNetlinkMessage)}, nil
 }
 
-// list asks for all of a kind (RTM_GET…); request is what stands behind the
+// list asks for all of a kind (RTM_GET…, NFT_MSG_GET…); request is what stands behind the
 // netlink header. whole is false when something changed meanwhile, so that some
 // may be missing or come twice.
 func (l *lister) list(kind uint16, request []byte, each func(h nlHeader, body []byte)) (whole bool, err error) {
@@ -148,7 +149,7 @@ func (l *lister) list(kind uint16, request []byte, each func(h nlHeader, body []
 	m = binary.NativeEndian.AppendUint32(m, l.seq)
 	m = append(binary.NativeEndian.AppendUint32(m, 0), request...)
 	if err := unix.Sendto(l.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return false, fmt.Errorf("ask rtnetlink for messages of kind %d: %w", kind, err)
+		return false, fmt.Errorf("ask netlink for messages of kind %d: %w", kind, err)
 	}
 	whole = true
 	for done := false; !done; {
@@ -157,7 +158,7 @@ func (l *lister) list(kind uint16, request []byte, each func(h nlHeader, body []
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("read rtnetlink's messages of kind %d: %w", kind, err)
+			return false, fmt.Errorf("read netlink's messages of kind %d: %w", kind, err)
 		}
 		var answer error
 		err = eachMessage(l.buf[:n], func(h nlHeader, body []byte) {
@@ -180,7 +181,7 @@ func (l *lister) list(kind uint16, request []byte, each func(h nlHeader, body []
 			}
 		})
 		if err = errors.Join(err, answer); err != nil {
-			return false, fmt.Errorf("list rtnetlink's messages of kind %d: %w", kind, err)
+			return false, fmt.Errorf("list netlink's messages of kind %d: %w", kind, err)
 		}
 	}
 	return whole, nil
@@ -193,8 +194,6 @@ type nlHeader struct {
 	kind, flags uint16
 	seq         uint32
 }
-
-var errNetlinkShort = errors.New("netlink message is shorter than its own lengths say: the kernel and this program disagree, update this program")
 
 // eachMessage walks the netlink messages in what was received.
 func eachMessage(b []byte, each func(h nlHeader, body []byte)) error {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"decaf/api/service"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Serve runs the agents of a configuration, with their health endpoints, until
@@ -104,7 +106,16 @@ func (f *fleet) parts() []service.Part {
 	for _, a := range f.switches {
 		a.Describe(health.Metrics())
 		health.Ready("gnmi "+a.cfg.Name, a.listening)
-		out = append(out, service.Part{Name: "agent of " + a.cfg.Name, Run: a.Run, Ready: a.ready})
+	}
+	if len(f.switches) > 0 {
+		out = append(out, service.Part{Name: "agents of switches", Run: f.runSwitches, Ready: func(ctx context.Context) error {
+			for _, a := range f.switches {
+				if err := a.ready(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
 	}
 	if f.own != nil {
 		f.own.Describe(health.Metrics())
@@ -125,6 +136,16 @@ func (f *fleet) parts() []service.Part {
 		}})
 	}
 	return out
+}
+
+// runSwitches runs the agents of all switches, which end at the same time: each may
+// take a while over a subscriber that does not read.
+func (f *fleet) runSwitches(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, a := range f.switches {
+		group.Go(func() error { return a.Run(ctx) })
+	}
+	return group.Wait()
 }
 
 // runOwn runs this device's own agent. When it can see nothing here the switches

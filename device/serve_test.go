@@ -166,6 +166,7 @@ func TestSwitchesAreDevices(t *testing.T) {
 	for _, want := range []string{
 		`decaf_device_events{device="leaf1"} 1`, `decaf_device_dropped_packets{device="leaf2",class="policy/l3/acl"} 1`,
 		`decaf_device_sflow_notifications{device="leaf2"} 2`, `decaf_device_sflow_suppressed{device="leaf1"} 7`, `decaf_device_sflow_refused{why="spoofed"} 0`,
+		`decaf_device_subscribers{device="leaf1"} 1`, `decaf_device_subscribers_ended{device="leaf2"} 0`,
 	} {
 		if !strings.Contains(out.String(), want+"\n") {
 			t.Errorf("no %s in\n%s", want, out.String())

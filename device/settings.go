@@ -110,18 +110,31 @@ func (c *Config) settings(class string) classSettings {
 	return classSettings(s)
 }
 
-// pace is how many records of one cause the source hands on: as many as the
-// highest threshold needs.
-func (c *Config) pace() pace {
-	p := leastPace
-	raise := func(s classSettings) {
-		p.rate, p.burst = max(p.rate, s.Threshold), max(p.burst, s.Burst)
-	}
-	raise(c.settings(""))
-	for name := range c.Classes {
-		raise(c.settings(name))
+// pace is how many records of one cause of a class the source hands on: as many
+// as the class may have events. Where flows are told of once each it is as many as
+// the fuse lets through: the source does not know which drop is a flow's first.
+func (c *Config) pace(class string) pace {
+	s := c.settings(class)
+	p := leastPace.atLeast(s.Threshold, s.Burst)
+	if s.Deduplicate > 0 {
+		p = p.atLeast(c.Fuse.Events, c.Fuse.Events)
 	}
 	return p
+}
+
+// highestPace is that of the highest thresholds.
+func (c *Config) highestPace() pace {
+	s := c.settings("")
+	p := leastPace.atLeast(s.Threshold, s.Burst)
+	for name := range c.Classes {
+		s := c.settings(name)
+		p = p.atLeast(s.Threshold, s.Burst)
+	}
+	return p
+}
+
+func (p pace) atLeast(rate, burst float64) pace {
+	return pace{rate: max(p.rate, rate), burst: max(p.burst, burst)}
 }
 
 // validateReporting says what is wrong with what is reported.

@@ -72,6 +72,7 @@ const (
 	agentsMap   = "decaf_agents"
 	ringsMap    = "decaf_rings"
 	causesMap   = "decaf_causes"
+	pacesMap    = "decaf_paces"
 	countsMap   = "decaf_counts"
 	sketchesMap = "decaf_sketches"
 )
@@ -81,21 +82,22 @@ func sharedMaps(cpus int) []*ebpf.MapSpec {
 	arrayOf := func(name string, inner *ebpf.MapSpec) *ebpf.MapSpec {
 		return &ebpf.MapSpec{Name: name, Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: maxAgents, InnerMap: inner}
 	}
-	rings, causes, counts, sketches := innerMaps(cpus)
+	rings, causes, paces, counts, sketches := innerMaps(cpus)
 	return []*ebpf.MapSpec{
 		{Name: spacesMap, Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxAgents},
 		{Name: agentsMap, Type: ebpf.Array, KeySize: 4, ValueSize: agentSize, MaxEntries: maxAgents + 1, Flags: unix.BPF_F_MMAPABLE},
-		arrayOf(ringsMap, rings), arrayOf(causesMap, causes), arrayOf(countsMap, counts), arrayOf(sketchesMap, sketches),
+		arrayOf(ringsMap, rings), arrayOf(causesMap, causes), arrayOf(pacesMap, paces), arrayOf(countsMap, counts), arrayOf(sketchesMap, sketches),
 	}
 }
 
 // innerMaps describes an agent's own maps.
-func innerMaps(cpus int) (rings, causes, counts, sketches *ebpf.MapSpec) {
+func innerMaps(cpus int) (rings, causes, paces, counts, sketches *ebpf.MapSpec) {
 	perCPU := func(name string, size int) *ebpf.MapSpec {
 		return &ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(cpus), Flags: unix.BPF_F_MMAPABLE}
 	}
 	return &ebpf.MapSpec{Name: "decaf_ring", Type: ebpf.RingBuf, MaxEntries: kernelBuffer},
 		&ebpf.MapSpec{Name: "decaf_cause", Type: ebpf.PerCPUHash, KeySize: causeSize, ValueSize: tallySize, MaxEntries: maxCauses},
+		&ebpf.MapSpec{Name: "decaf_pace", Type: ebpf.Hash, KeySize: causeSize, ValueSize: paceSize, MaxEntries: maxCauses},
 		perCPU("decaf_count", 8*counters), perCPU("decaf_sketch", 2*sketchSize)
 }
 
@@ -195,7 +197,7 @@ func programName(off *offsets, reasons []uint32) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("count processors: %w", err)
 	}
-	fmt.Fprintln(h, dropProgram(off, reasons, programMaps{1, 2, 3, 4, 5, 6}).Instructions)
+	fmt.Fprintln(h, dropProgram(off, reasons, programMaps{1, 2, 3, 4, 5, 6, 7}).Instructions)
 	for _, m := range sharedMaps(cpus) {
 		fmt.Fprintln(h, m)
 		if m.InnerMap != nil {
@@ -283,7 +285,7 @@ func attachShared(off *offsets, reasons []uint32, name string) (_ *shared, err e
 	}
 	fd := func(name string) int { return s.maps[name].FD() }
 	spec := dropProgram(off, reasons, programMaps{
-		spaces: fd(spacesMap), agents: fd(agentsMap), rings: fd(ringsMap), causes: fd(causesMap), counts: fd(countsMap), sketches: fd(sketchesMap),
+		spaces: fd(spacesMap), agents: fd(agentsMap), rings: fd(ringsMap), causes: fd(causesMap), paces: fd(pacesMap), counts: fd(countsMap), sketches: fd(sketchesMap),
 	})
 	spec.Name = name
 	if s.program, err = ebpf.NewProgram(spec); err != nil {
@@ -301,7 +303,7 @@ func attachShared(off *offsets, reasons []uint32, name string) (_ *shared, err e
 }
 
 func (s *shared) mapAgents() (err error) {
-	for _, name := range []string{spacesMap, agentsMap, ringsMap, causesMap, countsMap, sketchesMap} {
+	for _, name := range []string{spacesMap, agentsMap, ringsMap, causesMap, pacesMap, countsMap, sketchesMap} {
 		if s.maps[name] == nil {
 			return fmt.Errorf("the drop program that is attached has no map %s", name)
 		}
@@ -355,9 +357,9 @@ type tenant struct {
 	token  *ebpf.Map // lives as long as this process
 	id     uint64    // its number
 
-	ring, causes, counts, sketches *ebpf.Map
-	counters, cells                []byte // the memory of counts and sketches
-	seed                           uint64 // of the marks in the sketches
+	ring, causes, paces, counts, sketches *ebpf.Map
+	counters, cells                       []byte // the memory of counts and sketches
+	seed                                  uint64 // of the marks in the sketches
 
 	mu   sync.Mutex
 	bank int  // which one the program writes
@@ -412,7 +414,7 @@ func (s *shared) enter(space uint32, b bucket) (_ *tenant, err error) {
 	s.word(int(slot), agentSeed).Store(m.seed)
 	s.word(int(slot), agentBank).Store(0)
 	s.word(int(slot), agentAsleep).Store(0)
-	for name, inner := range map[string]*ebpf.Map{ringsMap: m.ring, causesMap: m.causes, countsMap: m.counts, sketchesMap: m.sketches} {
+	for name, inner := range map[string]*ebpf.Map{ringsMap: m.ring, causesMap: m.causes, pacesMap: m.paces, countsMap: m.counts, sketchesMap: m.sketches} {
 		if err := s.maps[name].Put(slot, inner); err != nil {
 			return nil, fmt.Errorf("enter the agent in %s: %w", name, err)
 		}
@@ -438,11 +440,11 @@ func (m *tenant) make() (err error) {
 	if err != nil {
 		return fmt.Errorf("count processors: %w", err)
 	}
-	ring, causes, counts, sketch := innerMaps(cpus)
+	ring, causes, paces, counts, sketch := innerMaps(cpus)
 	for _, want := range []struct {
 		spec *ebpf.MapSpec
 		to   **ebpf.Map
-	}{{ring, &m.ring}, {causes, &m.causes}, {counts, &m.counts}, {sketch, &m.sketches}} {
+	}{{ring, &m.ring}, {causes, &m.causes}, {paces, &m.paces}, {counts, &m.counts}, {sketch, &m.sketches}} {
 		if *want.to, err = ebpf.NewMap(want.spec); err != nil {
 			return fmt.Errorf("create the map %s: %w", want.spec.Name, err)
 		}
@@ -454,10 +456,22 @@ func (m *tenant) make() (err error) {
 	return err
 }
 
-// setPace sets how many records of a cause come up.
+// setPace sets how many records come up of a cause that has no pace of its own.
 func (m *tenant) setPace(b bucket) {
-	m.shared.word(int(m.slot), agentTolerance).Store(uint64(b.tolerance))
-	m.shared.word(int(m.slot), agentCost).Store(uint64(b.cost))
+	m.shared.word(int(m.slot), agentPace+paceTolerate).Store(uint64(b.tolerance))
+	m.shared.word(int(m.slot), agentPace+paceCost).Store(uint64(b.cost))
+	m.shared.word(int(m.slot), agentPaces).Add(1)
+}
+
+// setPaces gives causes a pace of their own.
+func (m *tenant) setPaces(of map[[causeSize]byte]bucket) error {
+	for cause, b := range of {
+		if err := m.paces.Put(cause[:], [2]uint64{paceCost / 8: uint64(b.cost), paceTolerate / 8: uint64(b.tolerance)}); err != nil {
+			return fmt.Errorf("set the pace of a cause of drops: %w", err)
+		}
+	}
+	m.shared.word(int(m.slot), agentPaces).Add(1)
+	return nil
 }
 
 // count returns a counter over all CPUs.
@@ -534,7 +548,7 @@ func (m *tenant) leave() error {
 func (m *tenant) close() {
 	unmap(m.counters)
 	unmap(m.cells)
-	for _, x := range []*ebpf.Map{m.ring, m.causes, m.counts, m.sketches, m.token} {
+	for _, x := range []*ebpf.Map{m.ring, m.causes, m.paces, m.counts, m.sketches, m.token} {
 		if x != nil {
 			x.Close()
 		}
@@ -544,7 +558,7 @@ func (m *tenant) close() {
 // release clears a slot that has the owner's token, and gives it free. Taking a
 // map out of an array of maps waits for the programs that run.
 func (s *shared) release(slot uint32, owner uint64) {
-	for _, name := range []string{ringsMap, causesMap, countsMap, sketchesMap} {
+	for _, name := range []string{ringsMap, causesMap, pacesMap, countsMap, sketchesMap} {
 		s.maps[name].Delete(slot) // one that is not there is as good
 	}
 	s.token(int(slot)).CompareAndSwap(owner, 0)

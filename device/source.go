@@ -57,9 +57,24 @@ type heldCause struct {
 	record *record
 }
 
+// recursive is a source that is not asked about a drop that happens while it looks
+// at another one on the same processor: an interrupt between two of its instructions
+// may drop packets. missed counts those, of all network namespaces of this kernel,
+// since the source was opened: whose they were nobody saw.
+type recursive interface{ missed() uint64 }
+
 // pausable is a source that can be taken out for a while: what is dropped
 // meanwhile costs next to nothing and is not counted.
 type pausable interface{ pause(out bool) error }
+
+// paced is a source that can be told anew how many records to hand on.
+type paced interface {
+	// setPace says how many of a cause of each class, and of a cause whose class
+	// nobody has told yet.
+	setPace(unknown pace, of func(class string) pace)
+	// classed tells the class of a record's cause.
+	classed(r *record, class string)
+}
 
 // pace is how many records of one cause a source hands on: so many a second,
 // and so many at once.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,7 +48,7 @@ func openSources(cfg *Config, never map[string]bool, log *slog.Logger) (*sources
 	}
 	var err error
 	if cfg.Kernel {
-		if s.kernel, err = openSource(never, cfg.pace(), log); failed(err) {
+		if s.kernel, err = openSource(never, cfg.highestPace(), log); failed(err) {
 			s.kernel = nil
 		} else {
 			s.ifname, s.loops = s.kernel.ifname, newLoops(loopQuiet, maxLoops)
@@ -174,14 +173,15 @@ func (s *sources) named(o observed) observed {
 	return s.names.dropped(time.Now(), o)
 }
 
-// explain takes in drops that the kernel told of, with their reason and class, for
-// the counters that they have raised: they are not to be told of twice.
-func (s *sources) explain(reason, class string, in, out uint32, drops uint64) {
+// explain takes in drops that the kernel told of, with their reason, function and
+// class and their bytes together, for the counters that they have raised: they are not to be
+// told of twice.
+func (s *sources) explain(reason, function, class string, in, out uint32, drops, bytes uint64) {
 	if s.counters == nil {
 		return
 	}
-	if side, index := countedOn(reason, class, in, out); side != noSide {
-		s.counters.explain(side, index, drops)
+	if side, index := countedOn(reason, function, class, in, out); side != noSide {
+		s.counters.explain(side, index, drops, bytes)
 	}
 }
 
@@ -256,9 +256,9 @@ func (s *sources) loopsForgotten() uint64 {
 
 // over lists the prefixes routed over an interface, as far as the routes source
 // knows.
-func (s *sources) over(index uint32) []netip.Prefix {
+func (s *sources) over(index uint32) ranges {
 	if s.routes == nil {
-		return nil
+		return ranges{}
 	}
 	return s.routes.over(index)
 }

@@ -22,13 +22,15 @@ const (
 func (a *Agent) aggregate(ctx context.Context) {
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
-	a.look(time.Now()) // what came before is not the load of this
+	looked := time.Now()
+	a.look(looked) // what came before is not the load of this
 	for {
 		select {
 		case <-ticker.C:
 			now := time.Now()
-			if now.Sub(a.usage.at) >= lookEvery {
+			if now.Sub(looked) >= lookEvery {
 				a.look(now)
+				looked = now
 			}
 			a.takeHeld(now, false)
 			a.tick(now)
@@ -92,7 +94,7 @@ func (a *Agent) heldFlows(src source, back *heldBack) *heldFlows {
 	least := map[aggregateKey]map[packet.Flow]uint64{}
 	for _, c := range back.causes {
 		function := src.function(c.record.location)
-		v := a.classifier.classify(src.reason(c.record.reason), function, c.record.dstErrno)
+		v := a.classify(c.record, src.reason(c.record.reason), function)
 		in, out := direction(c.record, function)
 		key := aggregateKey{v.class, src.ifname(in), src.ifname(out)}
 		keys[c.key] = key

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -99,7 +100,8 @@ func TestCountersTellOfWhatShowsNoPacket(t *testing.T) {
 	cfg := testConfig()
 	cfg.Counters.Interval = minInterval
 	a := startAgent(t, l.r, cfg)
-	events := watch(t, dial(t, l.r, a, nil))
+	c := dial(t, l.r, a, nil)
+	events := watch(t, c)
 	const frames = 7
 	for range frames {
 		drop()
@@ -133,10 +135,62 @@ func TestCountersTellOfWhatShowsNoPacket(t *testing.T) {
 	if packets != frames {
 		t.Errorf("%d packets, want %d", packets, frames)
 	}
+	// The event says how many prefixes those stand for.
+	r, err := c.Get(t.Context(), &gnmipb.GetRequest{Encoding: gnmipb.Encoding_PROTO, Path: []*gnmipb.Path{{Elem: []*gnmipb.PathElem{
+		{Name: "loss"}, {Name: "events"}, {Name: "event", Key: map[string]string{"slot": strconv.FormatUint(ev.Origin.Seq%uint64(cfg.Ring), 10)}}, {Name: "state"}, {Name: "prefixes-routed"},
+	}}}})
+	if err != nil || r.GetNotification()[0].GetUpdate()[0].GetVal().GetUintVal() != 3 {
+		t.Errorf("prefixes routed: %v, %v", r, err)
+	}
 	i := slices.IndexFunc(a.Interfaces(), func(c InterfaceCounters) bool { return c.Name == "tap0" })
 	if i < 0 || a.Interfaces()[i].InDiscards != frames {
 		t.Errorf("tap0 in %v", a.Interfaces())
 	}
+}
+
+// More prefixes than an event lists are in wider ones, and it says so.
+func TestEventOfManyPrefixes(t *testing.T) {
+	var routed []netip.Prefix
+	for i := range 300 {
+		routed = append(routed, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 7), byte(i << 1), 0}), 24)) // every other one
+	}
+	x := rise{class: ErrorsL2RxCRC, reason: "rx_crc_errors", name: "eth1", ingress: true, packets: 5, at: time.Unix(1, 0)}
+	o := x.event(func(uint32) ranges { return summarize(routed, maxEventPrefixes) })
+	if n := len(o.event.Prefixes); n > maxEventPrefixes || o.routed != 300 || !o.widened {
+		t.Errorf("%d prefixes for %d, widened: %v", n, o.routed, o.widened)
+	}
+	n := yang.MarkedEventUpdates(o.event, 1, 2, yang.Mark{PrefixesRouted: uint64(o.routed), PrefixesWidened: o.widened})
+	told := map[string]*gnmipb.TypedValue{}
+	for _, u := range n.Update {
+		told[u.Path.Elem[0].Name] = u.Val
+	}
+	if told["prefixes-routed"].GetUintVal() != 300 || !told["prefix-widened"].GetBoolVal() || len(told["prefix"].GetLeaflistVal().GetElement()) != len(o.event.Prefixes) {
+		t.Errorf("told: %v", told)
+	}
+}
+
+// The times of drops follow the clock, within a second of its being set, and go on
+// as the drops came.
+func TestBootClockThatJumps(t *testing.T) {
+	const day = 24 * int64(time.Hour)
+	wall, boot := 20_000*day, day
+	c := bootClock{now: func() (int64, int64) { return wall, boot }}
+	check := func(what string, since int64, want int64) {
+		t.Helper()
+		if got := c.at(uint64(since)).UnixNano(); got != want {
+			t.Errorf("%s: %v, want %v", what, time.Unix(0, got), time.Unix(0, want))
+		}
+	}
+	check("the first", day, 20_000*day)
+	check("a little earlier, from another processor", day-5, 20_000*day-5)
+	wall, boot = wall+day, boot+1e9/2 // set ahead by a day, less half a second
+	check("before it is noticed", day+1e9/2, 20_000*day+1e9/2)
+	wall, boot = wall+1e9, boot+1e9
+	check("a second later", day+3e9/2, 20_001*day+1e9)
+	wall, boot = wall-2*day, boot+2e9 // and back
+	check("set back", day+7e9/2, 19_999*day+1e9)
+	wall, boot = wall+1e9, boot+1e9
+	check("read long after it happened", day+2e9, 19_999*day+2e9-7e9/2+1e9)
 }
 
 func classPackets(a *Agent, class string) uint64 {
@@ -337,7 +391,7 @@ func TestRoutesAsTheyChange(t *testing.T) {
 	})
 	l.r.up("eth1")
 	until(t, "the network of eth1 is back", func() bool { return slices.Contains(k.words(), "changed 10.0.1.0/24 eth1 [] []") })
-	if got := s.over(uint32(l.r.link("eth2").Attrs().Index)); !slices.Contains(got, netip.MustParsePrefix("10.0.2.0/24")) {
+	if got := s.over(uint32(l.r.link("eth2").Attrs().Index)); !slices.Contains(got.list, netip.MustParsePrefix("10.0.2.0/24")) {
 		t.Errorf("over eth2: %v", got)
 	}
 }
@@ -546,6 +600,9 @@ func FuzzNetlink(f *testing.F) {
 				(&portReading{}).count(l.stats)
 			}
 			_, _, _ = parseQueue(body)
+			if r, err := parseRule(body); err == nil {
+				newRuleSets().add(&r)
+			}
 		})
 	})
 }

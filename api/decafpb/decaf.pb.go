@@ -930,6 +930,7 @@ type LossAggregate struct {
 	SuppressedDuplicate uint64                 `protobuf:"varint,16,opt,name=suppressed_duplicate,json=suppressedDuplicate,proto3" json:"suppressed_duplicate,omitempty"` // the flow had an event already
 	Events              uint64                 `protobuf:"varint,17,opt,name=events,proto3" json:"events,omitempty"`                                                      // sent one by one
 	Unattributed        uint64                 `protobuf:"varint,18,opt,name=unattributed,proto3" json:"unattributed,omitempty"`                                          // packets whose flow is not certain: a flow not listed, or a prefix, may have so many more
+	SuppressedFilter    uint64                 `protobuf:"varint,19,opt,name=suppressed_filter,json=suppressedFilter,proto3" json:"suppressed_filter,omitempty"`          // events are for planned path tests, and these drops match none of their filters
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -1086,6 +1087,13 @@ func (x *LossAggregate) GetEvents() uint64 {
 func (x *LossAggregate) GetUnattributed() uint64 {
 	if x != nil {
 		return x.Unattributed
+	}
+	return 0
+}
+
+func (x *LossAggregate) GetSuppressedFilter() uint64 {
+	if x != nil {
+		return x.SuppressedFilter
 	}
 	return 0
 }
@@ -2022,6 +2030,9 @@ type Heartbeat struct {
 	Counters       map[string]uint64      `protobuf:"bytes,6,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // "events_lost_ring", "traces_refused", …
 	Source         string                 `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`                                                                                // how events are seen: "tp_btf"
 	ReceivedNs     uint64                 `protobuf:"varint,8,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
+	IntervalNs     uint64                 `protobuf:"varint,9,opt,name=interval_ns,json=intervalNs,proto3" json:"interval_ns,omitempty"` // the next heartbeat comes so much later
+	Fuse           string                 `protobuf:"bytes,10,opt,name=fuse,proto3" json:"fuse,omitempty"`                               // a device's: what it allows of the whole agent, "full" to "off"
+	Unreported     []string               `protobuf:"bytes,11,rep,name=unreported,proto3" json:"unreported,omitempty"`                   // a device's: classes of drops that neither events nor aggregates tell of
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2110,6 +2121,27 @@ func (x *Heartbeat) GetReceivedNs() uint64 {
 		return x.ReceivedNs
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetIntervalNs() uint64 {
+	if x != nil {
+		return x.IntervalNs
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetFuse() string {
+	if x != nil {
+		return x.Fuse
+	}
+	return ""
+}
+
+func (x *Heartbeat) GetUnreported() []string {
+	if x != nil {
+		return x.Unreported
+	}
+	return nil
 }
 
 // Batch is what travels: records of one type from one producer.
@@ -2326,6 +2358,7 @@ type Finding struct {
 	Interfaces    []string               `protobuf:"bytes,14,rep,name=interfaces,proto3" json:"interfaces,omitempty"` // on a device: "eth1"
 	Evidence      *Evidence              `protobuf:"bytes,15,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	Equivalent    []string               `protobuf:"bytes,16,rep,name=equivalent,proto3" json:"equivalent,omitempty"` // components that the evidence cannot tell from this one
+	Late          bool                   `protobuf:"varint,17,opt,name=late,proto3" json:"late,omitempty"`            // found when evidence of its time came late, as after an outage of NATS
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2470,6 +2503,13 @@ func (x *Finding) GetEquivalent() []string {
 		return x.Equivalent
 	}
 	return nil
+}
+
+func (x *Finding) GetLate() bool {
+	if x != nil {
+		return x.Late
+	}
+	return false
 }
 
 // FaultReport is what a user said.
@@ -2770,7 +2810,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\x06prefix\x18\x01 \x01(\v2\x10.decaf.v1.PrefixR\x06prefix\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\bR\x06source\x12\x18\n" +
 	"\apackets\x18\x03 \x01(\x04R\apackets\x12#\n" +
-	"\rpackets_error\x18\x04 \x01(\x04R\fpacketsError\"\xfe\x04\n" +
+	"\rpackets_error\x18\x04 \x01(\x04R\fpacketsError\"\xab\x05\n" +
 	"\rLossAggregate\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x19\n" +
 	"\bstart_ns\x18\x02 \x01(\x04R\astartNs\x12\x15\n" +
@@ -2791,7 +2831,8 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"receivedNs\x121\n" +
 	"\x14suppressed_duplicate\x18\x10 \x01(\x04R\x13suppressedDuplicate\x12\x16\n" +
 	"\x06events\x18\x11 \x01(\x04R\x06events\x12\"\n" +
-	"\funattributed\x18\x12 \x01(\x04R\funattributed\"\xc9\x02\n" +
+	"\funattributed\x18\x12 \x01(\x04R\funattributed\x12+\n" +
+	"\x11suppressed_filter\x18\x13 \x01(\x04R\x10suppressedFilter\"\xc9\x02\n" +
 	"\n" +
 	"RouteEvent\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
@@ -2912,7 +2953,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"concurrent\x18\a \x01(\bR\n" +
 	"concurrent\x12\x1f\n" +
 	"\vreceived_ns\x18\b \x01(\x04R\n" +
-	"receivedNs\"\xda\x02\n" +
+	"receivedNs\"\xaf\x03\n" +
 	"\tHeartbeat\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
 	"\atime_ns\x18\x02 \x01(\x04R\x06timeNs\x12\x12\n" +
@@ -2922,7 +2963,14 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\bcounters\x18\x06 \x03(\v2!.decaf.v1.Heartbeat.CountersEntryR\bcounters\x12\x16\n" +
 	"\x06source\x18\a \x01(\tR\x06source\x12\x1f\n" +
 	"\vreceived_ns\x18\b \x01(\x04R\n" +
-	"receivedNs\x1a;\n" +
+	"receivedNs\x12\x1f\n" +
+	"\vinterval_ns\x18\t \x01(\x04R\n" +
+	"intervalNs\x12\x12\n" +
+	"\x04fuse\x18\n" +
+	" \x01(\tR\x04fuse\x12\x1e\n" +
+	"\n" +
+	"unreported\x18\v \x03(\tR\n" +
+	"unreported\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe4\x02\n" +
@@ -2948,7 +2996,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"path_count\x18\x05 \x01(\x04R\tpathCount\x12#\n" +
 	"\rmatched_count\x18\x06 \x01(\x04R\fmatchedCount\x12\x19\n" +
 	"\bleft_out\x18\a \x01(\x04R\aleftOut\x12\x18\n" +
-	"\areasons\x18\b \x03(\tR\areasons\"\xce\x03\n" +
+	"\areasons\x18\b \x03(\tR\areasons\"\xe2\x03\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tcomponent\x18\x02 \x01(\tR\tcomponent\x12\x14\n" +
@@ -2973,7 +3021,8 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\bevidence\x18\x0f \x01(\v2\x12.decaf.v1.EvidenceR\bevidence\x12\x1e\n" +
 	"\n" +
 	"equivalent\x18\x10 \x03(\tR\n" +
-	"equivalent\"\x81\x02\n" +
+	"equivalent\x12\x12\n" +
+	"\x04late\x18\x11 \x01(\bR\x04late\"\x81\x02\n" +
 	"\vFaultReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03src\x18\x02 \x01(\tR\x03src\x12\x10\n" +

@@ -11,12 +11,13 @@
 //
 // The way through it: target.go is the adapter to gRPC and holds the events,
 // login.go says who may call; capabilities.go, get.go and set.go answer their
-// calls; subscribe.go checks a subscription and stream.go serves it. Underneath,
-// without I/O: path.go (wildcards and levels against the schema), extension.go
-// (history and depth), plan.go (what a subscription asks for), ring.go (the last
-// events), queue.go (one subscriber's backlog), select.go (the leaves a path asks
-// for), settings.go (the tree that a Set changes), encode.go and tree.go (values),
-// frame.go (encode once, send to all).
+// calls; subscribe.go checks a subscription, qos.go marks its packets and stream.go
+// serves it. Underneath, without I/O: path.go (wildcards and levels against the
+// schema), extension.go (history and depth), plan.go (what a subscription asks
+// for), ring.go (the last events), queue.go (one subscriber's backlog), select.go
+// (the leaves a path asks for), settings.go (the tree that a Set changes),
+// encode.go and tree.go (values), wire.go (the bytes of an answer), frame.go
+// (encode once, send to all).
 //
 // Three kinds of data. An event is an atomic notification handed to Publish; the
 // engine keeps the last Config.Ring of each list, and every subscriber gets each
@@ -26,6 +27,15 @@
 // one look serves all that come within a moment. What is set is state that
 // subscribers see change, and go, at once (Changed). Nothing a client does or
 // fails to do makes memory grow or holds up Publish.
+//
+// What many events to many subscribers cost is the messages of gRPC and the waking
+// of everybody. So an event is written once, for each form in which somebody asks
+// for it, before it is in anybody's queue; and a subscriber that was just sent
+// events is woken for more a little later (Config.Gather), unless they are many.
+// An event after a pause goes at once.
+//
+// At its end the target takes no new calls, sends what was published (for as long
+// as Config.Drain) and ends each stream with UNAVAILABLE.
 //
 // A history request is served from the rings: a range has what happened in it,
 // then sync_response; what was there before it is no part of it, and state has no

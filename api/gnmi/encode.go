@@ -28,32 +28,6 @@ func checkEncoding(e gnmipb.Encoding) error {
 	return status.Errorf(codes.Unimplemented, "encoding %s is not supported: ask for JSON, JSON_IETF or PROTO", e)
 }
 
-// encodeNotification returns a notification with the given updates of n, in
-// the encoding and with the target and origin of k; duplicates is how many values
-// of theirs were not sent before. n and its updates stay as they are.
-func encodeNotification(schema *yang.Node, n *gnmipb.Notification, updates []*gnmipb.Update, k frameKey, duplicates uint32) *gnmipb.Notification {
-	out := &gnmipb.Notification{
-		Timestamp: n.GetTimestamp(),
-		Prefix:    &gnmipb.Path{Target: k.target, Origin: k.origin, Elem: n.GetPrefix().GetElem()},
-		Atomic:    n.GetAtomic(),
-		Delete:    n.GetDelete(),
-		Update:    updates,
-	}
-	if k.encoding == gnmipb.Encoding_PROTO && duplicates == 0 {
-		return out
-	}
-	base := walk(schema, n.GetPrefix().GetElem())
-	out.Update = make([]*gnmipb.Update, len(updates))
-	for i, u := range updates {
-		val := u.GetVal()
-		if k.encoding != gnmipb.Encoding_PROTO {
-			val = jsonValue(plain(walk(base, u.GetPath().GetElem()), val, k.encoding), k.encoding)
-		}
-		out.Update[i] = &gnmipb.Update{Path: u.GetPath(), Val: val, Duplicates: duplicates}
-	}
-	return out
-}
-
 // walk returns the schema node at a path without wildcards, or nil.
 func walk(n *yang.Node, path []*gnmipb.PathElem) *yang.Node {
 	for _, e := range path {
@@ -67,17 +41,23 @@ func walk(n *yang.Node, path []*gnmipb.PathElem) *yang.Node {
 
 // jsonValue wraps what plain or a tree made.
 func jsonValue(v any, e gnmipb.Encoding) *gnmipb.TypedValue {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	text := []byte("null") // what JSON has no form for: a NaN
-	if enc.Encode(v) == nil {
-		text = bytes.TrimSuffix(b.Bytes(), []byte("\n"))
-	}
+	text := jsonText(v)
 	if e == gnmipb.Encoding_JSON_IETF {
 		return &gnmipb.TypedValue{Value: &gnmipb.TypedValue_JsonIetfVal{JsonIetfVal: text}}
 	}
 	return &gnmipb.TypedValue{Value: &gnmipb.TypedValue_JsonVal{JsonVal: text}}
+}
+
+// jsonText is the JSON of what plain or a tree made; null for what JSON has no
+// form for: a NaN.
+func jsonText(v any) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if enc.Encode(v) != nil {
+		return []byte("null")
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
 // plain turns a native value into what encoding/json writes as its JSON.

@@ -1,18 +1,32 @@
 package gnmi
 
 import (
+	"slices"
+	"sync"
+
 	"decaf/api/yang"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/proto"
 )
 
 // frame is a SubscribeResponse already marshalled: made once, sent to all who
 // ask for the same. It is never changed.
-type frame struct{ data []byte }
+type frame struct{ data mem.BufferSlice }
+
+// newFrame is the frame of these updates of n, and its deletes.
+func newFrame(schema *yang.Node, n *gnmipb.Notification, updates []*gnmipb.Update, k frameKey, duplicates uint32) *frame {
+	room := rooms.Get().(*[]byte)
+	*room = appendResponse((*room)[:0], schema, n, updates, k, duplicates)
+	f := &frame{mem.BufferSlice{mem.SliceBuffer(slices.Clone(*room))}}
+	rooms.Put(room)
+	return f
+}
+
+// rooms are where frames are made: they are kept no larger than they are.
+var rooms = sync.Pool{New: func() any { return new([]byte) }}
 
 // frameKey is what the bytes of a whole event depend on.
 type frameKey struct {
@@ -20,35 +34,49 @@ type frameKey struct {
 	target, origin string
 }
 
+// keyedFrame is the frame of a whole event for those who ask for it that way.
+type keyedFrame struct {
+	frameKey
+	*frame
+}
+
 // maxFrames bounds what one event keeps: a target name is the client's choice.
 const maxFrames = 4
 
 // whole returns the frame of the whole event.
-func (it *item) whole(schema *yang.Node, k frameKey) (*frame, error) {
+func (it *item) whole(schema *yang.Node, k frameKey) *frame {
+	if f := it.made(k); f != nil {
+		return f
+	}
 	it.mu.Lock()
 	defer it.mu.Unlock()
-	if f := it.frames[k]; f != nil {
-		return f, nil
+	if f := it.made(k); f != nil {
+		return f
 	}
-	f, err := marshal(encodeNotification(schema, it.n, it.n.GetUpdate(), k, 0))
-	if err != nil {
-		return nil, err
+	f := newFrame(schema, it.n, it.n.GetUpdate(), k, 0)
+	var have []keyedFrame
+	if p := it.frames.Load(); p != nil {
+		have = *p
 	}
-	if it.frames == nil {
-		it.frames = map[frameKey]*frame{}
+	if len(have) < maxFrames {
+		have = append(slices.Clip(have), keyedFrame{k, f})
+		it.frames.Store(&have)
 	}
-	if len(it.frames) < maxFrames {
-		it.frames[k] = f
-	}
-	return f, nil
+	return f
 }
 
-func marshal(n *gnmipb.Notification) (*frame, error) {
-	b, err := proto.Marshal(&gnmipb.SubscribeResponse{Response: &gnmipb.SubscribeResponse_Update{Update: n}})
-	if err != nil {
-		return nil, err
+// made returns the frame if there is one already.
+func (it *item) made(k frameKey) *frame {
+	p := it.frames.Load()
+	if p == nil {
+		return nil
 	}
-	return &frame{b}, nil
+	for i := range *p {
+		if have := &(*p)[i]; have.frameKey == k {
+			return have.frame
+		}
+	}
+	return nil
 }
 
 // codec is gRPC's own protobuf codec, except that it takes a frame as it is.
@@ -59,7 +87,7 @@ func newCodec() encoding.CodecV2 { return codec{encoding.GetCodecV2(grpcproto.Na
 // Marshal implements encoding.CodecV2.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if f, ok := v.(*frame); ok {
-		return mem.BufferSlice{mem.SliceBuffer(f.data)}, nil
+		return f.data, nil // its buffer counts no references
 	}
 	return c.CodecV2.Marshal(v)
 }

@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -55,11 +54,8 @@ func (t *Target) mayWrite(ctx context.Context) error {
 	if t.cfg.TLS == nil {
 		return nil // loopback
 	}
-	p, _ := peer.FromContext(ctx)
-	if p != nil {
-		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(info.State.VerifiedChains) > 0 {
-			return nil
-		}
+	if info, ok := caller(ctx).AuthInfo.(credentials.TLSInfo); ok && len(info.State.VerifiedChains) > 0 {
+		return nil
 	}
 	return status.Error(codes.PermissionDenied, "to set, call with a client certificate that the target's authority signed")
 }

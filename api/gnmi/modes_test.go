@@ -40,6 +40,8 @@ func TestModes(t *testing.T) {
 	}{
 		{what: "ONCE", mode: once, before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}}},
 		{what: "ONCE, updates only", mode: once, updatesOnly: true},
+		{what: "ONCE, what is for STREAM left aside", mode: once, sub: &gnmipb.Subscription{Mode: targetDefined, SampleInterval: 1, HeartbeatInterval: 1, SuppressRedundant: true},
+			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}}},
 		{what: "POLL", mode: poll, before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
 			after: seen{events: []uint64{1, 2, 3}, packets: []uint64{4}, dscp: []uint64{11}}},
 		{what: "POLL, updates only", mode: poll, updatesOnly: true,
@@ -52,11 +54,20 @@ func TestModes(t *testing.T) {
 		{what: "TARGET_DEFINED, no more than changes", mode: stream, sub: &gnmipb.Subscription{Mode: targetDefined, SuppressRedundant: true},
 			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
 			after:  seen{events: []uint64{3}, packets: []uint64{4}, dscp: []uint64{11}, gone: []string{filter}}},
+		{what: "TARGET_DEFINED with a heartbeat", mode: stream, sub: &gnmipb.Subscription{Mode: targetDefined, HeartbeatInterval: 20e6},
+			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
+			after:  seen{events: []uint64{1, 2, 3}, packets: []uint64{3, 4}, dscp: []uint64{10, 11}, gone: []string{filter}}},
+		{what: "TARGET_DEFINED, no more than changes, with a heartbeat", mode: stream, sub: &gnmipb.Subscription{Mode: targetDefined, SuppressRedundant: true, HeartbeatInterval: 20e6},
+			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
+			after:  seen{events: []uint64{1, 2, 3}, packets: []uint64{3, 4}, dscp: []uint64{10, 11}, gone: []string{filter}}},
 		{what: "ON_CHANGE", mode: stream, sub: &gnmipb.Subscription{Mode: onChange},
 			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
 			after:  seen{events: []uint64{3}, packets: []uint64{4}, dscp: []uint64{11}, gone: []string{filter}}},
 		{what: "ON_CHANGE, updates only", mode: stream, sub: &gnmipb.Subscription{Mode: onChange}, updatesOnly: true,
 			after: seen{events: []uint64{3}, packets: []uint64{4}, dscp: []uint64{11}, gone: []string{filter}}},
+		{what: "ON_CHANGE, no more than changes, which it is", mode: stream, sub: &gnmipb.Subscription{Mode: onChange, SuppressRedundant: true},
+			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
+			after:  seen{events: []uint64{3}, packets: []uint64{4}, dscp: []uint64{11}, gone: []string{filter}}},
 		{what: "ON_CHANGE with a heartbeat", mode: stream, sub: &gnmipb.Subscription{Mode: onChange, HeartbeatInterval: 20e6},
 			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
 			after:  seen{events: []uint64{1, 2, 3}, packets: []uint64{3, 4}, dscp: []uint64{10, 11}, gone: []string{filter}}},
@@ -65,6 +76,9 @@ func TestModes(t *testing.T) {
 			after:  seen{events: []uint64{1, 2, 3}, packets: []uint64{3, 4}, dscp: []uint64{10, 11}}},
 		{what: "SAMPLE, as fast as can be, updates only", mode: stream, sub: &gnmipb.Subscription{Mode: sample}, updatesOnly: true,
 			after: seen{events: []uint64{1, 2, 3}, packets: []uint64{3, 4}, dscp: []uint64{10, 11}}},
+		{what: "SAMPLE with a heartbeat", mode: stream, sub: &gnmipb.Subscription{Mode: sample, SampleInterval: 10e6, HeartbeatInterval: 20e6},
+			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
+			after:  seen{events: []uint64{1, 2, 3}, packets: []uint64{3, 4}, dscp: []uint64{10, 11}}},
 		{what: "SAMPLE, no more than changes", mode: stream, sub: &gnmipb.Subscription{Mode: sample, SuppressRedundant: true},
 			before: seen{events: []uint64{1, 2}, packets: []uint64{3}, dscp: []uint64{10}},
 			after:  seen{events: []uint64{3}, packets: []uint64{4}, dscp: []uint64{11}}},
@@ -187,7 +201,7 @@ type sent struct {
 
 func (s *sent) SendMsg(m any) error {
 	resp := &gnmipb.SubscribeResponse{}
-	if err := proto.Unmarshal(m.(*frame).data, resp); err != nil {
+	if err := proto.Unmarshal(m.(*frame).data.Materialize(), resp); err != nil {
 		return err
 	}
 	s.got = append(s.got, resp.GetUpdate())
@@ -203,7 +217,7 @@ func TestDuplicates(t *testing.T) {
 	}
 	for _, e := range encodings {
 		out := &sent{}
-		s := &sender{target, &plan{key: frameKey{encoding: e}, era: present}, out}
+		s := &sender{target, &plan{key: frameKey{encoding: e}, era: present, live: []pattern{{}}}, out}
 		leaf := pattern{elems: path("/loss/classes/class/state/packets").Elem}
 		tm := &timer{spec: timerSpec{pattern: leaf, every: time.Hour, kinds: setOf(yang.State)}, next: time.Now().Add(-3*time.Hour - time.Minute)}
 		for range 2 {
@@ -218,7 +232,7 @@ func TestDuplicates(t *testing.T) {
 		it := newItem(&gnmipb.Notification{Prefix: path("/loss/events/event[slot=1]/state"), Atomic: true, Update: []*gnmipb.Update{
 			{Path: path("sequence"), Val: number(9)}, {Path: path("class"), Val: word("no-buffer")}}})
 		for _, gap := range []int{7, 0} {
-			if err := s.event([]pattern{{}}, it, gap); err != nil {
+			if err := s.queued(queued{item: it, whole: true, gap: gap}); err != nil {
 				t.Fatal(err)
 			}
 			n := out.got[len(out.got)-1]

@@ -21,6 +21,13 @@ type plan struct {
 	timers      []timerSpec
 }
 
+// wants tells whether an event as it happens, or some of it, is asked for, and
+// whether all of it is.
+func (p *plan) wants(it *item) (some, whole bool) {
+	updates, whole := pick(it.n, p.live)
+	return len(updates) > 0 && p.era.holds(it), whole
+}
+
 // timerSpec is one path that is looked at again and again.
 type timerSpec struct {
 	pattern pattern

@@ -7,13 +7,16 @@ import "sync"
 // A subscriber that loses more than maxLost without ever catching up has
 // failed: then it takes no more.
 type queue struct {
-	wants   func(*item) bool
+	// wants tells whether an event, or some of it, is for the subscriber, and
+	// whether all of it is.
+	wants   func(*item) (some, whole bool)
 	maxLost int
 	wake    chan struct{} // has a token when there is something to do
+	hurry   chan struct{} // has a token when half of it was full since it last had one
 	failed  chan struct{} // closed when the subscriber failed
 
 	mu      sync.Mutex
-	items   []*item // circular, grows up to limit
+	items   []queued // circular, grows up to limit
 	head, n int
 	limit   int
 	lost    int  // since it was last empty
@@ -22,14 +25,23 @@ type queue struct {
 	dead    bool
 }
 
-func newQueue(limit, maxLost int, wants func(*item) bool) *queue {
-	return &queue{wants: wants, limit: limit, maxLost: maxLost, wake: make(chan struct{}, 1), failed: make(chan struct{})}
+// queued is one event in it.
+type queued struct {
+	*item      // nil: none
+	whole bool // all of it is for the subscriber
+	gap   int  // events lost just before it
+}
+
+func newQueue(limit, maxLost int, wants func(*item) (some, whole bool)) *queue {
+	return &queue{wants: wants, limit: limit, maxLost: maxLost,
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), failed: make(chan struct{})}
 }
 
 // push adds an event. It returns how many it had to drop for it, and whether
 // the subscriber failed just now. It never waits.
 func (q *queue) push(it *item) (lost int, failed bool) {
-	if !q.wants(it) {
+	some, whole := q.wants(it)
+	if !some {
 		return 0, false
 	}
 	q.mu.Lock()
@@ -42,7 +54,7 @@ func (q *queue) push(it *item) (lost int, failed bool) {
 	case len(q.items) < q.limit:
 		q.grow()
 	default:
-		q.items[q.head] = nil
+		q.items[q.head] = queued{}
 		q.head = (q.head + 1) % len(q.items)
 		q.n--
 		q.lost++
@@ -57,42 +69,46 @@ func (q *queue) push(it *item) (lost int, failed bool) {
 			return lost, true
 		}
 	}
-	q.items[(q.head+q.n)%len(q.items)] = it
+	q.items[(q.head+q.n)%len(q.items)] = queued{item: it, whole: whole}
 	q.n++
-	q.signal()
+	signal(q.wake)
+	if q.n > q.limit/2 {
+		signal(q.hurry)
+	}
 	return lost, false
 }
 
 // grow doubles the circle: an idle subscriber costs next to nothing.
 func (q *queue) grow() {
-	items := make([]*item, min(max(2*len(q.items), 16), q.limit))
+	items := make([]queued, min(max(2*len(q.items), 16), q.limit))
 	for i := range q.n {
 		items[i] = q.items[(q.head+i)%len(q.items)]
 	}
 	q.items, q.head = items, 0
 }
 
-func (q *queue) signal() {
+func signal(c chan<- struct{}) {
 	select {
-	case q.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// pop takes the oldest event and tells how many were lost just before it; nil
-// when there is none, or when the subscriber failed.
-func (q *queue) pop() (it *item, gap int) {
+// pop takes the oldest event; without an item when there is none, or when the
+// subscriber failed.
+func (q *queue) pop() queued {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.n == 0 {
 		q.lost = 0
-		return nil, 0
+		return queued{}
 	}
-	it, gap = q.items[q.head], q.gap
-	q.items[q.head], q.gap = nil, 0
+	out := q.items[q.head]
+	out.gap = q.gap
+	q.items[q.head], q.gap = queued{}, 0
 	q.head = (q.head + 1) % len(q.items)
 	q.n--
-	return it, gap
+	return out
 }
 
 // look has the subscriber look for changes now.
@@ -100,7 +116,7 @@ func (q *queue) look() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.again = true
-	q.signal()
+	signal(q.wake)
 }
 
 // looks reports whether it is to look for changes now, once.

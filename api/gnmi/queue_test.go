@@ -13,16 +13,18 @@ import (
 
 func numbered(n int) *item { return newItem(&gnmipb.Notification{Timestamp: int64(n)}) }
 
+func all(*item) (some, whole bool) { return true, true }
+
 func drain(q *queue) []int64 {
 	var out []int64
-	for it, _ := q.pop(); it != nil; it, _ = q.pop() {
-		out = append(out, it.n.GetTimestamp())
+	for e := q.pop(); e.item != nil; e = q.pop() {
+		out = append(out, e.n.GetTimestamp())
 	}
 	return out
 }
 
 func TestQueueDropsTheOldest(t *testing.T) {
-	q := newQueue(20, 100, func(*item) bool { return true })
+	q := newQueue(20, 100, all)
 	lost := 0
 	for i := range 25 {
 		n, failed := q.push(numbered(i))
@@ -31,9 +33,9 @@ func TestQueueDropsTheOldest(t *testing.T) {
 			t.Fatal("failed")
 		}
 	}
-	first, gap := q.pop()
-	if _, none := q.pop(); gap != 5 || none != 0 {
-		t.Errorf("a gap of %d, then of %d", gap, none)
+	first, second := q.pop(), q.pop()
+	if first.gap != 5 || second.gap != 0 {
+		t.Errorf("a gap of %d, then of %d", first.gap, second.gap)
 	}
 	got := append([]int64{first.n.GetTimestamp(), 6}, drain(q)...)
 	if lost != 5 || len(got) != 20 || got[0] != 5 || got[19] != 24 {
@@ -48,7 +50,7 @@ func TestQueueDropsTheOldest(t *testing.T) {
 
 // Catching up forgives: only a subscriber that never does fails.
 func TestQueueFails(t *testing.T) {
-	q := newQueue(4, 10, func(*item) bool { return true })
+	q := newQueue(4, 10, all)
 	for range 5 {
 		for i := range 12 {
 			if _, failed := q.push(numbered(i)); failed {
@@ -70,20 +72,22 @@ func TestQueueFails(t *testing.T) {
 	default:
 		t.Error("does not say that it failed")
 	}
-	if left, _ := q.pop(); total != 30 || failures != 1 || left != nil {
+	if left := q.pop(); total != 30 || failures != 1 || left.item != nil {
 		t.Errorf("lost %d of 30, failed %d times", total, failures)
 	}
 }
 
 func TestQueueTakesWhatIsWanted(t *testing.T) {
-	q := newQueue(4, 10, func(it *item) bool { return it.n.GetTimestamp()%2 == 0 })
+	q := newQueue(4, 10, func(it *item) (bool, bool) { return it.n.GetTimestamp()%2 == 0, it.n.GetTimestamp()%4 == 0 })
 	for i := range 8 {
 		if lost, _ := q.push(numbered(i)); lost != 0 {
 			t.Errorf("lost %d", lost)
 		}
 	}
-	if got := drain(q); !slices.Equal(got, []int64{0, 2, 4, 6}) {
-		t.Errorf("%v", got)
+	for i := int64(0); i < 8; i += 2 {
+		if e := q.pop(); e.n.GetTimestamp() != i || e.whole != (i%4 == 0) {
+			t.Errorf("%v, whole: %v; want %d", e.n, e.whole, i)
+		}
 	}
 }
 
@@ -132,12 +136,9 @@ func BenchmarkPublish(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			p := &plan{live: []pattern{{elems: path("/loss").Elem}}}
+			p := &plan{live: []pattern{{elems: path("/loss").Elem}}, era: present}
 			for range subscribers {
-				t.attach(newQueue(4096, 1<<40, func(it *item) bool {
-					u, _ := pick(it.n, p.live)
-					return len(u) > 0
-				}))
+				t.attach(newQueue(4096, 1<<40, p.wants), p)
 			}
 			ev := &decafpb.DropEvent{Origin: &decafpb.Origin{BootId: 9}, Class: "no-buffer", TimeNs: uint64(time.Now().UnixNano()),
 				Packet: &decafpb.Packet{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}, Protocol: 6}, Header: make([]byte, 60)}}
@@ -154,12 +155,10 @@ func BenchmarkEncodeEvent(b *testing.B) {
 		Packet: &decafpb.Packet{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}, Protocol: 6}, Header: make([]byte, 60)}}
 	for _, e := range encodings {
 		b.Run(e.String(), func(b *testing.B) {
-			schema := yang.Schema()
+			schema, n := yang.Schema(), yang.EventUpdates(ev, 1, 9)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := newItem(yang.EventUpdates(ev, 1, 9)).whole(schema, frameKey{encoding: e}); err != nil {
-					b.Fatal(err)
-				}
+				newItem(n).whole(schema, frameKey{encoding: e})
 			}
 		})
 	}

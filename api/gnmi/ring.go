@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 )
@@ -14,8 +15,8 @@ type item struct {
 	n      *gnmipb.Notification
 	number uint64 // in the order of publication
 
-	mu     sync.Mutex
-	frames map[frameKey]*frame
+	mu     sync.Mutex // for who adds to frames
+	frames atomic.Pointer[[]keyedFrame]
 }
 
 func newItem(n *gnmipb.Notification) *item { return &item{n: n} }

@@ -8,7 +8,6 @@ import (
 	"decaf/api/yang"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -38,12 +37,9 @@ func (t *Target) once(rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
 
 // serveStream serves mode STREAM until the client or the target ends it.
 func (t *Target) serveStream(ctx context.Context, requests <-chan request, rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
-	q := newQueue(t.cfg.Queue, t.cfg.MaxLost, func(it *item) bool {
-		updates, _ := pick(it.n, p.live)
-		return len(updates) > 0 && p.era.holds(it)
-	})
-	present := t.attach(q)
-	defer t.detach(q)
+	q := newQueue(t.cfg.Queue, t.cfg.MaxLost, p.wants)
+	present := t.attach(q, p)
+	defer t.detach(q, p)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &sender{t, p, rpc}
@@ -85,18 +81,37 @@ func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
 	}
 	clock := time.NewTimer(time.Hour)
 	defer clock.Stop()
+	gather := time.NewTimer(time.Hour)
+	defer gather.Stop()
 	for {
 		over := !s.p.era.open() && time.Now().UnixNano() >= s.p.era.to
-		for it, gap := q.pop(); it != nil; it, gap = q.pop() {
-			if err := s.event(s.p.live, it, gap); err != nil {
+		stopping := ended(s.t.stopping) // nothing is published after that
+		told := false
+		for e := q.pop(); e.item != nil; e = q.pop() {
+			told = true
+			if err := s.queued(e); err != nil {
 				return err
 			}
 			if err := s.due(timers, false); err != nil {
 				return err
 			}
 		}
-		if over {
+		switch {
+		case over:
 			return nil
+		case stopping:
+			return errStopping
+		case told:
+			// Those that come soon go together: to wake everybody for each of
+			// many events costs more than the events.
+			gather.Reset(s.t.cfg.Gather)
+			select {
+			case <-gather.C:
+			case <-q.hurry:
+			case <-s.t.stopping:
+			case <-ctx.Done():
+				return status.FromContextError(ctx.Err()).Err()
+			}
 		}
 		if err := s.due(timers, q.looks()); err != nil {
 			return err
@@ -113,6 +128,7 @@ func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
 		select {
 		case <-q.wake:
 		case <-clock.C:
+		case <-s.t.stopping:
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		}
@@ -137,25 +153,27 @@ func (s *sender) events(patterns []pattern, items []*item) error {
 		if !s.p.era.holds(it) {
 			continue
 		}
-		if err := s.event(patterns, it, 0); err != nil {
+		updates, whole := pick(it.n, patterns)
+		var err error
+		if whole {
+			err = s.rpc.SendMsg(it.whole(s.t.deps.Schema, s.p.key))
+		} else {
+			err = s.send(it.n, updates, 0)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// event sends an event; gap is how many the subscriber was too slow for just
-// before.
-func (s *sender) event(patterns []pattern, it *item, gap int) error {
-	updates, whole := pick(it.n, patterns)
-	if !whole || gap > 0 {
-		return s.send(it.n, updates, gap)
+// queued sends what is for the subscriber of an event as it happens.
+func (s *sender) queued(e queued) error {
+	if e.whole && e.gap == 0 {
+		return s.rpc.SendMsg(e.item.whole(s.t.deps.Schema, s.p.key))
 	}
-	f, err := it.whole(s.t.deps.Schema, s.p.key)
-	if err != nil {
-		return status.Errorf(codes.Internal, "encode event: %v", err)
-	}
-	return s.rpc.SendMsg(f)
+	updates, _ := pick(e.n, s.p.live)
+	return s.send(e.n, updates, e.gap)
 }
 
 // send sends some updates of a notification, if there are any, or deletes;
@@ -164,11 +182,7 @@ func (s *sender) send(n *gnmipb.Notification, updates []*gnmipb.Update, duplicat
 	if len(updates) == 0 && len(n.GetDelete()) == 0 {
 		return nil
 	}
-	f, err := marshal(encodeNotification(s.t.deps.Schema, n, updates, s.p.key, uint32(min(duplicates, math.MaxUint32))))
-	if err != nil {
-		return status.Errorf(codes.Internal, "encode notification: %v", err)
-	}
-	return s.rpc.SendMsg(f)
+	return s.rpc.SendMsg(newFrame(s.t.deps.Schema, n, updates, s.p.key, uint32(min(duplicates, math.MaxUint32))))
 }
 
 func (s *sender) sync() error {
@@ -213,6 +227,9 @@ func (s *sender) look(tm *timer, now time.Time) []*gnmipb.Notification {
 // due sends what the timers that are due ask for, and those that look for
 // changes when something is known to have changed.
 func (s *sender) due(timers []*timer, changed bool) error {
+	if len(timers) == 0 {
+		return nil
+	}
 	now := time.Now()
 	for _, tm := range timers {
 		if now.Before(tm.next) && !(changed && tm.spec.onChange) {

@@ -13,6 +13,9 @@ import (
 
 // Subscribe implements gnmi.GNMI.
 func (t *Target) Subscribe(rpc gnmipb.GNMI_SubscribeServer) error {
+	if ended(t.stopping) {
+		return errStopping
+	}
 	t.calls.Add(1)
 	defer t.calls.Done()
 	if n := t.subscribers.Add(1); n > int64(t.cfg.MaxSubscribers) {
@@ -48,6 +51,9 @@ func (t *Target) Subscribe(rpc gnmipb.GNMI_SubscribeServer) error {
 	}
 	p, err := t.newPlan(list, ext, time.Now())
 	if err != nil {
+		return err
+	}
+	if err := mark(ctx, list.GetQos()); err != nil {
 		return err
 	}
 	switch p.mode {
@@ -126,7 +132,7 @@ func (t *Target) serve(ctx context.Context, requests <-chan request, p *plan, q 
 			return unexpected(r.msg, p.mode)
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
-		case <-t.stopping:
+		case <-t.stopped: // work, which ends by itself once the target is stopping, takes too long
 			return errStopping
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
@@ -36,6 +37,8 @@ type Config struct {
 	MinSample      time.Duration // shortest sample interval, and what interval 0 means
 	Sample         time.Duration // interval of state under TARGET_DEFINED
 	Scan           time.Duration // how often state under ON_CHANGE is looked at
+	Gather         time.Duration // after events were sent, how long those that follow may wait for one another
+	Drain          time.Duration // at the end, how long subscribers may take to read what is left
 }
 
 // DefaultConfig listens on the port IANA gave to gNMI, on loopback.
@@ -49,6 +52,8 @@ func DefaultConfig() Config {
 		MinSample:      100 * time.Millisecond,
 		Sample:         2 * time.Second,
 		Scan:           time.Second,
+		Gather:         2 * time.Millisecond,
+		Drain:          2 * time.Second,
 	}
 }
 
@@ -88,6 +93,10 @@ type Target struct {
 	mu     sync.Mutex
 	rings  *rings
 	queues map[*queue]struct{}
+	// asked is how many subscribers get whole events in each form, and forms the
+	// first of these, which Publish makes for all.
+	asked map[frameKey]int
+	forms atomic.Pointer[[]frameKey]
 
 	// seen is the state that timers look at: one look serves all that come
 	// within reuse of it.
@@ -97,7 +106,8 @@ type Target struct {
 
 	listener net.Listener
 	ready    chan struct{} // closed when it listens
-	stopping chan struct{} // closed when it shall end
+	stopping chan struct{} // closed when it shall end: nothing is published any more
+	stopped  chan struct{} // closed when it ends, with what is not sent yet
 	calls    sync.WaitGroup
 
 	published, lost, ended atomic.Uint64
@@ -115,6 +125,8 @@ func New(cfg Config, deps Deps) (*Target, error) {
 	setDefault(&cfg.MinSample, def.MinSample)
 	setDefault(&cfg.Sample, def.Sample)
 	setDefault(&cfg.Scan, def.Scan)
+	setDefault(&cfg.Gather, def.Gather)
+	setDefault(&cfg.Drain, def.Drain)
 	if cfg.Listen == "" {
 		cfg.Listen = def.Listen
 	}
@@ -125,6 +137,8 @@ func New(cfg Config, deps Deps) (*Target, error) {
 		return nil, fmt.Errorf("gnmi target: ring %d, queue %d, max lost %d and max subscribers %d must be 1 or more", cfg.Ring, cfg.Queue, cfg.MaxLost, cfg.MaxSubscribers)
 	case cfg.MinSample < time.Millisecond || cfg.Sample < cfg.MinSample || cfg.Scan < time.Millisecond:
 		return nil, fmt.Errorf("gnmi target: sample interval %s must be %s or more, and that and the scan interval %s a millisecond or more", cfg.Sample, cfg.MinSample, cfg.Scan)
+	case cfg.Gather < 0 || cfg.Gather > time.Second || cfg.Drain < 0:
+		return nil, fmt.Errorf("gnmi target: events cannot be gathered for %s, or what is left sent for %s: 0 is %s and %s, and events wait for a second at most", cfg.Gather, cfg.Drain, def.Gather, def.Drain)
 	case cfg.TLS == nil && !service.Loopback(cfg.Listen):
 		return nil, fmt.Errorf("gnmi target: will not listen on %s in plain text: give tls ca, cert and key, or listen on a loopback address", cfg.Listen)
 	}
@@ -143,8 +157,10 @@ func New(cfg Config, deps Deps) (*Target, error) {
 		deps:     deps,
 		rings:    newRings(cfg.Ring),
 		queues:   map[*queue]struct{}{},
+		asked:    map[frameKey]int{},
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
+		stopped:  make(chan struct{}),
 	}, nil
 }
 
@@ -157,10 +173,16 @@ func setDefault[T int | time.Duration](v *T, def T) {
 // Publish hands an event to the target: an atomic notification whose prefix is
 // the path of its container, leaves relative to it, values in native types. An
 // event Config.Ring publications later in the same list must have the same
-// prefix, so that it overwrites this one wherever it was kept. Publish never waits for a
-// subscriber. The notification belongs to the target from now on.
+// prefix, so that it overwrites this one wherever it was kept. Publish never waits
+// for a subscriber; it writes the event for all of them. The notification belongs
+// to the target from now on.
 func (t *Target) Publish(n *gnmipb.Notification) {
 	it := newItem(n)
+	if forms := t.forms.Load(); forms != nil {
+		for _, k := range *forms {
+			it.whole(t.deps.Schema, k)
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.published.Add(1)
@@ -214,24 +236,32 @@ func (t *Target) Addr(ctx context.Context) net.Addr {
 	}
 }
 
-// Run serves until ctx ends, then ends every stream with UNAVAILABLE, waits for
-// all calls and returns nil. It can be called once.
+// Run serves until ctx ends. From then on it takes no calls; each subscriber still
+// gets what was published, if it reads that within Config.Drain, and then its
+// stream ends with UNAVAILABLE. Run waits for all calls and returns nil. What is
+// published after ctx ended may reach nobody. It can be called once.
 func (t *Target) Run(ctx context.Context) error {
 	if _, err := t.Listen(ctx); err != nil {
 		return err
 	}
+	creds := insecure.NewCredentials()
+	if t.cfg.TLS != nil {
+		creds = credentials.NewTLS(t.cfg.TLS)
+	}
 	opts := []grpc.ServerOption{
+		grpc.Creds(wiredCredentials{creds}),
 		grpc.ForceServerCodecV2(newCodec()),
 		// A client that went away without a word frees its slot.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(1 << 20),
+		// A connection that is idle costs little: requests are short, and who
+		// has nothing to send keeps no room for it.
+		grpc.ReadBufferSize(4 << 10),
+		grpc.SharedWriteBuffer(true),
 		grpc.MaxConcurrentStreams(uint32(t.cfg.MaxSubscribers) + 16),
 		grpc.UnaryInterceptor(t.enterUnary),
 		grpc.StreamInterceptor(t.enterStream),
-	}
-	if t.cfg.TLS != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(t.cfg.TLS)))
 	}
 	srv := grpc.NewServer(opts...)
 	gnmipb.RegisterGNMIServer(srv, t)
@@ -244,18 +274,22 @@ func (t *Target) Run(ctx context.Context) error {
 	select {
 	case err = <-failed:
 		close(t.stopping)
+		close(t.stopped)
+		srv.Stop() // the connections that there are
 	case <-ctx.Done():
 		close(t.stopping)
-		stopped := make(chan struct{})
-		go func() { srv.GracefulStop(); close(stopped) }()
+		drained := make(chan struct{})
+		go func() { srv.GracefulStop(); close(drained) }()
 		// Calls end by themselves now; a client that reads nothing does not
 		// get to hold up the end.
-		timer := time.NewTimer(2 * time.Second)
+		timer := time.NewTimer(t.cfg.Drain)
 		select {
-		case <-stopped:
+		case <-drained:
+			close(t.stopped)
 		case <-timer.C:
+			close(t.stopped)
 			srv.Stop()
-			<-stopped
+			<-drained
 		}
 		timer.Stop()
 		err = <-failed
@@ -302,17 +336,51 @@ func (t *Target) snapshot() []*item {
 
 // attach returns the events at present and puts the queue in line for those to
 // come.
-func (t *Target) attach(q *queue) []*item {
+func (t *Target) attach(q *queue, p *plan) []*item {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.queues[q] = struct{}{}
+	t.ask(p, 1)
 	return t.rings.all()
 }
 
-func (t *Target) detach(q *queue) {
+func (t *Target) detach(q *queue, p *plan) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.queues, q)
+	t.ask(p, -1)
+}
+
+// ask notes in which form so many subscribers more get events. The caller holds
+// t.mu.
+func (t *Target) ask(p *plan, more int) {
+	if len(p.live) == 0 {
+		return
+	}
+	before := len(t.asked)
+	if t.asked[p.key] += more; t.asked[p.key] == 0 {
+		delete(t.asked, p.key)
+	}
+	if len(t.asked) == before {
+		return
+	}
+	var forms []frameKey
+	for k := range t.asked {
+		if len(forms) < maxFrames {
+			forms = append(forms, k)
+		}
+	}
+	t.forms.Store(&forms)
+}
+
+// ended reports whether a channel that nothing is sent on was closed.
+func ended(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 var errStopping = status.Error(codes.Unavailable, "target is stopping: try again later")

@@ -84,16 +84,16 @@ func (s *state) notifications(now time.Time) []*gnmipb.Notification {
 // rig is a target over a real connection.
 type rig struct {
 	*Target
-	t      *testing.T
+	t      testing.TB
 	state  *state
 	conn   *grpc.ClientConn
 	client gnmipb.GNMIClient
 	stop   func() error // ends the target and returns what Run did
 }
 
-func newRig(t *testing.T, change func(*Config)) *rig { return newRigWith(t, change, nil) }
+func newRig(t testing.TB, change func(*Config)) *rig { return newRigWith(t, change, nil) }
 
-func newRigWith(t *testing.T, change func(*Config), deps func(*Deps)) *rig {
+func newRigWith(t testing.TB, change func(*Config), deps func(*Deps)) *rig {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Listen, cfg.Ring = "127.0.0.1:0", 8
@@ -119,7 +119,7 @@ func newRigWith(t *testing.T, change func(*Config), deps func(*Deps)) *rig {
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(10 * time.Second):
+		case <-time.After(10*time.Second + r.cfg.Drain):
 			return fmt.Errorf("target does not end")
 		}
 	})
@@ -242,6 +242,8 @@ func TestNewRefuses(t *testing.T) {
 		{"plain text everywhere", Config{Listen: ":9339"}, deps, "in plain text"},
 		{"no schema", Config{}, Deps{}, "no schema"},
 		{"negative ring", Config{Ring: -1}, deps, "ring -1"},
+		{"gathered for too long", Config{Gather: time.Minute}, deps, "gathered for 1m0s"},
+		{"drained backwards", Config{Drain: -1}, deps, "sent for -1ns"},
 		{"sample too short", Config{MinSample: time.Second, Sample: time.Millisecond}, deps, "sample interval 1ms"},
 	} {
 		if _, err := New(tc.cfg, tc.deps); err == nil || !strings.Contains(err.Error(), tc.wrong) {
@@ -326,6 +328,7 @@ func TestStatusCodes(t *testing.T) {
 		{"interval too short", one(&gnmipb.Subscription{Mode: gnmipb.SubscriptionMode_SAMPLE, SampleInterval: 1}), codes.InvalidArgument},
 		{"heartbeat too short", one(&gnmipb.Subscription{Mode: gnmipb.SubscriptionMode_ON_CHANGE, HeartbeatInterval: 1}), codes.InvalidArgument},
 		{"interval of centuries", one(&gnmipb.Subscription{Mode: gnmipb.SubscriptionMode_SAMPLE, SampleInterval: 1 << 63}), codes.InvalidArgument},
+		{"marking", &gnmipb.SubscriptionList{Qos: &gnmipb.QOSMarking{Marking: 64}, Subscription: []*gnmipb.Subscription{{}}}, codes.InvalidArgument},
 		{"encoding", &gnmipb.SubscriptionList{Encoding: gnmipb.Encoding_ASCII, Subscription: []*gnmipb.Subscription{{}}}, codes.Unimplemented},
 		{"model", &gnmipb.SubscriptionList{UseModels: []*gnmipb.ModelData{{Name: "x"}}, Subscription: []*gnmipb.Subscription{{}}}, codes.Unimplemented},
 		{"too many", &gnmipb.SubscriptionList{Subscription: make([]*gnmipb.Subscription, maxPaths+1)}, codes.InvalidArgument},
@@ -464,7 +467,7 @@ func TestGet(t *testing.T) {
 // subscription is an open Subscribe call.
 type subscription struct {
 	gnmipb.GNMI_SubscribeClient
-	t *testing.T
+	t testing.TB
 }
 
 func (r *rig) subscribe(list *gnmipb.SubscriptionList) *subscription {
@@ -645,6 +648,54 @@ func TestStreamSomeLeaves(t *testing.T) {
 	}
 }
 
+// Wildcards find what they cover, of our module and of the standard ones, and are
+// not in the answers.
+func TestSubscribeWildcards(t *testing.T) {
+	r := newRigWith(t, nil, func(d *Deps) {
+		own := d.State
+		d.State = func(now time.Time) []*gnmipb.Notification {
+			return append(own(now), yang.InterfaceUpdates(yang.InterfaceLoss{Name: "eth1", InErrors: 4}, now)...)
+		}
+	})
+	r.event(1, "no-buffer")
+	r.event(2, "no-buffer")
+	for _, tc := range []struct {
+		path string
+		want []string
+	}{
+		{"/loss/events/event[slot=*]/state/class", []string{"/loss/events/event[slot=1]/state/class", "/loss/events/event[slot=2]/state/class"}},
+		{"/loss/events/*/state/class", []string{"/loss/events/event[slot=1]/state/class", "/loss/events/event[slot=2]/state/class"}},
+		{"/.../packets", []string{acl + "/state/packets"}},
+		{"/*/*/state/slots", []string{"/loss/agent/state/slots"}},
+		{"/loss/.../name", []string{"/loss/agent/state/name", acl + "/state/name"}},
+		{"/interfaces/interface[name=*]/.../in-errors", []string{"/interfaces/interface[name=eth1]/state/counters/in-errors"}},
+		{"/*/interface[name=eth1]/state/counters/in-errors", []string{"/interfaces/interface[name=eth1]/state/counters/in-errors"}},
+		{"/interfaces/interface[name=eth2]/...", nil},
+	} {
+		for _, mode := range []gnmipb.SubscriptionList_Mode{gnmipb.SubscriptionList_ONCE, gnmipb.SubscriptionList_STREAM} {
+			s := r.subscribe(&gnmipb.SubscriptionList{Mode: mode, Encoding: gnmipb.Encoding_PROTO, Subscription: []*gnmipb.Subscription{
+				{Path: path(tc.path), Mode: gnmipb.SubscriptionMode_SAMPLE}}})
+			got := map[string]bool{}
+			add := func(n *gnmipb.Notification) {
+				for _, u := range n.GetUpdate() {
+					got[show(absolute(n, u))] = true
+				}
+			}
+			for _, n := range s.untilSync() {
+				add(n)
+			}
+			if mode == gnmipb.SubscriptionList_STREAM { // and again, after the first interval
+				for range tc.want {
+					add(s.next())
+				}
+			}
+			if d := cmp.Diff(tc.want, sortedKeys(got)); d != "" {
+				t.Errorf("%s %s: %s", mode, tc.path, d)
+			}
+		}
+	}
+}
+
 // TARGET_DEFINED: events come as they happen, state again and again.
 func TestTargetDefined(t *testing.T) {
 	r := newRig(t, nil)
@@ -768,9 +819,54 @@ func TestSubscriberLimit(t *testing.T) {
 	}
 }
 
-// At its end the target tells its subscribers and waits for no one.
+// Whoever reads gets all that was published before the end, and then is told of
+// it.
+func TestStopDrains(t *testing.T) {
+	const events = 2000
+	r := newRig(t, func(c *Config) { c.Queue, c.Drain, c.Gather = events, time.Minute, time.Second })
+	var subscribers []*subscription
+	for _, e := range encodings {
+		c := gnmipb.NewGNMIClient(r.dial(insecure.NewCredentials()))
+		s, err := c.Subscribe(t.Context())
+		if err == nil {
+			err = s.Send(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: &gnmipb.SubscriptionList{
+				Encoding: e, Subscription: []*gnmipb.Subscription{{Path: path("/loss/events")}}}}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		subscribers = append(subscribers, &subscription{s, t})
+		subscribers[len(subscribers)-1].untilSync()
+	}
+	for seq := range uint64(events) {
+		r.event(seq+1, "no-buffer")
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.stop() }()
+	for i, s := range subscribers {
+		for want := uint64(1); want <= events; want++ {
+			if ev, _, err := yang.DecodeEvent(s.next()); err != nil || ev.Origin.Seq != want {
+				t.Fatalf("subscriber %d: %v, %v, want event %d", i, ev, err, want)
+			}
+		}
+		if _, err := s.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "target is stopping") {
+			t.Errorf("subscriber %d: %v", i, err)
+		}
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if s := r.Stats(); s.Lost != 0 || s.Ended != 0 || s.Subscribers != 0 {
+		t.Errorf("%+v", s)
+	}
+	if _, err := r.client.Capabilities(t.Context(), &gnmipb.CapabilityRequest{}); status.Code(err) != codes.Unavailable {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// At its end the target waits no longer than it is told to for who does not read.
 func TestStop(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, func(c *Config) { c.Drain = 100 * time.Millisecond })
 	list := &gnmipb.SubscriptionList{Subscription: []*gnmipb.Subscription{{Path: path("/loss/events")}}}
 	reading := r.subscribe(list)
 	reading.untilSync()

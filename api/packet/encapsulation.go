@@ -35,73 +35,112 @@ const (
 	portMPLS       = 6635
 
 	// maxLabels bounds the walk along an MPLS label stack, maxTags that along
-	// VLAN tags.
-	maxLabels = 16
-	maxTags   = 2
+	// VLAN tags, and maxTunnels how many tunnels in tunnels are opened.
+	maxLabels  = 16
+	maxTags    = 2
+	maxTunnels = 4
 )
 
 // Inner reads the headers of the packet that another one carries: in VXLAN (RFC
 // 7348), in GRE (RFC 2784, 2890), or under MPLS labels (RFC 3032), alone or in GRE
 // or UDP. header begins at the network header, as for [Decode]; etherType is that
 // of the frame, 0 when it is IP. Without one, or where the bytes end first, it
-// returns nil and "". One layer is opened: the inner packet of a tunnel in a
-// tunnel is a tunnel's.
+// returns nil and "".
+//
+// Of tunnels in tunnels the innermost packet that can be read is returned, and their
+// names from the outside in, "gre/vxlan": it is the user's. Four are opened; where
+// there are more the packet is itself a tunnel's, as its flow shows.
 //
 // The inner packet's Header is left empty: its bytes are among the outer's. The
 // result shares no memory with header.
 func Inner(etherType uint16, header []byte) (inner *decafpb.Packet, encapsulation string) {
+	for range maxTunnels {
+		c, kind := openTunnel(etherType, header)
+		p := c.packet()
+		if p == nil {
+			break
+		}
+		inner = p
+		if encapsulation != "" {
+			encapsulation += "/"
+		}
+		encapsulation += kind
+		etherType, header = c.etherType, c.network
+	}
+	return inner, encapsulation
+}
+
+// carried is a packet in a tunnel; without network there is none.
+type carried struct {
+	etherType uint16 // of network
+	network   []byte // from its network header on
+	frame     []byte // its Ethernet header, nil where it came without one
+	vlan      uint32
+}
+
+// packet reads its headers, nil where there are none.
+func (c *carried) packet() *decafpb.Packet {
+	if c.network == nil {
+		return nil
+	}
+	p, err := Decode(c.network)
+	if err != nil {
+		return nil
+	}
+	p.Header = nil
+	if c.frame != nil {
+		p.DstMac, p.SrcMac, p.Vlan = append([]byte(nil), c.frame[0:6]...), append([]byte(nil), c.frame[6:12]...), c.vlan
+	}
+	return p
+}
+
+// openTunnel finds what a packet carries, and says in what.
+func openTunnel(etherType uint16, header []byte) (carried, string) {
 	if isMPLS(etherType) {
-		return named(readPayload(etherType, header), MPLS)
+		return openPayload(etherType, header), MPLS
 	}
 	ip, err := readIP(header)
 	if err != nil || ip.payload == nil {
-		return nil, ""
+		return carried{}, ""
 	}
 	b := ip.payload
 	switch ip.proto {
 	case gre:
-		return named(readGRE(b), GRE)
+		return openGRE(b), GRE
 	case UDP:
 		if len(b) < 8 {
-			return nil, ""
+			return carried{}, ""
 		}
 		switch binary.BigEndian.Uint16(b[2:]) {
 		case portVXLAN, portLinuxVXLAN:
 			// The I flag says that there is a network identifier: else it is
 			// none.
 			if b = b[8:]; len(b) < 8 || b[0]&0x08 == 0 {
-				return nil, ""
+				return carried{}, ""
 			}
-			return named(readFrame(b[8:]), VXLAN)
+			return openFrame(b[8:]), VXLAN
 		case portMPLS:
-			return named(readPayload(etherMPLS, b[8:]), MPLS)
+			return openPayload(etherMPLS, b[8:]), MPLS
 		}
 	}
-	return nil, ""
-}
-
-func named(p *decafpb.Packet, encapsulation string) (*decafpb.Packet, string) {
-	if p == nil {
-		return nil, ""
-	}
-	return p, encapsulation
+	return carried{}, ""
 }
 
 func isMPLS(etherType uint16) bool { return etherType == etherMPLS || etherType == etherMPLSM }
 
-// readGRE reads what stands behind a GRE header; nil for one of another version
-// (PPTP's) or with source routes.
-func readGRE(b []byte) *decafpb.Packet {
+// openGRE finds what stands behind a GRE header; nothing behind one of another
+// version (PPTP's) or with source routes.
+func openGRE(b []byte) carried {
 	const (
 		checksum, routing, key, sequence = 0x8000, 0x4000, 0x2000, 0x1000
 		version                          = 0x0007
 	)
 	if len(b) < 4 {
-		return nil
+		return carried{}
 	}
 	flags := binary.BigEndian.Uint16(b)
 	if flags&(routing|version) != 0 {
-		return nil
+		return carried{}
 	}
 	size := 4
 	for _, f := range []uint16{checksum, key, sequence} {
@@ -110,15 +149,15 @@ func readGRE(b []byte) *decafpb.Packet {
 		}
 	}
 	if size > len(b) {
-		return nil
+		return carried{}
 	}
-	return readPayload(binary.BigEndian.Uint16(b[2:]), b[size:])
+	return openPayload(binary.BigEndian.Uint16(b[2:]), b[size:])
 }
 
-// readFrame reads an Ethernet frame.
-func readFrame(b []byte) *decafpb.Packet {
+// openFrame finds what an Ethernet frame carries.
+func openFrame(b []byte) carried {
 	if len(b) < 14 {
-		return nil
+		return carried{}
 	}
 	kind, rest := binary.BigEndian.Uint16(b[12:]), b[14:]
 	vlan := uint32(0)
@@ -129,39 +168,40 @@ func readFrame(b []byte) *decafpb.Packet {
 		vlan = uint32(binary.BigEndian.Uint16(rest)) & 0x0fff // the innermost: the customer's
 		kind, rest = binary.BigEndian.Uint16(rest[2:]), rest[4:]
 	}
-	p := readPayload(kind, rest)
-	if p == nil {
-		return nil
+	if kind == etherFrame { // a frame in a frame there is in GRE only
+		return carried{}
 	}
-	p.DstMac, p.SrcMac, p.Vlan = append([]byte(nil), b[0:6]...), append([]byte(nil), b[6:12]...), vlan
-	return p
+	c := openPayload(kind, rest)
+	if c.frame == nil { // else the one under labels is the user's
+		c.frame, c.vlan = b[:14], vlan
+	}
+	return c
 }
 
-// readPayload reads what an EtherType says is there.
-func readPayload(etherType uint16, b []byte) *decafpb.Packet {
+// openPayload finds what an EtherType says is there.
+func openPayload(etherType uint16, b []byte) carried {
 	switch etherType {
 	case etherFrame:
-		return readFrame(b)
+		return openFrame(b)
 	case etherMPLS, etherMPLSM:
 		if b = skipLabels(b); b == nil {
-			return nil
+			return carried{}
 		}
-		if b[0]>>4 == 0 { // a pseudowire's control word (RFC 4385), and a frame
+		switch b[0] >> 4 {
+		case 0: // a pseudowire's control word (RFC 4385), and a frame
 			if len(b) < 4 {
-				return nil
+				return carried{}
 			}
-			return readFrame(b[4:])
+			return openFrame(b[4:])
+		case 4:
+			return carried{etherType: etherIPv4, network: b}
+		case 6:
+			return carried{etherType: etherIPv6, network: b}
 		}
 	case etherIPv4, etherIPv6, etherARP:
-	default:
-		return nil
+		return carried{etherType: etherType, network: b}
 	}
-	p, err := Decode(b)
-	if err != nil {
-		return nil
-	}
-	p.Header = nil
-	return p
+	return carried{}
 }
 
 // skipLabels returns what stands behind an MPLS label stack, nil when its end or

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"decaf/api/decafpb"
@@ -123,6 +124,50 @@ func TestInnerCutShort(t *testing.T) {
 	}
 }
 
+// Of tunnels in tunnels the innermost packet is the user's; more than are opened,
+// and one that the bytes do not reach, leave the tunnel around it.
+func TestInnerOfNestedTunnels(t *testing.T) {
+	ip, tcp, plain := carried4()
+	framed := func() *decafpb.Packet {
+		p := proto.CloneOf(plain)
+		p.SrcMac, p.DstMac = innerSrc, innerDst
+		return p
+	}
+	through := func(kind layers.IPProtocol) *layers.IPv4 {
+		return &layers.IPv4{Version: 4, TTL: 9, Protocol: kind, SrcIP: net.IP{172, 16, 0, 1}, DstIP: net.IP{172, 16, 0, 2}}
+	}
+	vxlan := &layers.VXLAN{ValidIDFlag: true, VNI: 7}
+	tunnel := &layers.GRE{Protocol: layers.EthernetTypeIPv4}
+	label := &layers.MPLS{Label: 100, StackBottom: true, TTL: 9}
+	for _, tc := range []struct {
+		name      string
+		etherType uint16
+		bytes     []byte
+		want      *decafpb.Packet
+		kind      string
+	}{
+		{"vxlan in gre", 0, build(t, v4(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolUDP), outerUDP(4789), vxlan, ethernet(layers.EthernetTypeIPv4), ip, tcp), framed(), "gre/vxlan"},
+		{"gre in vxlan", 0, build(t, v4(layers.IPProtocolUDP), outerUDP(4789), vxlan, ethernet(layers.EthernetTypeIPv4), through(layers.IPProtocolGRE), tunnel, ip, tcp), plain, "vxlan/gre"},
+		{"vxlan under labels", etherMPLS, build(t, label, through(layers.IPProtocolUDP), outerUDP(4789), vxlan, ethernet(layers.EthernetTypeIPv4), ip, tcp), framed(), "mpls/vxlan"},
+		{"labels in vxlan", 0, build(t, v4(layers.IPProtocolUDP), outerUDP(4789), vxlan, ethernet(layers.EthernetTypeMPLSUnicast), label, ip, tcp), framed(), "vxlan"},
+		{"three", 0, build(t, v4(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolUDP), outerUDP(6635), label, ip, tcp), plain, "gre/gre/mpls"},
+		{"four", 0, build(t, v4(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, ip, tcp), plain, "gre/gre/gre/gre"},
+	} {
+		got, kind := Inner(tc.etherType, tc.bytes)
+		if d := cmp.Diff(tc.want, got, protocmp.Transform()); d != "" || kind != tc.kind {
+			t.Errorf("%s: %q\n%s", tc.name, kind, d)
+		}
+	}
+	five := build(t, v4(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolGRE), tunnel, ip, tcp)
+	if got, kind := Inner(0, five); kind != "gre/gre/gre/gre" || got.GetFlow().GetProtocol() != 47 {
+		t.Errorf("five: %q, %v", kind, got)
+	}
+	cut := build(t, v4(layers.IPProtocolGRE), tunnel, through(layers.IPProtocolUDP), outerUDP(4789), vxlan, ethernet(layers.EthernetTypeIPv4), ip, tcp)
+	if got, kind := Inner(0, cut[:20+4+20+8+8+14+19]); kind != "gre" || got.GetFlow().GetDstPort() != 4789 {
+		t.Errorf("cut: %q, %v", kind, got)
+	}
+}
+
 func TestDecodeARP(t *testing.T) {
 	b := append([]byte{0, 1, 8, 0, 6, 4, 0, 1}, 2, 0, 0, 0, 0, 1, 10, 9, 0, 1, 0, 0, 0, 0, 0, 0, 10, 9, 0, 2)
 	got, err := Decode(append(b, make([]byte, 18)...)) // padded to Ethernet's minimum
@@ -141,6 +186,8 @@ func FuzzInner(f *testing.F) {
 	for _, tc := range encapsulated(f) {
 		f.Add(tc.etherType, tc.bytes)
 	}
+	ip, tcp, _ := carried4()
+	f.Add(uint16(0), build(f, v4(layers.IPProtocolGRE), &layers.GRE{Protocol: layers.EthernetTypeIPv4}, v4(layers.IPProtocolGRE), &layers.GRE{Protocol: layers.EthernetTypeIPv4}, ip, tcp))
 	f.Fuzz(func(t *testing.T, etherType uint16, b []byte) {
 		p, kind := Inner(etherType, b)
 		if (p == nil) != (kind == "") {

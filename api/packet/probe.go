@@ -3,10 +3,9 @@ package packet
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
+	"net/netip"
 
 	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
 )
 
 // TCP flag bits, as in Packet.tcp_flags (RFC 9293 section 3.1).
@@ -58,37 +57,12 @@ func (p Probe) Marshal(buf []byte) ([]byte, error) {
 	if flags == 0 {
 		flags = ACK
 	}
-	tcp := layers.TCP{
-		SrcPort: layers.TCPPort(p.Flow.Src.Port()),
-		DstPort: layers.TCPPort(p.Flow.Dst.Port()),
-		Seq:     p.Seq,
-		Ack:     p.Ack,
-		FIN:     flags&FIN != 0,
-		SYN:     flags&SYN != 0,
-		RST:     flags&RST != 0,
-		PSH:     flags&PSH != 0,
-		ACK:     flags&ACK != 0,
-		URG:     flags&URG != 0,
-		ECE:     flags&ECE != 0,
-		CWR:     flags&CWR != 0,
-		Window:  1024,
-	}
-	var ip gopacket.SerializableLayer
-	var network gopacket.NetworkLayer
-	if src.Is4() {
-		h := &layers.IPv4{Version: 4, TTL: p.TTL, Id: p.ID, Protocol: layers.IPProtocolTCP,
-			Flags: layers.IPv4DontFragment, SrcIP: net.IP(src.AsSlice()), DstIP: net.IP(dst.AsSlice())}
-		ip, network = h, h
-	} else {
-		h := &layers.IPv6{Version: 6, HopLimit: p.TTL, FlowLabel: p.FlowLabel & 0xfffff,
-			NextHeader: layers.IPProtocolTCP, SrcIP: net.IP(src.AsSlice()), DstIP: net.IP(dst.AsSlice())}
-		ip, network = h, h
-	}
-	if err := tcp.SetNetworkLayerForChecksum(network); err != nil {
-		return nil, fmt.Errorf("probe of %s: %w", p.Flow, err)
+	ip := p.ipv4(src, dst)
+	if src.Is6() {
+		ip = p.ipv6(src, dst)
 	}
 	out := gopacket.NewSerializeBufferExpectedSize(60, 0)
-	if err := gopacket.SerializeLayers(out, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, &tcp); err != nil {
+	if err := gopacket.SerializeLayers(out, gopacket.SerializeOptions{}, ip, p.tcp(src, dst, flags)); err != nil {
 		return nil, fmt.Errorf("probe of %s: %w", p.Flow, err)
 	}
 	buf = append(buf[:0], out.Bytes()...)
@@ -99,4 +73,73 @@ func (p Probe) Marshal(buf []byte) ([]byte, error) {
 		binary.BigEndian.PutUint16(sum, binary.BigEndian.Uint16(sum)^0x5555)
 	}
 	return buf, nil
+}
+
+// header writes one header before what is in the buffer already: our own layers
+// of gopacket. Those of its package layers would cost every program that holds
+// them 6 MB of tables, filled at its start and searched through at each garbage
+// collection.
+type header struct {
+	length int
+	write  func(h []byte, payload int)
+}
+
+// SerializeTo is that of gopacket.SerializableLayer.
+func (l header) SerializeTo(b gopacket.SerializeBuffer, _ gopacket.SerializeOptions) error {
+	payload := len(b.Bytes())
+	h, err := b.PrependBytes(l.length)
+	if err != nil {
+		return err
+	}
+	clear(h)
+	l.write(h, payload)
+	return nil
+}
+
+// LayerType is that of gopacket.SerializableLayer.
+func (l header) LayerType() gopacket.LayerType { return gopacket.LayerTypePayload }
+
+// tcp is RFC 9293 section 3.1.
+func (p Probe) tcp(src, dst netip.Addr, flags uint8) header {
+	const length, window = 20, 1024
+	return header{length, func(h []byte, _ int) {
+		binary.BigEndian.PutUint16(h[0:], p.Flow.Src.Port())
+		binary.BigEndian.PutUint16(h[2:], p.Flow.Dst.Port())
+		binary.BigEndian.PutUint32(h[4:], p.Seq)
+		binary.BigEndian.PutUint32(h[8:], p.Ack)
+		h[12] = length / 4 << 4
+		h[13] = flags
+		binary.BigEndian.PutUint16(h[14:], window)
+		// The pseudo header is summed like the rest, its zeroes left out.
+		sum := append(make([]byte, 0, 60), src.AsSlice()...)
+		sum = append(sum, dst.AsSlice()...)
+		sum = append(sum, 0, TCP, 0, length)
+		binary.BigEndian.PutUint16(h[16:], checksum(append(sum, h...)))
+	}}
+}
+
+// ipv4 is RFC 791 section 3.1.
+func (p Probe) ipv4(src, dst netip.Addr) header {
+	const length, dontFragment = 20, 1 << 14
+	return header{length, func(h []byte, payload int) {
+		h[0] = 4<<4 | length/4
+		binary.BigEndian.PutUint16(h[2:], uint16(length+payload))
+		binary.BigEndian.PutUint16(h[4:], p.ID)
+		binary.BigEndian.PutUint16(h[6:], dontFragment)
+		h[8], h[9] = p.TTL, TCP
+		copy(h[12:], src.AsSlice())
+		copy(h[16:], dst.AsSlice())
+		binary.BigEndian.PutUint16(h[10:], checksum(h))
+	}}
+}
+
+// ipv6 is RFC 8200 section 3.
+func (p Probe) ipv6(src, dst netip.Addr) header {
+	return header{40, func(h []byte, payload int) {
+		binary.BigEndian.PutUint32(h, 6<<28|p.FlowLabel&0xfffff)
+		binary.BigEndian.PutUint16(h[4:], uint16(payload))
+		h[6], h[7] = TCP, p.TTL
+		copy(h[8:], src.AsSlice())
+		copy(h[24:], dst.AsSlice())
+	}}
 }

@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 	"testing"
@@ -97,6 +98,38 @@ func TestProbeFlags(t *testing.T) {
 		}
 		if p, _ := Decode(b); p.GetTcpFlags() != uint32(want) {
 			t.Errorf("flags %#x became %#x", want, p.GetTcpFlags())
+		}
+	}
+}
+
+// What our own layers write is what gopacket's write.
+func TestProbeIsWhatGopacketWrites(t *testing.T) {
+	for i, f := range []Flow{flow("10.0.0.1:40000", "10.0.0.2:80", TCP), flow("[2001:db8::1]:40000", "[2001:db8::2]:80", TCP)} {
+		for bit := range 8 {
+			p := Probe{Flow: f, TTL: 7, Seq: 0xcafe0001 << bit, Ack: 0xbeef0002, ID: 0x7003, FlowLabel: 0xf4321, Flags: 1 << bit}
+			got, err := p.Marshal(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tcp := &layers.TCP{SrcPort: 40000, DstPort: 80, Seq: p.Seq, Ack: p.Ack, Window: 1024,
+				FIN: p.Flags == FIN, SYN: p.Flags == SYN, RST: p.Flags == RST, PSH: p.Flags == PSH,
+				ACK: p.Flags == ACK, URG: p.Flags == URG, ECE: p.Flags == ECE, CWR: p.Flags == CWR}
+			ip4 := &layers.IPv4{Version: 4, TTL: 7, Id: 0x7003, Protocol: layers.IPProtocolTCP, Flags: layers.IPv4DontFragment,
+				SrcIP: f.Src.Addr().AsSlice(), DstIP: f.Dst.Addr().AsSlice()}
+			ip6 := &layers.IPv6{Version: 6, HopLimit: 7, FlowLabel: 0xf4321, NextHeader: layers.IPProtocolTCP,
+				SrcIP: f.Src.Addr().AsSlice(), DstIP: f.Dst.Addr().AsSlice()}
+			want := gopacket.NewSerializeBuffer()
+			options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
+			if i == 0 {
+				tcp.SetNetworkLayerForChecksum(ip4)
+				err = gopacket.SerializeLayers(want, options, ip4, tcp)
+			} else {
+				tcp.SetNetworkLayerForChecksum(ip6)
+				err = gopacket.SerializeLayers(want, options, ip6, tcp)
+			}
+			if err != nil || !bytes.Equal(got, want.Bytes()) {
+				t.Errorf("%s, flags %#x: %x, want %x (%v)", f, p.Flags, got, want.Bytes(), err)
+			}
 		}
 	}
 }

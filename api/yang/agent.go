@@ -16,18 +16,20 @@ type AgentState struct {
 	Slots             uint64 // of the event ring
 	Events            uint64 // sequence of the last event
 	EventsLost        uint64 // drops not taken from the kernel in time; their class counts them
+	DropsMissed       uint64 // drops of any namespace of its kernel that nobody looked at; no class counts them
 	EventsLostQueue   uint64 // events not sent to slow subscribers
 	DropsIgnored      uint64 // freed for a reason that is no loss, or on an interface left out
 	DropsUnclassified uint64 // in class unknown because no rule knows the reason
 	Subscribers       uint64
 
-	Aggregates          uint64 // sequence of the last loss aggregate
-	AggregatesMerged    uint64 // packets counted without their interfaces: too many aggregates at a time
-	Transitions         uint64 // sequence of the last transition
-	Fuse                string // what it allows of the whole agent: "full"
-	DropsUncounted      uint64 // taken while the fuse was off for their class
-	DuplicatesForgotten uint64 // flows forgotten before they stopped: too many
-	CPU                 uint64 // thousandths of one core
+	Aggregates          uint64   // sequence of the last loss aggregate
+	AggregatesMerged    uint64   // packets counted without their interfaces: too many aggregates at a time
+	Transitions         uint64   // sequence of the last transition
+	Fuse                string   // what it allows of the whole agent: "full"
+	Unreported          []string // classes that neither events nor aggregates tell of, or only late
+	DropsUncounted      uint64   // taken while the fuse was off for their class
+	DuplicatesForgotten uint64   // flows forgotten before they stopped: too many
+	CPU                 uint64   // thousandths of one core
 	MemoryBytes         uint64
 }
 
@@ -56,6 +58,9 @@ var agentLeaves = within("", []leaf[AgentState]{
 	{name: "events-lost", typ: Uint64, always: true,
 		getUint: func(a *AgentState) uint64 { return a.EventsLost },
 		setUint: func(a *AgentState, v uint64) { a.EventsLost = v }},
+	{name: "drops-missed", typ: Uint64, always: true,
+		getUint: func(a *AgentState) uint64 { return a.DropsMissed },
+		setUint: func(a *AgentState, v uint64) { a.DropsMissed = v }},
 	{name: "events-lost-queue", typ: Uint64, always: true,
 		getUint: func(a *AgentState) uint64 { return a.EventsLostQueue },
 		setUint: func(a *AgentState, v uint64) { a.EventsLostQueue = v }},
@@ -80,6 +85,9 @@ var agentLeaves = within("", []leaf[AgentState]{
 	{name: "fuse", typ: String,
 		getString: func(a *AgentState) string { return a.Fuse },
 		setString: func(a *AgentState, v string) error { a.Fuse = v; return nil }},
+	{name: "unreported", typ: Strings,
+		getStrings: func(a *AgentState) []string { return a.Unreported },
+		setStrings: func(a *AgentState, v []string) error { a.Unreported = v; return nil }},
 	{name: "drops-uncounted", typ: Uint64, always: true,
 		getUint: func(a *AgentState) uint64 { return a.DropsUncounted },
 		setUint: func(a *AgentState, v uint64) { a.DropsUncounted = v }},

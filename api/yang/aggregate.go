@@ -244,6 +244,7 @@ func DecodeAggregate(n *gnmipb.Notification) (*Aggregate, bool, error) {
 		}
 	}
 	a.SuppressedThreshold, a.SuppressedFuse, a.SuppressedQueue = a.Suppressed.Threshold, a.Suppressed.Fuse, a.Suppressed.Queue
+	a.SuppressedDuplicate, a.SuppressedFilter = a.Suppressed.Duplicate, a.Suppressed.Filter
 	a.Origin = &decafpb.Origin{Producer: n.GetPrefix().GetTarget(), BootId: a.bootID, Seq: a.sequence}
 	return &a.Aggregate, true, nil
 }

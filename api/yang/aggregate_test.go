@@ -18,6 +18,7 @@ func fullAggregate() Aggregate {
 			Origin: &decafpb.Origin{BootId: 9, Seq: 1030}, StartNs: 5e9, EndNs: 6e9,
 			Class: "policy/l3/acl", Reason: "NETFILTER_DROP", Ingress: "eth1", Egress: "eth2",
 			Packets: 1000, Bytes: 90000, SuppressedThreshold: 600, SuppressedFuse: 20, SuppressedQueue: 10,
+			SuppressedDuplicate: 60, SuppressedFilter: 10,
 			TopFlows: []*decafpb.FlowCount{
 				{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}, SrcPort: 40000, DstPort: 80, Protocol: 6}, Packets: 700, PacketsError: 3},
 				{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 3}, Protocol: 47}, Packets: 300},
@@ -28,7 +29,7 @@ func fullAggregate() Aggregate {
 			},
 		},
 		Events:       300,
-		Suppressed:   Suppressed{Threshold: 600, Fuse: 20, Queue: 10, Duplicate: 70},
+		Suppressed:   Suppressed{Threshold: 600, Fuse: 20, Queue: 10, Duplicate: 60, Filter: 10},
 		Unattributed: 10,
 	}
 }

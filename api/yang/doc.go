@@ -16,7 +16,8 @@
 // share; setting.go has those of what is set, whose types, ranges and patterns the
 // structs in package model check, which ygot generates (go generate ./api/yang/...);
 // value.go reads and writes typed values; path.go takes paths apart. openconfig.go
-// has the few standard paths that are served of any device.
+// has the few standard paths that are served of any device, openconfig_acl.go those
+// of firewall rules.
 //
 //	/loss/events/event[slot=N]/state/…                 one atomic notification per event
 //	/loss/aggregates/aggregate[slot=N]/state/…         the same per loss aggregate,

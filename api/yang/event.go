@@ -23,6 +23,8 @@ type event struct {
 	*decafpb.DropEvent
 	slot, sequence, bootID, repeats uint64
 	filter                          string
+	routed                          uint64
+	widened                         bool
 }
 
 var eventLeaves = within("", []leaf[event]{
@@ -67,6 +69,12 @@ var eventLeaves = within("", []leaf[event]{
 		getUint: func(e *event) uint64 { return e.repeats },
 		setUint: func(e *event, v uint64) { e.repeats = v }},
 	{name: "prefix", typ: Strings, getStrings: prefixes, setStrings: setPrefixes},
+	{name: "prefixes-routed", typ: Uint,
+		getUint: func(e *event) uint64 { return e.routed },
+		setUint: func(e *event, v uint64) { e.routed = v }},
+	{name: "prefix-widened", typ: Bool,
+		getBool: func(e *event) bool { return e.widened },
+		setBool: func(e *event, v bool) { e.widened = v }},
 	{name: "encapsulation", typ: String,
 		getString: func(e *event) string { return e.Encapsulation },
 		setString: func(e *event, v string) error { e.Encapsulation = v; return nil }},
@@ -150,11 +158,14 @@ func EventUpdates(ev *decafpb.DropEvent, slot, bootID uint64) *gnmipb.Notificati
 type Mark struct {
 	Repeats uint64 // drops of its flow before it that it stands for too
 	Filter  string // name of the filter that the packet matched
+
+	PrefixesRouted  uint64 // how many prefixes those of an event without a packet stand for
+	PrefixesWidened bool   // they hold more addresses than those, for lack of room
 }
 
 // MarkedEventUpdates is EventUpdates for an event with a mark.
 func MarkedEventUpdates(ev *decafpb.DropEvent, slot, bootID uint64, m Mark) *gnmipb.Notification {
-	e := &event{DropEvent: ev, slot: slot, sequence: ev.GetOrigin().GetSeq(), bootID: bootID, repeats: m.Repeats, filter: m.Filter}
+	e := &event{DropEvent: ev, slot: slot, sequence: ev.GetOrigin().GetSeq(), bootID: bootID, repeats: m.Repeats, filter: m.Filter, routed: m.PrefixesRouted, widened: m.PrefixesWidened}
 	n := &gnmipb.Notification{
 		Timestamp: int64(ev.GetTimeNs()),
 		Prefix:    statePath("events", "event", "slot", strconv.FormatUint(slot, 10)),

@@ -79,6 +79,31 @@ func TestEventThereAndBack(t *testing.T) {
 	}
 }
 
+// What an event carries beside the drop is there when it says something.
+func TestEventMark(t *testing.T) {
+	for _, tc := range []struct {
+		mark Mark
+		want map[string]uint64
+	}{
+		{Mark{}, map[string]uint64{}},
+		{Mark{Repeats: 3, PrefixesRouted: 300, PrefixesWidened: true}, map[string]uint64{"repeats": 3, "prefixes-routed": 300, "prefix-widened": 1}},
+		{Mark{PrefixesRouted: 2}, map[string]uint64{"prefixes-routed": 2}},
+	} {
+		got := map[string]uint64{}
+		for _, u := range MarkedEventUpdates(eventV6(), 1, 9, tc.mark).GetUpdate() {
+			switch name := u.GetPath().GetElem()[0].GetName(); name {
+			case "repeats", "prefixes-routed":
+				got[name] = u.GetVal().GetUintVal()
+			case "prefix-widened":
+				got[name] = map[bool]uint64{true: 1}[u.GetVal().GetBoolVal()]
+			}
+		}
+		if d := cmp.Diff(tc.want, got); d != "" {
+			t.Errorf("%+v: %s", tc.mark, d)
+		}
+	}
+}
+
 func TestEventNotification(t *testing.T) {
 	n := EventUpdates(fullEvent(), 1, 9)
 	if !n.GetAtomic() || n.GetTimestamp() != 1700000000123456789 {
@@ -226,13 +251,14 @@ func TestDecodeEventRefuses(t *testing.T) {
 func TestCountersThereAndBack(t *testing.T) {
 	now := time.Unix(7, 0)
 	class := ClassCounters{Name: "policy/l3/acl", Packets: 3, Bytes: 300, Events: 2}
-	agent := AgentState{Name: "sw1", BootID: 9, Version: "v1", StartedNs: 5, EventSource: "tp_btf", Slots: 1024, Events: 4, EventsLost: 1, EventsLostQueue: 2, DropsIgnored: 3, DropsUnclassified: 1, Subscribers: 1}
+	agent := AgentState{Name: "sw1", BootID: 9, Version: "v1", StartedNs: 5, EventSource: "tp_btf", Slots: 1024, Events: 4, EventsLost: 1, EventsLostQueue: 2, DropsIgnored: 3, DropsUnclassified: 1, Subscribers: 1,
+		AggregatesMerged: 5, Fuse: "sampled", Unreported: []string{"policy/l3/acl", "no-buffer"}, DropsUncounted: 6}
 	c, is, err := DecodeClass(ClassUpdates(class, now))
 	if err != nil || !is || *c != class {
 		t.Errorf("%+v, %v, %v", c, is, err)
 	}
 	a, is, err := DecodeAgent(AgentUpdates(agent, now))
-	if err != nil || !is || *a != agent {
+	if err != nil || !is || !cmp.Equal(*a, agent) {
 		t.Errorf("%+v, %v, %v", a, is, err)
 	}
 	// None of them takes another's.

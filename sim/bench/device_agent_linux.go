@@ -18,10 +18,13 @@ import (
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"github.com/vishvananda/netns"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+
+	"decaf/api/service"
 )
 
 // deviceCommand makes `decaf device` with a configuration file. A test has
@@ -31,22 +34,34 @@ var deviceCommand = func(config string) (*exec.Cmd, error) {
 	return exec.Command(exe, "device", "--config", config), err
 }
 
-// deviceAgent is a process of `decaf device` in r, and a connection to it.
+// deviceAgent is a process of `decaf device` in r, and a client of it.
 type deviceAgent struct {
+	*deviceClient
 	cmd  *exec.Cmd
 	out  bytes.Buffer
 	done chan error
 	end  chan struct{} // ends the thread that the process hangs on
 	dir  string
-	conn *grpc.ClientConn
+	// dial makes another client, with a connection of its own.
+	dial func(...grpc.DialOption) (*deviceClient, error)
 }
+
+// deviceClient is a connection to an agent.
+type deviceClient struct{ conn *grpc.ClientConn }
+
+func (c *deviceClient) close() { c.conn.Close() }
 
 // agentPort is where it listens, in r's own loopback.
 const agentPort = "127.0.0.1:9339"
 
 // startDevice runs an agent with a configuration (beside name, listen and log) and
-// waits until it serves.
-func (n *router) startDevice(ctx context.Context, config string) (_ *deviceAgent, err error) {
+// waits until it serves, in plain text.
+func (n *router) startDevice(ctx context.Context, config string) (*deviceAgent, error) {
+	return n.startOver(ctx, config, false)
+}
+
+// startOver is startDevice over plain text or mutual TLS.
+func (n *router) startOver(ctx context.Context, config string, secure bool) (_ *deviceAgent, err error) {
 	a := &deviceAgent{done: make(chan error, 1), end: make(chan struct{})}
 	if a.dir, err = os.MkdirTemp("", "decaf-bench-"); err != nil {
 		return nil, err
@@ -57,6 +72,14 @@ func (n *router) startDevice(ctx context.Context, config string) (_ *deviceAgent
 		}
 	}()
 	file := filepath.Join(a.dir, "device.yaml")
+	creds := insecure.NewCredentials()
+	if secure {
+		var files service.TLSFiles
+		if files, creds, err = mutual(a.dir); err != nil {
+			return nil, err
+		}
+		config += fmt.Sprintf("tls: {ca: %q, cert: %q, key: %q}\n", files.CA, files.Cert, files.Key)
+	}
 	text := "name: r\nlisten: " + agentPort + "\nlog: {level: warn}\n" + config
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
@@ -82,13 +105,16 @@ func (n *router) startDevice(ctx context.Context, config string) (_ *deviceAgent
 	}
 	a.cmd = cmd
 	go func() { a.done <- cmd.Wait() }()
-	a.conn, err = grpc.NewClient("passthrough:///"+agentPort,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (c net.Conn, err error) {
-			err = n.r.do(func() (err error) { c, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr); return err })
-			return c, err
-		}))
-	if err != nil {
+	a.dial = func(more ...grpc.DialOption) (*deviceClient, error) {
+		conn, err := grpc.NewClient("passthrough:///"+agentPort, append(more,
+			grpc.WithTransportCredentials(creds),
+			grpc.WithContextDialer(func(ctx context.Context, addr string) (c net.Conn, err error) {
+				err = n.r.do(func() (err error) { c, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr); return err })
+				return c, err
+			}))...)
+		return &deviceClient{conn}, err
+	}
+	if a.deviceClient, err = a.dial(); err != nil {
 		return nil, err
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
@@ -112,10 +138,34 @@ func (n *router) startDevice(ctx context.Context, config string) (_ *deviceAgent
 	}
 }
 
+// mutual makes, in a directory, what an agent and its client show to each other.
+func mutual(dir string) (agent service.TLSFiles, client credentials.TransportCredentials, err error) {
+	ca, err := service.NewCA(dir)
+	if err != nil {
+		return agent, nil, err
+	}
+	host, _, err := net.SplitHostPort(agentPort)
+	if err != nil {
+		return agent, nil, err
+	}
+	if agent, err = ca.Issue("r", host); err != nil {
+		return agent, nil, err
+	}
+	files, err := ca.Issue("collector")
+	if err != nil {
+		return agent, nil, err
+	}
+	conf, err := files.Client(host)
+	if err != nil {
+		return agent, nil, err
+	}
+	return agent, credentials.NewTLS(conf), nil
+}
+
 // stop ends the agent and waits for it.
 func (a *deviceAgent) stop() {
-	if a.conn != nil {
-		a.conn.Close()
+	if a.deviceClient != nil {
+		a.close()
 	}
 	if a.cmd != nil {
 		a.cmd.Process.Signal(syscall.SIGTERM)
@@ -171,8 +221,8 @@ func lossPath(under string) *gnmipb.SubscriptionList {
 // watch subscribes to a container under /loss and calls fn with each notification
 // and when it came, until ctx ends or fn fails; wait says how it ended. It returns
 // when the subscription is in sync.
-func (a *deviceAgent) watch(ctx context.Context, under string, fn func(*gnmipb.Notification, time.Time) error) (wait func() error, err error) {
-	stream, err := gnmipb.NewGNMIClient(a.conn).Subscribe(ctx)
+func (c *deviceClient) watch(ctx context.Context, under string, fn func(*gnmipb.Notification, time.Time) error) (wait func() error, err error) {
+	stream, err := gnmipb.NewGNMIClient(c.conn).Subscribe(ctx)
 	if err == nil {
 		err = stream.Send(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: lossPath(under)}})
 	}
@@ -223,8 +273,8 @@ func (c byteCodec) Unmarshal(data mem.BufferSlice, v any) error {
 
 // countFrames subscribes to a container under /loss without decoding what comes
 // and calls fn for each message, the first of which is the sync_response.
-func (a *deviceAgent) countFrames(ctx context.Context, under string, fn func()) (wait func() error, err error) {
-	s, err := a.conn.NewStream(ctx, &gnmipb.GNMI_ServiceDesc.Streams[0], gnmipb.GNMI_Subscribe_FullMethodName,
+func (c *deviceClient) countFrames(ctx context.Context, under string, fn func()) (wait func() error, err error) {
+	s, err := c.conn.NewStream(ctx, &gnmipb.GNMI_ServiceDesc.Streams[0], gnmipb.GNMI_Subscribe_FullMethodName,
 		grpc.ForceCodecV2(byteCodec{encoding.GetCodecV2(grpcproto.Name)}))
 	if err == nil {
 		err = s.SendMsg(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: lossPath(under)}})

@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -86,6 +85,7 @@ func runDevice(ctx context.Context, o Options) ([]Result, error) {
 		{"events of a quiet device", b.quiet},
 		{"events of a quiet class under a flood", b.quietClass},
 		{"events to many subscribers", b.fanOut},
+		{"a subscriber that never reads", b.slowReader},
 		{"flows of a flood", b.topFlows},
 		{"sFlow", b.sflow},
 	} {
@@ -514,94 +514,6 @@ func (b *deviceRun) quietClass(ctx context.Context) error {
 	b.result("flood_quiet_class_latency_p99_ms", inMilliseconds(delayAt(took, 0.99)), "ms", "the same")
 	b.result("flood_quiet_class_latency_max_ms", inMilliseconds(took[len(took)-1]), "ms", "the same")
 	return nil
-}
-
-// fanOut finds, by steps of half as many again, the most events a second that
-// reach every subscriber without loss.
-func (b *deviceRun) fanOut(ctx context.Context) error {
-	for _, subscribers := range []int{1, 16} {
-		best := 0.0
-		for rate := 2000.0; ; rate *= 1.5 {
-			reached, whole, err := b.fan(ctx, subscribers, rate)
-			if err != nil {
-				return err
-			}
-			b.Log("%d subscribers, %.0f events/s offered: %.0f reached each, whole: %v", subscribers, rate, reached, whole)
-			if whole {
-				best = max(best, reached)
-			}
-			if !whole || reached < 0.8*rate {
-				break
-			}
-		}
-		b.result(fmt.Sprintf("fanout%d_events_per_s", subscribers), best, "1/s", "events to each of them, without loss")
-	}
-	return nil
-}
-
-// fan sends drops at a rate to an agent that tells of each, and says how many
-// events a second reached each subscriber, and whether every drop did.
-func (b *deviceRun) fan(ctx context.Context, subscribers int, rate float64) (reached float64, whole bool, err error) {
-	a, err := b.startDevice(ctx, "ring: 65536\nreport: {threshold: 1000000}\nfuse: {cpu: 64, memory_bytes: 8589934592, events: 1000000, queue: 1}\n")
-	if err != nil {
-		return 0, false, err
-	}
-	defer a.stop()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var waits []func() error
-	counts := make([]atomic.Int64, subscribers)
-	for i := range subscribers - 1 {
-		wait, err := a.countFrames(ctx, "events", func() { counts[i+1].Add(1) })
-		if err != nil {
-			return 0, false, err
-		}
-		waits = append(waits, wait)
-	}
-	var last, holes uint64
-	wait, err := a.watch(ctx, "events", func(u *gnmipb.Notification, _ time.Time) error {
-		ev, is, err := yang.DecodeEvent(u)
-		if err == nil && is {
-			holes += ev.Origin.Seq - last - 1
-			last = ev.Origin.Seq
-			counts[0].Add(1)
-		}
-		return err
-	})
-	if err != nil {
-		return 0, false, err
-	}
-	waits = append(waits, wait)
-	begin := time.Now()
-	run, stop := context.WithTimeout(ctx, b.Duration)
-	defer stop()
-	sent, err := b.flood.run(run, rate)
-	if err != nil {
-		return 0, false, err
-	}
-	took := time.Since(begin).Seconds()
-	all := func() (least int64) {
-		least = counts[0].Load()
-		for i := 1; i < len(counts); i++ {
-			least = min(least, counts[i].Load()-1) // the sync_response
-		}
-		return least
-	}
-	// What is under way arrives; a second of nothing new is the end.
-	least, since := all(), time.Now()
-	for least < int64(sent) && time.Since(since) < time.Second {
-		time.Sleep(10 * time.Millisecond)
-		if now := all(); now != least {
-			least, since = now, time.Now()
-		}
-	}
-	cancel()
-	for _, wait := range waits {
-		if err := wait(); err != nil { // too slow, and told so
-			return float64(least) / took, false, nil
-		}
-	}
-	return float64(least) / took, least == int64(sent) && holes == 0, nil
 }
 
 // topFlows sends a flood of known flows and holds the aggregates against it.

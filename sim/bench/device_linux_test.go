@@ -45,8 +45,13 @@ func TestDeviceBench(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, whole, err := b.fan(t.Context(), 3, 200); err != nil || !whole {
-		t.Errorf("200 events a second do not reach 3 subscribers: %v", err)
+	for _, f := range []fan{{3, true}, {2, false}} {
+		if r, err := b.fan(t.Context(), f, 200); err != nil || r.missed > 0 || r.reached <= 0 {
+			t.Errorf("200 events a second to %+v: %+v, %v", f, r, err)
+		}
+	}
+	if took, r, err := b.slow(t.Context(), 2, 20_000, time.Minute); err != nil || took == 0 {
+		t.Errorf("a subscriber that never reads is not ended: %v, %+v, %v", took, r, err)
 	}
 	if took, err := b.delay(t.Context(), 1000); err != nil || len(took) == 0 || slices.Min(took) <= 0 {
 		t.Errorf("delays through the router: %v, %v", took, err)
