@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"decaf/api/agentconfig"
+	"decaf/api/bus"
 )
 
 // AgentSettings keeps what host agents are told. agentconfig.Store is one; an
@@ -27,13 +29,17 @@ type AgentSettings interface {
 type SettingsView struct {
 	For string            `json:"for"` // "all", "tag:NAME=VALUE" or a host
 	Set map[string]string `json:"set"` // by key, as it is written
-	// Of a host alone: what comes of it all, by which settings, and the revision
-	// that its agent's heartbeat says once it does so.
+	// Of a host alone: what comes of it all, by which settings ("topology" for what
+	// follows from that), and the revision that its agent's heartbeat says once it
+	// does so.
 	Told     map[string]string `json:"told,omitempty"`
 	From     map[string]string `json:"from,omitempty"`
 	Revision uint64            `json:"revision,omitempty"`
-	// Of all alone: the others that have settings.
-	Others []SettingsView `json:"others,omitempty"`
+	// Of all alone: the others that have settings, and 007's bound on traces per
+	// second and host for the topology, which goes where nobody sets a rate; 0: the
+	// topology is no regular Clos.
+	Others     []SettingsView `json:"others,omitempty"`
+	TraceBound float64        `json:"trace_bound,omitempty"`
 }
 
 // SettingsRequest changes settings; an empty value takes one back.
@@ -42,7 +48,7 @@ type SettingsRequest struct {
 	Set map[string]string `json:"set"`
 }
 
-func settingsText(s agentconfig.Settings) map[string]string {
+func settingsText(s interface{ Get(string) (string, bool) }) map[string]string {
 	out := map[string]string{}
 	for _, name := range agentconfig.Keys() {
 		if v, ok := s.Get(name); ok {
@@ -53,12 +59,9 @@ func settingsText(s agentconfig.Settings) map[string]string {
 }
 
 func settingsView(v agentconfig.View) SettingsView {
-	out := SettingsView{For: v.For.String(), Set: settingsText(v.Set), Revision: v.Revision}
+	out := SettingsView{For: v.For.String(), Set: settingsText(v.Set), Revision: v.Revision, TraceBound: v.TraceBound}
 	if v.Told != nil {
-		out.Told, out.From = settingsText(v.Told.Settings), map[string]string{}
-		for name, scope := range v.Told.From {
-			out.From[name] = scope.String()
-		}
+		out.Told, out.From = settingsText(*v.Told), v.Told.From
 	}
 	for scope, s := range v.Others {
 		out.Others = append(out.Others, SettingsView{For: scope.String(), Set: settingsText(s)})
@@ -94,6 +97,27 @@ func (s *Server) getSettings(w http.ResponseWriter, r *http.Request) error {
 	return answerSettings(w, view, err)
 }
 
+// mayTellAgents lets in who may change what every host does: over TLS an
+// administrator, by a certificate of the server's authority for admin.<name>, as
+// NATS does; without TLS whoever is on this machine.
+func mayTellAgents(r *http.Request) error {
+	if r.TLS == nil {
+		return nil
+	}
+	if len(r.TLS.VerifiedChains) == 0 {
+		return forbidden("only an administrator may change what agents do, and this client shows no certificate: give one for admin.<name>, of the authority in the server's api.tls.ca, with --cert and --key")
+	}
+	cn := r.TLS.VerifiedChains[0][0].Subject.CommonName
+	if role, name, ok := strings.Cut(cn, "."); !ok || role != bus.RoleAdmin || name == "" {
+		return forbidden("only an administrator may change what agents do, and this client's certificate is for %q: use one for admin.<name>", clip(cn))
+	}
+	return nil
+}
+
+func forbidden(format string, args ...any) *Error {
+	return &Error{Status: http.StatusForbidden, Title: "not allowed", Detail: fmt.Sprintf(format, args...)}
+}
+
 // maxSettingsBody bounds a request: longer than all settings together may be.
 const maxSettingsBody = 64 << 10
 
@@ -103,6 +127,9 @@ func (s *Server) setSettings(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := none(r); err != nil {
+		return err
+	}
+	if err := mayTellAgents(r); err != nil {
 		return err
 	}
 	var req SettingsRequest
@@ -166,9 +193,14 @@ whose name comes later in the alphabet wins.
 
 Settings:
 ` + aboutSettings() + `
-What is set nowhere is as the host's own configuration file says. Agents hear of a
-change at once, and ask with each heartbeat; "revision" in ` + "`decaf agents -o json`" + `
-is what they do now.`,
+Over https only an administrator may change settings: give --cert and --key of a
+certificate for admin.<name>. An agent may read its own settings and write none.
+
+What is set nowhere is as the host's own configuration file says. Where neither
+sets a trace_rate, it is the most that keeps every switch within switch_icmp
+answers per second, by 007's bound for the topology if that is a regular Clos:
+"topology" in the column set_for. Agents hear of a change at once, and ask with
+each heartbeat; "revision" in ` + "`decaf agents -o json`" + ` is what they do now.`,
 	}
 	cmd.AddCommand(agentsConfigGetCommand(), agentsConfigSetCommand())
 	return cmd
@@ -177,7 +209,7 @@ is what they do now.`,
 func aboutSettings() string {
 	var b strings.Builder
 	for _, name := range agentconfig.Keys() {
-		fmt.Fprintf(&b, "  %-10s %s\n", name, agentconfig.About(name))
+		fmt.Fprintf(&b, "  %-11s %s\n", name, agentconfig.About(name))
 	}
 	return b.String()
 }
@@ -210,7 +242,9 @@ func agentsConfigSetCommand() *cobra.Command {
 		Example: `  decaf agents config set all interval=10s sample=1/10
   decaf agents config set tag:rack=r1 trace_rate=5
   decaf agents config set web-1 tracking=off
-  decaf agents config set web-1 ignore=10.0.0.0/8,:22 only=`,
+  decaf agents config set web-1 ignore=10.0.0.0/8,:22 only=
+  decaf agents config set all balancer=http://lb.example:8080/flow,10.9.0.0/16,200ms
+  decaf agents config set web-1 survey=10m,10.0.1.1:443,99%`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return errors.New("say for whom and what, as in `decaf agents config set all interval=10s`; KEY is one of " + strings.Join(agentconfig.Keys(), ", "))
@@ -270,6 +304,9 @@ func askSettings(cmd *cobra.Command, a *ask, method string, q url.Values, body [
 			}
 		}
 	} else {
+		if _, ok := v.Set["trace_rate"]; !ok && v.TraceBound > 0 {
+			rows = append(rows, settingRow{v.For, "trace_rate", strconv.FormatFloat(v.TraceBound, 'g', 4, 64), agentconfig.FromTopology})
+		}
 		for _, one := range append([]SettingsView{v}, v.Others...) {
 			for _, name := range agentconfig.Keys() {
 				if value, ok := one.Set[name]; ok {

@@ -97,11 +97,15 @@ func (s *Server) Listen() error {
 	var tlsConfig *tls.Config
 	if s.cfg.TLS != nil {
 		var err error
-		if tlsConfig, err = s.cfg.TLS.Server(s.cfg.ClientCerts); err != nil {
+		// A certificate that a client has says who it is (agentsettings.go).
+		if tlsConfig, err = s.cfg.TLS.Server(s.cfg.ClientCerts || s.cfg.TLS.CA != ""); err != nil {
 			if l != nil {
 				l.Close()
 			}
 			return fmt.Errorf("api: tls: %w", err)
+		}
+		if !s.cfg.ClientCerts && s.cfg.TLS.CA != "" {
+			tlsConfig.ClientAuth = tls.VerifyClientCertIfGiven
 		}
 	}
 	if l == nil {

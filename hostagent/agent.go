@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"decaf/api/agentconfig"
 	"decaf/api/decafpb"
 	"decaf/api/packet"
 	"decaf/topology"
@@ -17,7 +18,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Publisher takes records and never blocks. bus.Publisher is one.
+// Publisher takes records and never blocks. bus.Publisher is one. If it has a
+// method Flush, that is called, as often as every 100 ms, when records had
+// better travel now than by a timer of its own.
 type Publisher interface {
 	Publish(proto.Message)
 }
@@ -27,9 +30,18 @@ type Publisher interface {
 // use. tracer.Tracer is one.
 type PathTracer interface {
 	Trace(ctx context.Context, f packet.Flow, epoch int64) *decafpb.Path
-	// Spent is what a new flow's trace would come to for lack of budget, at once;
-	// nil while there is some.
-	Spent() *decafpb.Path
+	// Spent is for how long there is no budget for the trace of a new flow; 0
+	// while there is some.
+	Spent() time.Duration
+	// Refuse is the path of a flow that is not traced for that.
+	Refuse() *decafpb.Path
+}
+
+// SpaceTracer is a PathTracer that finds the way of flows of other network
+// namespaces too, by their inode number; 0 is the agent's own.
+type SpaceTracer interface {
+	PathTracer
+	TraceIn(ctx context.Context, netns uint32, f packet.Flow, epoch int64) *decafpb.Path
 }
 
 // Deps are what an agent stands on.
@@ -46,8 +58,12 @@ type Deps struct {
 	Version string
 	// Settings, if set, is where the agent asks what it is told to do.
 	Settings SettingsSource
-	// SetTraceRate, if set, changes how many traces a second may start.
+	// SetTraceRate, if set, changes how many traces a second may start;
+	// SetBalancer whom the tracer asks about balanced addresses, the zero value
+	// nobody; SetSurvey which paths it looks for on schedule, the zero value none.
 	SetTraceRate func(perSecond float64)
+	SetBalancer  func(agentconfig.Balancer) error
+	SetSurvey    func(agentconfig.Survey)
 	// Counters, if set, adds counters to heartbeats.
 	Counters func() map[string]uint64
 }
@@ -137,8 +153,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.ignoring.Store(interfaces.refresh())
 
 	a.rules.own = netns
+	_, a.rules.anywhere = a.deps.Tracer.(SpaceTracer)
 	others := newSpaces(netns, a.cfg.Namespaces, a.log)
-	options := kernelOptions{netns: netns, several: len(a.cfg.Namespaces) > 0, ringBytes: a.cfg.RingBytes, flows: a.cfg.Flows.Enabled}
+	options := kernelOptions{netns: netns, several: len(a.cfg.Namespaces) > 0, ringBytes: a.cfg.RingBytes, flows: a.cfg.Flows.Enabled, spent: a.deps.Tracer.Spent}
+	if p, ok := a.deps.Publisher.(interface{ Flush() }); ok {
+		options.caughtUp = p.Flush
+	}
 	if others.all() {
 		options.netns = 0
 	}
@@ -272,12 +292,15 @@ func (a *Agent) handle(e event) {
 		return
 	}
 	epoch := at.UnixNano() / int64(a.cfg.Epoch)
-	switch asked, path := a.book.ask(flow, epoch, r); asked {
+	of := flowIn{flow, a.rules.elsewhere(&e)}
+	switch asked, path := a.book.ask(of, epoch, r); asked {
 	case askTrace:
-		j := job{flow: flow, epoch: epoch, record: r}
-		// Under many retransmits most traces are refused: that needs no worker.
-		if path := a.workers.tracer.Spent(); path != nil {
-			a.traced(j, path)
+		j := job{flow: of, epoch: epoch, record: r}
+		// Under many retransmits most traces are refused: that needs no worker. What
+		// comes with the budget spent is not traced later, when there is some
+		// again: that is for whoever comes then, of whom the path is news.
+		if t := a.workers.tracer; e.over || t.Spent() > 0 {
+			a.traced(j, t.Refuse())
 		} else if !a.workers.submit(j) {
 			a.count.add(countQueueFull, 1)
 			a.traced(j, &decafpb.Path{
@@ -317,7 +340,7 @@ func (a *Agent) handleClosed(e *event, at time.Time) {
 	a.count.add(countUndone, 1)
 	flow := e.flow()
 	r := &decafpb.Retransmit{TimeNs: uint64(at.UnixNano()), Flow: flow.PB(), Cookie: e.cookie, Undone: true}
-	if !a.book.hold(flow, r) {
+	if !a.book.hold(flowIn{flow, a.rules.elsewhere(e)}, r) {
 		a.deps.Publisher.Publish(r)
 	}
 }

@@ -35,7 +35,7 @@ func eventOf(port uint16, change func(*event)) event {
 // spentTracer has no budget.
 type spentTracer struct{ tracerFunc }
 
-func (spentTracer) Spent() *decafpb.Path { return pathOf(decafpb.PathStatus_PATH_STATUS_REFUSED) }
+func (spentTracer) Spent() time.Duration { return time.Second }
 
 // Without budget a record goes out at once and says so, and no worker is asked;
 // when there is budget again the flow may be traced.
@@ -52,10 +52,14 @@ func TestSpentBudgetAsksNoWorker(t *testing.T) {
 			t.Errorf("%v after %d traces, want one record, refused, and no trace", all, traces)
 		}
 		a.workers.tracer = trace
+		a.handle(eventOf(1, func(e *event) { e.over = true }))
+		if all := rec.all(); len(all) != 2 || all[1].GetPath().GetStatus() != decafpb.PathStatus_PATH_STATUS_REFUSED || traces != 0 {
+			t.Errorf("%v after %d traces, want what came before there was budget refused", all, traces)
+		}
 		a.handle(eventOf(1, nil))
 		stop()
-		if all := rec.all(); len(all) != 2 || all[1].GetPath().GetStatus() != decafpb.PathStatus_PATH_STATUS_COMPLETE || traces != 1 {
-			t.Errorf("%v after %d traces, want a second record, traced", all, traces)
+		if all := rec.all(); len(all) != 3 || all[2].GetPath().GetStatus() != decafpb.PathStatus_PATH_STATUS_COMPLETE || traces != 1 {
+			t.Errorf("%v after %d traces, want a third record, traced", all, traces)
 		}
 	})
 }

@@ -2,24 +2,46 @@ package hostagent
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// One moment on both of Go's clocks, and on the kernel's monotonic one in ns. Go's
+// monotonic clock is the same from another start, and read without a system call.
+var startTime, startKernel, errStartClock = oneMoment()
+
+// oneMoment reads them one after the other: of several times, the one between
+// whose readings was the least.
+func oneMoment() (at time.Time, kernel uint64, err error) {
+	least := time.Duration(math.MaxInt64)
+	for range 10 {
+		before := time.Now()
+		now, err := monotonic()
+		if err != nil {
+			return at, kernel, err
+		}
+		if took := time.Since(before); took < least {
+			at, kernel, least = before.Add(took/2), now, took
+		}
+	}
+	return at, kernel, nil
+}
+
 // wallClock turns the kernel's monotonic nanoseconds into UTC. It reads both
 // clocks anew for each event, so that a step of the wall clock shows at once.
 func wallClock(at uint64) (time.Time, error) {
-	now, err := monotonic()
-	if err != nil {
-		return time.Time{}, err
+	if errStartClock != nil {
+		return time.Time{}, errStartClock
 	}
-	var wall unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_REALTIME, &wall); err != nil {
-		return time.Time{}, fmt.Errorf("read the wall clock: %w", err)
-	}
-	return time.Unix(0, wall.Nano()-(int64(now)-int64(at))).UTC(), nil
+	now := time.Now()
+	age := int64(startKernel) + int64(now.Sub(startTime)) - int64(at)
+	return time.Unix(0, now.UnixNano()-age).UTC(), nil
 }
+
+// kernelClock is a time on the clock that the kernel stamps events with.
+func kernelClock(t time.Time) uint64 { return startKernel + uint64(t.Sub(startTime)) }
 
 // monotonic reads the clock that the kernel stamps events with, in ns.
 func monotonic() (uint64, error) {

@@ -35,12 +35,24 @@ false} turns it off.
 Every tables.interval (30s) it publishes what each connection did: bytes sent and
 received, written and read by the application, round-trip times, retransmits,
 windows, resets, and how those ended that did; and sums of these per address and
-service port. tables: {enabled: false} turns it off. While the agent runs,
-` + "`decaf agents config set`" + ` changes the interval, leaves connections out, lists
-but a sample of them, and sets how many traces a second may start.
+service port. tables: {enabled: false} turns it off.
 
-It watches the network namespace it runs in, and needs root, or the
-capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with
+trace.rate bounds the traces. Where it is 0, it is what 007's bound gives for the
+topology: so many that no switch answers more than 100 probes a second.
+trace.balancer names a load balancer to ask, over HTTP, what became of a connection
+to one of its addresses: {url: "http://lb.example:8080/flow", networks: [10.9.0.0/16],
+timeout: 200ms}. A flow that nobody can resolve is not traced, and counted.
+survey: {every: 10m, to: ["10.0.1.1:443"], file: learnt.yaml} finds all equal-cost
+paths there again and again, with what traces leave of the rate, and keeps what it
+finds as a topology file.
+
+While the agent runs, ` + "`decaf agents config set`" + ` changes the tables' interval,
+leaves connections out or lists but a sample of them, and sets trace rate, balancer
+and survey.
+
+It watches the network namespace it runs in, and with namespaces: [all], or names
+of them, others too: their flows are traced from where they are. It needs root, or
+the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with
 BTF type information.
 
 Every key of the configuration file can be given as an environment variable:

@@ -22,6 +22,7 @@ type Config struct {
 	Topology string       `yaml:"topology"`
 	NATS     NATSConfig   `yaml:"nats"`
 	Trace    TraceConfig  `yaml:"trace"`
+	Survey   SurveyConfig `yaml:"survey"`
 	Flows    FlowsConfig  `yaml:"flows"`
 	Tables   TablesConfig `yaml:"tables"`
 	// Source is how retransmits are seen: "auto" takes the first of tp_btf,
@@ -31,7 +32,8 @@ type Config struct {
 	// Namespaces are further network namespaces whose retransmits are told,
 	// beside the agent's own: names under /run/netns, files, or "all" alone for
 	// every one of the machine. One that is not there yet is looked for at each
-	// heartbeat. Their flows are neither traced nor counted.
+	// heartbeat. Their flows are traced from where they are, or, where this
+	// host's NAT translates them, as what becomes of them.
 	Namespaces []string `yaml:"namespaces"`
 	// Epoch is the tumbling window in which a flow is traced at most once.
 	Epoch time.Duration `yaml:"epoch"`
@@ -59,7 +61,9 @@ type NATSConfig struct {
 
 // TraceConfig bounds what traces cost this host and the network.
 type TraceConfig struct {
-	// Rate is how many traces a second the host may start: Ct of 007.
+	// Rate is how many traces a second the host may start: Ct of 007. 0: the bound
+	// that follows from the topology, which is handed out with the settings; until
+	// then, and where the topology is no regular Clos, 10.
 	Rate  float64 `yaml:"rate"`
 	Burst int     `yaml:"burst"`
 	// MaxTTL bounds a trace to a destination of unknown distance.
@@ -71,6 +75,47 @@ type TraceConfig struct {
 	// Workers is how many traces run at the same time, Queue how many wait.
 	Workers int `yaml:"workers"`
 	Queue   int `yaml:"queue"`
+	// Balancer is an external load balancer in front of some of the destinations.
+	Balancer BalancerConfig `yaml:"balancer"`
+}
+
+// BalancerConfig says whom to ask what became of a connection to an address that
+// is balanced, so that its probes take the way of its packets: by GET
+// URL?src=…&src_port=…&dst=…&dst_port=…&protocol=tcp, answered by a JSON object of
+// those names that changed, or 404. A flow that stays unresolved is not traced,
+// and counted. Settings given while the agent runs go before it.
+type BalancerConfig struct {
+	URL string `yaml:"url"` // empty: there is none
+	// Networks hold the addresses that it balances.
+	Networks []netip.Prefix `yaml:"networks"`
+	Timeout  time.Duration  `yaml:"timeout"`
+	// TLS is for https with an authority of one's own, whoever names the URL.
+	TLS *service.TLSFiles `yaml:"tls"`
+}
+
+// SurveyConfig has the agent look for all equal-cost paths to some destinations,
+// again and again, with what its traces leave of trace.rate. Settings given while
+// it runs go before Every, To and Confidence.
+type SurveyConfig struct {
+	Every time.Duration    `yaml:"every"` // 0: never
+	To    []netip.AddrPort `yaml:"to"`
+	// Confidence is how sure to be of every next hop, in percent: 95 or 99.
+	Confidence int `yaml:"confidence"`
+	// File is where the topology that follows from what was found is kept, for
+	// a network of which no file tells. Empty: nowhere.
+	File string `yaml:"file"`
+}
+
+// told is what c says as it is told to agents that run.
+func (c BalancerConfig) told() agentconfig.Balancer {
+	return agentconfig.Balancer{URL: c.URL, Networks: c.Networks, Timeout: c.Timeout}
+}
+
+func (c SurveyConfig) told() agentconfig.Survey {
+	if c.Every == 0 {
+		return agentconfig.Survey{}
+	}
+	return agentconfig.Survey{Every: c.Every, To: c.To, Confidence: c.Confidence}
 }
 
 // FlowsConfig is about the counts of what flows send, without which blame
@@ -115,6 +160,10 @@ func (c Config) tableSettings() tableSettings {
 	return tableSettings{Tracking: t.Enabled && c.Flows.Enabled, Interval: t.Interval, Sample: t.Sample, Only: t.Only, Ignore: t.Ignore}
 }
 
+// defaultTraceRate is what 007 (NSDI 2018, section 4.1) came to, in traces per
+// second and host, at 100 ICMP answers a second and switch.
+const defaultTraceRate = 10
+
 // DefaultConfig returns the configuration in force where a file says nothing.
 // Name, Site and NATS.URL have no default that works everywhere.
 func DefaultConfig() Config {
@@ -122,16 +171,16 @@ func DefaultConfig() Config {
 		Site: "default",
 		NATS: NATSConfig{URL: "nats://127.0.0.1:4222"},
 		Trace: TraceConfig{
-			// 007 (NSDI 2018, section 4.1) came to about 10 traces a second
-			// and host at 100 ICMP answers a second and switch. The burst lets
-			// the first seconds of a fault be seen whole.
-			Rate: 10, Burst: 50,
-			MaxTTL:  15,
-			Resend:  2 * time.Millisecond,
-			Timeout: 50 * time.Millisecond,
-			Workers: 16,
-			Queue:   256,
+			// The burst lets the first seconds of a fault be seen whole.
+			Burst:    50,
+			MaxTTL:   15,
+			Resend:   2 * time.Millisecond,
+			Timeout:  50 * time.Millisecond,
+			Workers:  16,
+			Queue:    256,
+			Balancer: BalancerConfig{Timeout: 200 * time.Millisecond},
 		},
+		Survey: SurveyConfig{Confidence: 95},
 		// A flow takes some 70 bytes of memory, a row some 120 and on the wire
 		// some 60 before compression.
 		Flows: FlowsConfig{Enabled: true, Interval: 5 * time.Second, MaxFlows: 100_000, MaxRows: 16_384},
@@ -156,11 +205,16 @@ func (c Config) Validate() error {
 	if c.Site == "" {
 		bad("site: missing: give the site of the topology")
 	}
+	if c.Listen != "" {
+		if err := service.ValidListen(c.Listen); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if c.NATS.URL == "" {
 		bad("nats.url: missing: give the address of decaf serve's NATS, such as tls://192.0.2.1:4222")
 	}
-	if c.Trace.Rate <= 0 {
-		bad("trace.rate: %v is no rate: give traces per second above 0", c.Trace.Rate)
+	if !(c.Trace.Rate >= 0) || c.Trace.Rate > agentconfig.MaxTraceRate {
+		bad("trace.rate: %v: give traces per second, at most %d, or 0 for the bound that follows from the topology", c.Trace.Rate, agentconfig.MaxTraceRate)
 	}
 	if c.Trace.Burst < 1 {
 		bad("trace.burst: %d: give at least 1", c.Trace.Burst)
@@ -177,6 +231,22 @@ func (c Config) Validate() error {
 	}
 	if c.Trace.Queue < 1 || c.Trace.Queue > 1<<20 {
 		bad("trace.queue: %d: give 1 to %d", c.Trace.Queue, 1<<20)
+	}
+	if b := c.Trace.Balancer; b.URL != "" {
+		if err := b.told().Validate(); err != nil {
+			bad("trace.balancer: %w", err)
+		} else if b.Timeout <= 0 {
+			bad("trace.balancer.timeout: %v: give more than 0", b.Timeout)
+		}
+	} else if len(b.Networks) > 0 {
+		bad("trace.balancer: it has networks, and no url to ask about them")
+	}
+	if v := c.Survey; v.Every != 0 {
+		if err := v.told().Validate(); err != nil {
+			bad("survey: %w", err)
+		}
+	} else if len(v.To) > 0 {
+		bad("survey: it says where to, and not how often: give every, such as 10m")
 	}
 	if c.Flows.Interval < time.Second || c.Flows.Interval > 5*time.Minute {
 		bad("flows.interval: %v: give 1s to 5m", c.Flows.Interval)
@@ -202,8 +272,8 @@ func (c Config) Validate() error {
 	if c.Epoch < time.Second {
 		bad("epoch: %v: give at least 1s", c.Epoch)
 	}
-	if c.Heartbeat < 100*time.Millisecond {
-		bad("heartbeat: %v: give at least 100ms", c.Heartbeat)
+	if c.Heartbeat < minHeartbeat || c.Heartbeat > maxHeartbeat {
+		bad("heartbeat: %v: give %v to %v: an agent counts as silent after three of them, and until then one that is gone looks like one that loses nothing", c.Heartbeat, minHeartbeat, maxHeartbeat)
 	}
 	if page := os.Getpagesize(); c.RingBytes < page || c.RingBytes > 1<<30 ||
 		c.RingBytes&(c.RingBytes-1) != 0 || c.RingBytes%page != 0 {

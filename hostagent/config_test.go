@@ -28,6 +28,8 @@ epoch: 1m
 flows: {interval: 10s}
 ignore_interfaces: [mgmt0]
 ignore_networks: [198.18.0.0/16, "fd00::/8"]
+trace: {balancer: {url: "http://lb.example/", networks: [10.9.0.0/16], timeout: 1s}}
+survey: {every: 10m, to: ["10.0.1.1:443", "[2001:db8::1]:443"], file: learnt.yaml}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +37,9 @@ ignore_networks: [198.18.0.0/16, "fd00::/8"]
 	if cfg.Name != "web1" || cfg.NATS.TLS == nil || cfg.NATS.TLS.Key != "k.pem" || cfg.Epoch != time.Minute || cfg.Trace.Rate != 3 ||
 		cfg.Flows.Enabled || cfg.Flows.Interval != 10*time.Second || cfg.Flows.MaxRows != DefaultConfig().Flows.MaxRows ||
 		cfg.Trace.Workers != DefaultConfig().Trace.Workers || len(cfg.IgnoreInterfaces) != 1 || len(cfg.IgnoreNetworks) != 2 ||
-		cfg.IgnoreNetworks[1].String() != "fd00::/8" {
+		cfg.IgnoreNetworks[1].String() != "fd00::/8" ||
+		cfg.Trace.Balancer.told().String() != "http://lb.example/,10.9.0.0/16,1s" ||
+		cfg.Survey.told().String() != "10m0s,10.0.1.1:443,[2001:db8::1]:443,95%" || cfg.Survey.File != "learnt.yaml" {
 		t.Errorf("%+v", cfg)
 	}
 }
@@ -52,7 +56,20 @@ func TestConfigErrors(t *testing.T) {
 	f("name: ''", "name:")
 	f("site: ''", "site:")
 	f("nats: {url: ''}", "nats.url:")
-	f("trace: {rate: 0}", "trace.rate:")
+	f("trace: {rate: -1}", "trace.rate:")
+	f("trace: {rate: .nan}", "trace.rate:")
+	f("trace: {rate: 10001}", "trace.rate:")
+	f("trace: {balancer: {url: lb.example, networks: [10.9.0.0/16]}}", "trace.balancer: balancer address")
+	f("trace: {balancer: {url: \"http://lb.example/\"}}", "10.9.0.0/16")
+	f("trace: {balancer: {networks: [10.9.0.0/16]}}", "no url")
+	f("trace: {balancer: {url: \"http://lb.example/\", networks: [10.9.0.0/16], timeout: 1m}}", "at most 10s")
+	f("trace: {balancer: {url: \"http://lb.example/\", networks: [10.9.0.0/16], timeout: 0s}}", "more than 0")
+	f("trace: {balancer: {uri: x}}", "url")
+	f("survey: {every: 1s, to: [\"10.0.1.1:443\"]}", "10s to 24h")
+	f("survey: {every: 1m}", "1 to 64")
+	f("survey: {to: [\"10.0.1.1:443\"]}", "every")
+	f("survey: {every: 1m, to: [\"10.0.1.1\"]}", "ip:port")
+	f("survey: {every: 1m, to: [\"10.0.1.1:443\"], confidence: 90}", "95 or 99")
 	f("trace: {burst: 0}", "trace.burst:")
 	f("trace: {max_ttl: 64}", "trace.max_ttl:")
 	f("trace: {resend: 60ms}", "trace.resend")
@@ -71,6 +88,7 @@ func TestConfigErrors(t *testing.T) {
 	f("tables: {only: [10.0.0]}", "10.0.0.0/8")
 	f("epoch: 10ms", "epoch:")
 	f("heartbeat: 1ms", "heartbeat:")
+	f("heartbeat: 11s", "heartbeat: 11s: give 100ms to 10s: an agent counts as silent after three")
 	f("ring_bytes: 5000", "ring_bytes:")
 	f("ignore_networks: [198.18.0.0]", "198.18.0.0")
 	f("epoch: soon", "soon")

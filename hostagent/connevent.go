@@ -61,7 +61,7 @@ type connStory struct {
 }
 
 // decodeStory reads a story; b holds csBytes at least.
-func decodeStory(b []byte) connStory {
+func decodeStory(b []byte, names names) connStory {
 	ne := binary.NativeEndian
 	opened := ne.Uint64(b[csOpened:])
 	return connStory{
@@ -69,7 +69,7 @@ func decodeStory(b []byte) connStory {
 		inbound:        opened&1 != 0,
 		began:          ne.Uint64(b[csBegan:]),
 		pid:            ne.Uint32(b[csPID:]),
-		process:        cString(b[csComm : csComm+16]),
+		process:        names.text(b[csComm : csComm+16]),
 		err:            int32(ne.Uint32(b[csError:])),
 		before:         b[csBefore],
 		resetsSent:     ne.Uint32(b[csResetsSent:]),
@@ -78,12 +78,29 @@ func decodeStory(b []byte) connStory {
 	}
 }
 
-// cString is the text up to the first 0.
-func cString(b []byte) string {
+// names holds each name of a process once, so that reading it a million times
+// takes no memory. A nil one holds none.
+type names map[string]string
+
+// maxNames bounds the names kept: more than a host runs processes at a time.
+const maxNames = 4096
+
+// text is the text up to the first 0.
+func (n names) text(b []byte) string {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]
 	}
-	return string(bytes.ToValidUTF8(b, []byte("?")))
+	if known, ok := n[string(b)]; ok || len(b) == 0 {
+		return known
+	}
+	text := string(bytes.ToValidUTF8(b, []byte("?")))
+	if n != nil {
+		if len(n) >= maxNames {
+			clear(n)
+		}
+		n[string(b)] = text
+	}
+	return text
 }
 
 // storiesSpec is the map of stories.

@@ -37,7 +37,7 @@ func (l *lab) stories(t *testing.T, s *space) func(net.Conn) connStory {
 		if lerr != nil {
 			return connStory{}
 		}
-		return decodeStory(b)
+		return decodeStory(b, nil)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestDecodeStory(t *testing.T) {
 		opened: 1000, inbound: true, began: 900, pid: 7, process: "a?b", err: int32(unix.ETIMEDOUT),
 		before: tcpEstablished, resetsSent: 2, resetsReceived: 3, reductions: 4,
 	}
-	if got := decodeStory(b); got != want {
+	if got := decodeStory(b, nil); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

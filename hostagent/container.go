@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -80,9 +81,14 @@ func (c *containers) refresh() {
 }
 
 // containerID is how container runtimes name the groups of their containers:
-// docker-<id>.scope, cri-containerd-<id>.scope, crio-<id>, libpod-<id>, or the
-// id alone under /docker or /kubepods.
-var containerID = regexp.MustCompile(`^(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?$`)
+// docker-<id>.scope, cri-containerd-<id>.scope, crio-<id>, libpod-<id>,
+// <slice>:cri-containerd:<id>, or the id alone under /docker or /kubepods.
+var containerID = regexp.MustCompile(`^(?:[^/]*[:-])?([0-9a-f]{64})(?:\.scope)?$`)
+
+// machineName is how systemd-nspawn (a service of its own, or machinectl's and
+// libvirt's scopes) and LXC name theirs: the name is that which machinectl list,
+// or lxc-ls, shows.
+var machineName = regexp.MustCompile(`^(?:systemd-nspawn@(.+)\.service|machine-(.+)\.scope|lxc\.payload\.(.+))$`)
 
 // containerName makes a name of the path of a control group.
 func containerName(at string) string {
@@ -94,6 +100,9 @@ func containerName(at string) string {
 		if m := containerID.FindStringSubmatch(parts[i]); m != nil {
 			return m[1][:12] // as docker ps and crictl ps show it
 		}
+		if m := machineName.FindStringSubmatch(parts[i]); m != nil {
+			return unescapeUnit(m[1] + m[2] + m[3])
+		}
 	}
 	for i := len(parts) - 1; i >= 0; i-- {
 		if strings.HasSuffix(parts[i], ".service") || strings.HasSuffix(parts[i], ".scope") {
@@ -101,4 +110,15 @@ func containerName(at string) string {
 		}
 	}
 	return parts[len(parts)-1]
+}
+
+// escapedByte is how systemd writes a byte that a unit's name must not have.
+var escapedByte = regexp.MustCompile(`\\x[0-9a-f]{2}`)
+
+// unescapeUnit undoes systemd-escape.
+func unescapeUnit(s string) string {
+	return escapedByte.ReplaceAllStringFunc(s, func(e string) string {
+		n, _ := strconv.ParseUint(e[2:], 16, 8) // two hexadecimal digits
+		return string([]byte{byte(n)})
+	})
 }

@@ -26,6 +26,20 @@ func TestContainerName(t *testing.T) {
 	f("system.slice/nginx.service/worker", "nginx.service")
 	f("user.slice/user-1000.slice/session-2.scope", "session-2.scope")
 	f("lxc/web", "web")
+	f("lxc.payload.web", "web")
+	f("lxc.payload.web/system.slice/nginx.service", "web")
+	f("docker/"+id, "0123456789ab")
+	f("user.slice/user-1000.slice/user@1000.service/user.slice/docker-"+id+".scope", "0123456789ab")
+	f("user.slice/user-1000.slice/user@1000.service/user.slice/libpod-"+id+".scope/container", "0123456789ab")
+	f("default/"+id, "0123456789ab") // containerd alone
+	f("system.slice/kubepods-burstable-pod1.slice:cri-containerd:"+id, "0123456789ab")
+	f("docker/"+strings.Repeat("f", 64)+"/kubelet.slice/kubepods.slice/cri-containerd-"+id+".scope", "0123456789ab") // a node in a container
+	f("machine.slice/systemd-nspawn@web.service/payload", "web")
+	f("machine.slice/systemd-nspawn@web\\x2d1.service/payload/system.slice", "web-1")
+	f("machine.slice/machine-web.scope/payload", "web")
+	f("machine.slice/machine-qemu\\x2d1\\x2ddb.scope/libvirt", "qemu-1-db")
+	f("system.slice/docker-"+id[:63]+".scope", "docker-"+id[:63]+".scope") // no id
+	f("system.slice/machine-.scope", "machine-.scope")
 }
 
 // A container that starts later is found, and one that nobody knows is asked

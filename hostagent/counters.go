@@ -65,6 +65,15 @@ const (
 	countTableUnsampled       = "table_records_unsampled"     // not listed, as the sampling says
 	countTableFiltered        = "table_connections_untracked" // as the filters say
 
+	countSurveys         = "surveys"           // of a destination's equal-cost paths, made
+	countSurveysFailed   = "surveys_failed"    // that came to nothing
+	countSurveyPaths     = "survey_paths"      // equal-cost paths found in the latest of each destination
+	countSurveyUnwritten = "surveys_unwritten" // of which survey.file does not tell
+
+	countTraceRate    = "trace_rate_per_1000s"    // traces that may start in 1000 s, as the agent is told
+	countSpaceTracers = "trace_namespaces"        // other network namespaces traced from now
+	countSpaceMissed  = "trace_namespaces_missed" // traces that needed another one, and did not get it
+
 	countSettingsRefused = "settings_refused" // revision of the latest settings, if they could not be put in force, else 0
 
 	countPubLeftOut = "records_left_out"       // by the publisher, NATS having been away too long

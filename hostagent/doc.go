@@ -9,7 +9,7 @@
 //   - source.go says how retransmits may be seen, and takes the best way there
 //     is. That is kernel.go, which loads and attaches the programs of
 //     program.go, whose structure offsets come from the running kernel's BTF
-//     (offsets.go); read.go reads their ring buffer. The lesser ways are one,
+//     (offsets.go); read.go reads their ring buffer (ring.go). The lesser ways are one,
 //     fallback_linux.go: sock_diag (diag_linux.go), told where to look by
 //     classic tracepoints (classic_linux.go) through programs
 //     (tracepoint_linux.go) or perf events (perf_linux.go), or each second.
@@ -45,6 +45,8 @@
 //     hears of a change.
 //   - counters.go counts everything, above all what was left out;
 //     heartbeat.go says it every two seconds.
+//   - tracers.go are the Tracers of this and other network namespaces, survey.go
+//     has all equal-cost paths looked for on schedule.
 //   - agent.go wires these, in the network namespace that netns.go opens;
 //     config.go and command.go make it `decaf host`.
 //

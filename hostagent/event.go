@@ -46,7 +46,8 @@ const (
 	evSettled      = 91  // u8, of a sample: the kernel expects no more word of it
 	evNetNS        = 92  // u32, inode number of the network namespace
 	evCgroup       = 96  // u64, id of the control group, version 2
-	evPID          = 104 // u32, and 4 of padding
+	evPID          = 104 // u32
+	evQuiet        = 108 // u8, 1: wakes nobody, and 3 of padding
 	evComm         = 112 // 16 bytes
 	evBytes        = 128
 )
@@ -72,6 +73,8 @@ type event struct {
 	pid          uint32     // 0: not known
 	process      string     // "": not known
 	drop         *localDrop // of whatDropped alone
+	quiet        bool       // its socket had woken the reader a moment before
+	over         bool       // it came when no trace could be afforded
 }
 
 // TCP flags, RFC 9293 section 3.1.
@@ -121,7 +124,8 @@ func decodeEvent(b []byte, caState field) (event, error) {
 		netns:        u32(evNetNS),
 		cgroup:       u64(evCgroup),
 		pid:          u32(evPID),
-		process:      cString(b[evComm : evComm+16]),
+		process:      names(nil).text(b[evComm : evComm+16]),
+		quiet:        b[evQuiet] != 0,
 	}
 	if caState.mask != 0 {
 		e.caState = e.caState >> caState.shift & caState.mask

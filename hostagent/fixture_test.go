@@ -48,7 +48,7 @@ func (r *recorder) Publish(m proto.Message) {
 	case *decafpb.Heartbeat:
 		r.beat = append(r.beat, m)
 	case *decafpb.FlowRecord:
-		r.flow = append(r.flow, m)
+		r.flow = append(r.flow, proto.CloneOf(m)) // it is the agent's again
 	}
 	select {
 	case r.news <- struct{}{}:
@@ -99,7 +99,11 @@ func (r *recorder) wait(t *testing.T, what string, want func(*decafpb.Retransmit
 type tracerFunc func(context.Context, packet.Flow, int64) *decafpb.Path
 
 // Spent says that there is budget.
-func (f tracerFunc) Spent() *decafpb.Path { return nil }
+func (f tracerFunc) Spent() time.Duration { return 0 }
+
+func (f tracerFunc) Refuse() *decafpb.Path {
+	return &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_REFUSED}
+}
 
 func (f tracerFunc) Trace(ctx context.Context, fl packet.Flow, epoch int64) *decafpb.Path {
 	return f(ctx, fl, epoch)

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 )
 
 // A flowReader is a source of flow samples, for one goroutine but for Stop and
@@ -33,11 +31,9 @@ type flowReader interface {
 type flowKernel struct {
 	maps    flowMaps
 	decoder sampleDecoder
-	reader  *ringbuf.Reader
 	links   []link.Link
 	iters   []*link.Iter // one
 	buf     []byte
-	record  ringbuf.Record
 	// missing names the tracepoints this kernel lacks, without which samples
 	// say less.
 	missing []string
@@ -55,7 +51,7 @@ func openFlows(p *programs, ringBytes int, types *btf.Cache) (_ *flowKernel, err
 			k.Close()
 		}
 	}()
-	if k.maps.ring, k.maps.lost, k.reader, err = newRing("decaf_flow", ringBytes); err != nil {
+	if k.maps.ring, err = newRing("decaf_flow", ringBytes); err != nil {
 		return nil, err
 	}
 	if k.maps.peak, err = ebpf.NewMap(peakSpec()); err != nil {
@@ -126,32 +122,32 @@ func (k *flowKernel) Dump(each func(*flowSample), broken func(error)) error {
 // Wait hands over the last samples of sockets closed until the deadline; Stop
 // ends it early. Many are read long after the fact, in time for the deadline.
 func (k *flowKernel) Wait(deadline time.Time, each func(*flowSample), broken func(error)) error {
-	k.reader.SetDeadline(deadline)
-	for {
-		switch err := k.reader.ReadInto(&k.record); {
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
+	for done := false; !done; {
+		if err := k.maps.ring.wait(deadline); err != nil {
+			return err
+		}
+		done = k.maps.ring.stopped.Load() || !time.Now().Before(deadline)
+		err := k.maps.ring.each(func(b []byte) error {
+			s, err := k.decoder.decode(b)
+			if err != nil {
+				broken(err)
+				return nil
+			}
+			each(&s)
 			return nil
-		case err != nil:
-			return fmt.Errorf("read the last samples of flows: %w", err)
-		}
-		s, err := k.decoder.decode(k.record.RawSample)
+		})
 		if err != nil {
-			broken(err)
-			continue
+			return err
 		}
-		each(&s)
 	}
+	return nil
 }
 
 // Stop ends a Wait, from another goroutine, once it has read what is there.
-func (k *flowKernel) Stop() {
-	if err := k.reader.Flush(); err != nil {
-		k.reader.Close()
-	}
-}
+func (k *flowKernel) Stop() { k.maps.ring.stop() }
 
 // Lost is how many last samples found the buffer full.
-func (k *flowKernel) Lost() (uint64, error) { return readCounter(k.maps.lost) }
+func (k *flowKernel) Lost() (uint64, error) { return k.maps.ring.Lost() }
 
 // Close detaches the programs.
 func (k *flowKernel) Close() error {
@@ -162,13 +158,11 @@ func (k *flowKernel) Close() error {
 	for _, i := range k.iters {
 		errs = append(errs, i.Close())
 	}
-	if k.reader != nil {
-		errs = append(errs, k.reader.Close())
+	if k.maps.ring != nil {
+		errs = append(errs, k.maps.ring.Close())
 	}
-	for _, m := range []*ebpf.Map{k.maps.peak, k.maps.ring, k.maps.lost} {
-		if m != nil {
-			errs = append(errs, m.Close())
-		}
+	if k.maps.peak != nil {
+		errs = append(errs, k.maps.peak.Close())
 	}
 	return errors.Join(errs...)
 }

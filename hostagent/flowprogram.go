@@ -17,8 +17,7 @@ import (
 // flowMaps are what the flow programs share.
 type flowMaps struct {
 	peak *ebpf.Map // on each socket: its highest srtt_us since the sample before
-	ring *ebpf.Map // last samples
-	lost *ebpf.Map // how many of these found the ring full
+	ring *ring     // last samples
 }
 
 // peakSpec is a value on a socket itself, gone with it: 32 bits as fsPeakRTT.
@@ -170,19 +169,19 @@ func (p *sampler) aborted() *ebpf.ProgramSpec {
 // ten times what the rest does.
 func (p *sampler) hand() asm.Instructions {
 	return asm.Instructions{
-		asm.LoadMapPtr(asm.R1, p.m.ring.FD()),
+		asm.LoadMapPtr(asm.R1, p.m.ring.m.FD()),
 		asm.Mov.Imm(asm.R2, bpfRingAvailable),
 		asm.FnRingbufQuery.Call(),
 		asm.Mov.Imm(asm.R4, bpfRingNoWakeup),
-		asm.JLT.Imm(asm.R0, int32(p.m.ring.MaxEntries()/2), "quiet"),
+		asm.JLT.Imm(asm.R0, int32(p.m.ring.m.MaxEntries()/2), "quiet"),
 		asm.Mov.Imm(asm.R4, bpfRingForceWakeup),
-		asm.LoadMapPtr(asm.R1, p.m.ring.FD()).WithSymbol("quiet"),
+		asm.LoadMapPtr(asm.R1, p.m.ring.m.FD()).WithSymbol("quiet"),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -fsBytes),
 		asm.Mov.Imm(asm.R3, fsBytes),
 		asm.FnRingbufOutput.Call(),
 		asm.JEq.Imm(asm.R0, 0, leave),
-		asm.LoadMapValue(asm.R1, p.m.lost.FD(), 0),
+		asm.LoadMapValue(asm.R1, p.m.ring.lost.FD(), 0),
 		asm.Mov.Imm(asm.R2, 1),
 		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),

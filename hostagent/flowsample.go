@@ -95,12 +95,13 @@ type flowSample struct {
 type sampleDecoder struct {
 	tick   time.Duration // of the kernel's jiffies
 	chrono field         // the bit field of that name
+	names  names         // of processes
 }
 
 // newSampleDecoder asks this machine.
 func newSampleDecoder(chrono field) (sampleDecoder, error) {
 	tick, err := jiffy()
-	return sampleDecoder{tick: tick, chrono: chrono}, err
+	return sampleDecoder{tick: tick, chrono: chrono, names: names{}}, err
 }
 
 // decode reads one sample.
@@ -111,7 +112,7 @@ func (d sampleDecoder) decode(b []byte) (flowSample, error) {
 	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
 	u64 := func(at int) uint64 { return binary.NativeEndian.Uint64(b[at:]) }
 	s := flowSample{
-		sort: b[fsSort], netns: u32(fsEvent + evNetNS), cgroup: u64(fsEvent + evCgroup), cookie: u64(fsEvent + evCookie), connStory: decodeStory(b[fsStory:]),
+		sort: b[fsSort], netns: u32(fsEvent + evNetNS), cgroup: u64(fsEvent + evCgroup), cookie: u64(fsEvent + evCookie), connStory: decodeStory(b[fsStory:], d.names),
 		bytes:       u64(fsSent),
 		received:    u64(fsReceived),
 		packets:     u32(fsPackets),

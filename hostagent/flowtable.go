@@ -8,6 +8,8 @@ import (
 
 	"decaf/api/decafpb"
 	"decaf/api/packet"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // flowTable turns what sockets have sent since they were opened into what they
@@ -36,6 +38,34 @@ type flowTable struct {
 	stats        flowStats
 	// tables are the patent's own; nil does without.
 	tables *tables
+	record flowRecord
+}
+
+// flowRecord is the one record that all are written into, one after the other: an
+// interval may have as many as there are sockets.
+type flowRecord struct {
+	r        decafpb.FlowRecord
+	flow     decafpb.Flow
+	src, dst [16]byte
+}
+
+// of is the record of a flow in the interval from start to end, both ns UTC, with
+// nothing else in it.
+func (one *flowRecord) of(f packet.Flow, start, end int64) *decafpb.FlowRecord {
+	proto.Reset(&one.r)
+	address := func(buf []byte, a netip.Addr) []byte {
+		if a = a.Unmap(); a.Is4() {
+			as4 := a.As4()
+			return append(buf, as4[:]...)
+		}
+		as16 := a.As16()
+		return append(buf, as16[:]...)
+	}
+	one.flow.Src, one.flow.SrcPort = address(one.src[:0], f.Src.Addr()), uint32(f.Src.Port())
+	one.flow.Dst, one.flow.DstPort = address(one.dst[:0], f.Dst.Addr()), uint32(f.Dst.Port())
+	one.flow.Protocol = uint32(f.Proto)
+	one.r.Flow, one.r.StartNs, one.r.EndNs = &one.flow, uint64(start), uint64(end)
+	return &one.r
 }
 
 // flowLimits bound a flowTable.
@@ -308,7 +338,7 @@ func (t *flowTable) evict() bool {
 
 // take hands out the records of the interval from start to end, both ns UTC,
 // and begins the next: one row per pair of addresses, by address, then the
-// flows that sent something again.
+// flows that sent something again. A record is publish's until that returns.
 func (t *flowTable) take(start, end int64, publish func(*decafpb.FlowRecord)) {
 	pairs := make([]hostPair, 0, len(t.rows))
 	for p := range t.rows {
@@ -319,11 +349,9 @@ func (t *flowTable) take(start, end int64, publish func(*decafpb.FlowRecord)) {
 	})
 	for _, p := range pairs {
 		row := t.rows[p]
-		publish(&decafpb.FlowRecord{
-			StartNs: uint64(start), EndNs: uint64(end),
-			Flow:  p.flow().PB(),
-			Flows: row.flows, Packets: row.packets, BytesSent: row.bytes,
-		})
+		r := t.record.of(p.flow(), start, end)
+		r.Flows, r.Packets, r.BytesSent = row.flows, row.packets, row.bytes
+		publish(r)
 	}
 	for i := range t.lossy {
 		l := &t.lossy[i]
@@ -331,11 +359,10 @@ func (t *flowTable) take(start, end int64, publish func(*decafpb.FlowRecord)) {
 		if l.closed {
 			state = decafpb.FlowRecord_STATE_CLOSED
 		}
-		publish(&decafpb.FlowRecord{
-			StartNs: uint64(start), EndNs: uint64(end),
-			Flow: l.flow.PB(), State: state, Inbound: l.inbound,
-			Packets: l.packets, BytesSent: l.bytes, Retransmits: l.retransmits,
-		})
+		r := t.record.of(l.flow, start, end)
+		r.State, r.Inbound = state, l.inbound
+		r.Packets, r.BytesSent, r.Retransmits = l.packets, l.bytes, l.retransmits
+		publish(r)
 	}
 	clear(t.rows)
 	clear(t.lossy)

@@ -8,6 +8,14 @@ import (
 	"decaf/api/decafpb"
 )
 
+// Bounds on the interval of heartbeats. An agent is taken for silent after three
+// of them: longer ones would leave a host unseen for the whole time that findings
+// are made of, 30 s.
+const (
+	minHeartbeat = 100 * time.Millisecond
+	maxHeartbeat = 10 * time.Second
+)
+
 // heartbeats says at once and then at each interval that the agent is alive,
 // until ctx is done. before is called ahead of each.
 func (a *Agent) heartbeats(ctx context.Context, before func()) {
@@ -40,6 +48,7 @@ func (a *Agent) publishHeartbeat(now time.Time) {
 		Version:        a.deps.Version,
 		Counters:       a.Counters(),
 		Source:         a.source(),
+		IntervalNs:     uint64(a.cfg.Heartbeat),
 	})
 }
 

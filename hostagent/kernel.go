@@ -6,29 +6,30 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 )
 
 // kernel is the first choice of a source of events: programs on the tracepoints
 // of TCP, for the sockets of one, some or all network namespaces.
 type kernel struct {
-	layout  *layout
-	ring    *ebpf.Map
-	lost    *ebpf.Map
-	mode    *ebpf.Map
-	stories *ebpf.Map
-	watched *ebpf.Map
-	spaces  *ebpf.Map // nil unless several namespaces are watched by name
-	own     uint32    // the first of these
-	links   []link.Link
-	looks   []*link.Iter // one, over watched
-	reader  *ringbuf.Reader
-	detach  sync.Once
+	layout   *layout
+	ring     *ring
+	wakeFrom *ebpf.Map
+	stories  *ebpf.Map
+	watched  *ebpf.Map
+	spaces   *ebpf.Map // nil unless several namespaces are watched by name
+	own      uint32    // the first of these
+	links    []link.Link
+	looks    []*link.Iter // one, over watched
+	detach   sync.Once
+	// spent and caughtUp are those of kernelOptions.
+	spent    func() time.Duration
+	caughtUp func()
 	// flows is nil unless asked for, drops where the kernel does not say why it
 	// drops a packet.
 	flows *flowKernel
@@ -44,6 +45,11 @@ type kernelOptions struct {
 	several   bool   // follow says which more are watched
 	ringBytes int    // size of each event buffer
 	flows     bool   // count what flows send
+	// spent, if set, says for how long nobody need be told of a retransmit at
+	// once, since none could be traced; 0: tell.
+	spent func() time.Duration
+	// caughtUp, if set, is called now and then, when all that came was handled.
+	caughtUp func()
 }
 
 // openKernel loads and attaches the programs. Events gather from then on; Run
@@ -64,15 +70,14 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("this kernel's TCP structures are not as expected, please report it with its version: %w", err)
 	}
-	k := &kernel{layout: l}
+	k := &kernel{layout: l, spent: o.spent, caughtUp: o.caughtUp}
 	defer func() {
 		if err != nil {
 			k.Close()
 		}
 	}()
 
-	k.ring, k.lost, k.reader, err = newRing("decaf_host", o.ringBytes)
-	if err != nil {
+	if k.ring, err = newRing("decaf_host", o.ringBytes); err != nil {
 		return nil, err
 	}
 	if err := k.makeMaps(o); err != nil {
@@ -80,7 +85,7 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 	}
 	p := &programs{
 		layout: l, netns: o.netns, spaces: k.spaces,
-		ring: k.ring, lost: k.lost, mode: k.mode, stories: k.stories, watched: k.watched,
+		ring: k.ring, wakeFrom: k.wakeFrom, stories: k.stories, watched: k.watched,
 	}
 	specs := map[string]*ebpf.ProgramSpec{}
 	stories, missing, err := p.storyPrograms(spec)
@@ -125,8 +130,8 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 
 // makeMaps makes what the programs share beside the ring buffer.
 func (k *kernel) makeMaps(o kernelOptions) (err error) {
-	if k.mode, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_mode", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}); err != nil {
-		return needsPrivilege("make the reader's flag", err)
+	if k.wakeFrom, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_wake", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}); err != nil {
+		return needsPrivilege("make the word that says when to wake the reader", err)
 	}
 	if k.stories, err = ebpf.NewMap(storiesSpec()); err != nil {
 		return needsPrivilege("make the map of sockets", err)
@@ -178,27 +183,6 @@ func (k *kernel) follow(more []uint32) error {
 	return nil
 }
 
-// newRing makes a ring buffer of that many bytes, its reader, and the counter
-// of what finds it full.
-func newRing(name string, bytes int) (ring, lost *ebpf.Map, reader *ringbuf.Reader, err error) {
-	ring, err = ebpf.NewMap(&ebpf.MapSpec{Name: name + "_ring", Type: ebpf.RingBuf, MaxEntries: uint32(bytes)})
-	if err != nil {
-		return nil, nil, nil, needsPrivilege("make the event buffer", err)
-	}
-	lost, err = ebpf.NewMap(&ebpf.MapSpec{Name: name + "_lost", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
-	if err != nil {
-		ring.Close()
-		return nil, nil, nil, needsPrivilege("make the counter of lost events", err)
-	}
-	reader, err = ringbuf.NewReader(ring)
-	if err != nil {
-		ring.Close()
-		lost.Close()
-		return nil, nil, nil, fmt.Errorf("open the event buffer: %w", err)
-	}
-	return ring, lost, reader, nil
-}
-
 // load loads programs and attaches them, iterators beside the others; over is
 // what an iterator goes through, where that is a map. The caller closes what it
 // is given, with an error too.
@@ -235,15 +219,6 @@ func needsPrivilege(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// wake ends a waiting Run once it has read what is there. Detaching first, so
-// that nothing more comes.
-func (k *kernel) wake() {
-	k.unlink()
-	if err := k.reader.Flush(); err != nil {
-		k.reader.Close()
-	}
-}
-
 // unlink detaches the programs, once.
 func (k *kernel) unlink() error {
 	var errs []error
@@ -256,17 +231,7 @@ func (k *kernel) unlink() error {
 }
 
 // Lost is how many events found the buffer full, since openKernel.
-func (k *kernel) Lost() (uint64, error) {
-	return readCounter(k.lost)
-}
-
-func readCounter(m *ebpf.Map) (uint64, error) {
-	var n uint64
-	if err := m.Lookup(uint32(0), &n); err != nil {
-		return 0, fmt.Errorf("read the counter of lost events: %w", err)
-	}
-	return n, nil
-}
+func (k *kernel) Lost() (uint64, error) { return k.ring.Lost() }
 
 // Close detaches the programs.
 func (k *kernel) Close() error {
@@ -275,8 +240,8 @@ func (k *kernel) Close() error {
 	if k.flows != nil {
 		errs = append(errs, k.flows.Close())
 	}
-	if k.reader != nil {
-		errs = append(errs, k.reader.Close())
+	if k.ring != nil {
+		errs = append(errs, k.ring.Close())
 	}
 	if k.drops != nil {
 		errs = append(errs, k.drops.Close())
@@ -284,7 +249,7 @@ func (k *kernel) Close() error {
 	for _, i := range k.looks {
 		errs = append(errs, i.Close())
 	}
-	for _, m := range []*ebpf.Map{k.ring, k.lost, k.mode, k.stories, k.watched, k.spaces} {
+	for _, m := range []*ebpf.Map{k.wakeFrom, k.stories, k.watched, k.spaces} {
 		if m != nil {
 			errs = append(errs, m.Close())
 		}

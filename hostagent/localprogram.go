@@ -3,18 +3,15 @@ package hostagent
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/bits"
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 )
 
 // What this host itself drops of its TCP packets, as kfree_skb tells it: only
@@ -38,12 +35,9 @@ var errNoReasons = errors.New("the kernel gives no reasons for dropped packets")
 
 // dropKernel is the source of local drops. A nil one has none.
 type dropKernel struct {
-	ring   *ebpf.Map
-	lost   *ebpf.Map
-	links  []link.Link
-	reader *ringbuf.Reader
-	rec    ringbuf.Record
-	names  map[uint32]string
+	ring  *ring
+	links []link.Link
+	names map[uint32]string
 }
 
 // dropLayout is what the program needs beside layout.
@@ -64,7 +58,8 @@ func openDrops(p *programs, spec *btf.Spec, ringBytes int, types *btf.Cache) (_ 
 			k.Close()
 		}
 	}()
-	if k.ring, k.lost, k.reader, err = newRing("decaf_drop", ringBytes); err != nil {
+	// Smaller than the others: it is read with each retransmit.
+	if k.ring, err = newRing("decaf_drop", max(ringBytes/4, os.Getpagesize())); err != nil {
 		return nil, err
 	}
 	one := p.dropped(d, k)
@@ -142,7 +137,7 @@ func (p *programs) dropped(d *dropLayout, k *dropKernel) *ebpf.ProgramSpec {
 		asm.Mov.Reg(asm.R1, asm.R1).WithSymbol("space"))
 	ins = append(ins, p.ours(-4, leave)...)
 	ins = append(ins,
-		asm.LoadMapPtr(asm.R1, k.ring.FD()),
+		asm.LoadMapPtr(asm.R1, k.ring.m.FD()),
 		asm.Mov.Imm(asm.R2, ldBytes),
 		asm.Mov.Imm(asm.R3, 0),
 		asm.FnRingbufReserve.Call(),
@@ -178,7 +173,7 @@ func (p *programs) dropped(d *dropLayout, k *dropKernel) *ebpf.ProgramSpec {
 		asm.FnRingbufSubmit.Call(),
 		asm.Ja.Label(leave),
 
-		asm.LoadMapValue(asm.R1, k.lost.FD(), 0).WithSymbol("lost"),
+		asm.LoadMapValue(asm.R1, k.ring.lost.FD(), 0).WithSymbol("lost"),
 		asm.Mov.Imm(asm.R2, 1),
 		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0))
 	return tracing("decaf_dropped", ebpf.AttachTraceRawTp, "kfree_skb", append(ins, end()...))
@@ -209,24 +204,18 @@ func sortedKeys(m map[uint32]string) func(func(uint32) bool) {
 
 // drain hands over the drops that wait, as events.
 func (k *dropKernel) drain(handle func(event), broken func(error)) error {
-	if k == nil || k.reader.AvailableBytes() == 0 {
+	if k == nil {
 		return nil
 	}
-	k.reader.SetDeadline(time.Unix(1, 0))
-	for {
-		switch err := k.reader.ReadInto(&k.rec); {
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
-			return nil
-		case err != nil:
-			return fmt.Errorf("read local drops: %w", err)
-		}
-		d, err := decodeDrop(k.rec.RawSample, k.names)
+	return k.ring.each(func(b []byte) error {
+		d, err := decodeDrop(b, k.names)
 		if err != nil {
 			broken(err)
-			continue
+			return nil
 		}
 		handle(event{what: whatDropped, monotonic: d.at, drop: &d})
-	}
+		return nil
+	})
 }
 
 // Lost is how many drops found the buffer full.
@@ -234,7 +223,7 @@ func (k *dropKernel) Lost() (uint64, error) {
 	if k == nil {
 		return 0, nil
 	}
-	return readCounter(k.lost)
+	return k.ring.Lost()
 }
 
 // Close detaches the program.
@@ -243,13 +232,8 @@ func (k *dropKernel) Close() error {
 	for _, l := range k.links {
 		errs = append(errs, l.Close())
 	}
-	if k.reader != nil {
-		errs = append(errs, k.reader.Close())
-	}
-	for _, m := range []*ebpf.Map{k.ring, k.lost} {
-		if m != nil {
-			errs = append(errs, m.Close())
-		}
+	if k.ring != nil {
+		errs = append(errs, k.ring.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -5,17 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
 // perfHints reads classic tracepoints as perf events, without a program: one
 // event and one buffer for each tracepoint and CPU. Tracepoints are system-wide,
-// so it needs CAP_PERFMON, or a kernel.perf_event_paranoid below 0. Not every
-// event was seen to come this way: the look each second finds the others.
+// so it needs CAP_PERFMON, or a kernel.perf_event_paranoid below 0. A program of
+// somebody else's on the same tracepoint that returns 0 keeps its events from all
+// perf events (perf_trace_run_bpf_submit): then the look each second finds them.
 type perfHints struct {
 	rings []*perfRing
 	wake  int // eventfd that ends run
@@ -44,11 +45,16 @@ func openPerf() (_ hinter, err error) {
 			p.Close()
 		}
 	}()
+	// All that there may be, not those that this process may run on.
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count the CPUs: %w", err)
+	}
 	if p.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	for _, c := range classics {
-		for cpu := range runtime.NumCPU() {
+		for cpu := range cpus {
 			ring, err := openPerfRing(c, cpu)
 			if errors.Is(err, unix.ENODEV) {
 				continue // not online

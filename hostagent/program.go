@@ -32,11 +32,10 @@ type programs struct {
 	netns  uint32
 	spaces *ebpf.Map // hash of inode numbers, u32 to u8
 
-	ring    *ebpf.Map
-	lost    *ebpf.Map // array of one 64-bit counter
-	mode    *ebpf.Map // array of one 64-bit word: flags for bpf_ringbuf_output
-	stories *ebpf.Map // connevent.go
-	watched *ebpf.Map // spuriousprogram.go
+	ring     *ring
+	wakeFrom *ebpf.Map // array of one 64-bit word, CLOCK_MONOTONIC: before, nobody wakes the reader
+	stories  *ebpf.Map // connevent.go
+	watched  *ebpf.Map // spuriousprogram.go
 }
 
 func (p *programs) spec(tracepoint string, body asm.Instructions) *ebpf.ProgramSpec {
@@ -110,21 +109,28 @@ func (p *programs) ours(slot int16, no string) asm.Instructions {
 	return nil
 }
 
-// send stamps the event and gives it to the ring buffer. Its reader says in mode
-// whether it wants to be woken (read.go).
+// send stamps the event and gives it to the ring buffer. Its reader says from
+// when on it wants to be woken (read.go).
 func (p *programs) send() asm.Instructions {
 	return asm.Instructions{
 		asm.FnKtimeGetNs.Call(),
 		store(evTime, asm.R0, asm.DWord),
-		asm.LoadMapValue(asm.R4, p.mode.FD(), 0),
-		asm.LoadMem(asm.R4, asm.R4, 0, asm.DWord),
-		asm.LoadMapPtr(asm.R1, p.ring.FD()),
+		// Not the kernel's own choice, which wakes a reader only once it has read
+		// all there is: what is left to the clock would keep others from waking it.
+		asm.Mov.Imm(asm.R4, bpfRingNoWakeup),
+		asm.LoadMem(asm.R1, asm.RFP, evQuiet-evBytes, asm.Byte),
+		asm.JNE.Imm(asm.R1, 0, "flags"),
+		asm.LoadMapValue(asm.R1, p.wakeFrom.FD(), 0),
+		asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
+		asm.JLT.Reg(asm.R0, asm.R1, "flags"),
+		asm.Mov.Imm(asm.R4, bpfRingForceWakeup),
+		asm.LoadMapPtr(asm.R1, p.ring.m.FD()).WithSymbol("flags"),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -evBytes),
 		asm.Mov.Imm(asm.R3, evBytes),
 		asm.FnRingbufOutput.Call(),
 		asm.JEq.Imm(asm.R0, 0, leave),
-		asm.LoadMapValue(asm.R1, p.lost.FD(), 0),
+		asm.LoadMapValue(asm.R1, p.ring.lost.FD(), 0),
 		asm.Mov.Imm(asm.R2, 1),
 		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),
@@ -225,6 +231,7 @@ func (p *programs) closed() *ebpf.ProgramSpec {
 	ins = append(ins, p.addresses(asm.R7)...)
 	ins = append(ins, p.boundPort()...)
 	ins = append(ins, p.cookie(asm.R7)...)
+	ins = append(ins, p.lately()...)
 	return p.spec("tcp_destroy_sock", ins)
 }
 

@@ -5,24 +5,35 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"math"
 	"time"
-
-	"github.com/cilium/ebpf/ringbuf"
 )
 
-// How the ring buffer of retransmits is read: woken by each event while there
-// are few, so that a trace starts at once; by the clock while there are many,
-// since a wake-up costs the kernel ten times what the rest of an event does.
+// How the ring buffer of retransmits is read. To be woken costs this process
+// more than all else an event does, by some ten times: its code and data have
+// left the processor's caches meanwhile. So an event wakes the reader only where
+// something hangs on it: the start of a trace. It does not where
+//
+//   - no trace can be afforded yet (kernelOptions.spent),
+//   - the same socket did a moment ago (askAgain),
+//   - others do so all the time.
+//
+// What wakes nobody is read with the next that does, or by the clock.
 const (
+	tick     = 150 * time.Millisecond
+	askAgain = time.Second // as often does a socket wake the reader
+
 	rateWindow = 100 * time.Millisecond
-	busyFrom   = 40 // events in a window: from here on the clock reads
-	quietBelow = 20 // and below here events wake
+	busyFrom   = 40 // events in a window that want to wake: from here on the clock reads
+	quietBelow = 20 // and below here they wake
 	busyPoll   = 4 * time.Millisecond
+
+	// tellEvery is how often kernelOptions.caughtUp is called at most.
+	tellEvery = 90 * time.Millisecond
 
 	// Sockets that sent something again are looked at for a while, for the
 	// other end's word that it had it already (spurious.go).
-	lookEvery     = 250 * time.Millisecond
+	lookEvery     = 500 * time.Millisecond
 	lookLong      = 2 * time.Second // for sockets that still wait, after settleAfter
 	lookAtMost    = 2 * time.Minute
 	lookEveryTill = settleAfter + time.Second
@@ -32,21 +43,16 @@ const (
 // the buffer; broken gets what cannot be read. It must return before Close is
 // called.
 func (k *kernel) Run(ctx context.Context, handle func(event), broken func(error)) error {
-	stop := context.AfterFunc(ctx, k.wake)
+	stop := context.AfterFunc(ctx, k.ring.stop)
 	defer stop()
 	r := &reading{k: k, handle: handle, broken: broken, buf: make([]byte, dumpBuffer)}
-	for {
-		err := r.pass(ctx)
-		if ctx.Err() != nil {
-			// Detached meanwhile, so this is the last there is. The deadline
-			// may have passed before the flush was seen.
-			k.reader.SetDeadline(time.Unix(1, 0))
-			return errors.Join(r.drain(), r.look())
-		}
-		if err != nil {
+	for ctx.Err() == nil {
+		if err := r.pass(); err != nil {
 			return err
 		}
 	}
+	// Detached first, so that nothing more comes.
+	return errors.Join(k.unlink(), r.drain(), r.look())
 }
 
 // reading is the state of one Run.
@@ -55,43 +61,62 @@ type reading struct {
 	handle func(event)
 	broken func(error)
 	buf    []byte
-	rec    ringbuf.Record
 
-	busy    bool
-	window  time.Time // began
-	events  int       // in it
-	newest  time.Time // when the latest retransmit was read
-	looked  time.Time
-	looking bool
+	spentUntil uint64 // CLOCK_MONOTONIC: until then no trace could be afforded
+	told       uint64 // what the programs know of it
+	busy       bool
+	window     time.Time // began
+	asked      int       // events in it that wanted to wake
+	latest     time.Time // when something was read
+	newest     time.Time // when the latest retransmit was
+	caughtUp   time.Time // when that was called
+	looked     time.Time
+	looking    bool
 }
 
+// never is a time that does not come.
+const never = math.MaxUint64
+
 // pass waits for events, handles them and looks at sockets when that is due.
-func (r *reading) pass(ctx context.Context) error {
+func (r *reading) pass() error {
 	now := time.Now()
 	due := r.due(now)
-	if r.busy {
-		wait := time.NewTimer(busyPoll)
-		select {
-		case <-ctx.Done():
-		case <-wait.C:
-		}
-		wait.Stop()
-		// Past: read what is there.
-		r.k.reader.SetDeadline(now)
-	} else {
-		r.k.reader.SetDeadline(due)
+	deadline := due
+	if pause := r.pause(now); pause > 0 && (due.IsZero() || now.Add(pause).Before(due)) {
+		deadline = now.Add(pause)
+	}
+	if err := r.k.ring.wait(deadline); err != nil {
+		return err
 	}
 	if err := r.drain(); err != nil {
 		return err
 	}
 	now = time.Now()
-	if err := r.pace(now); err != nil {
+	r.pace(now)
+	if err := r.tell(now); err != nil {
 		return err
 	}
 	if !due.IsZero() && !now.Before(due) {
-		return r.look()
+		if err := r.look(); err != nil {
+			return err
+		}
+	}
+	if r.k.caughtUp != nil && now.Sub(r.caughtUp) >= tellEvery {
+		r.caughtUp = now
+		r.k.caughtUp()
 	}
 	return nil
+}
+
+// pause is how long events may wait that wake nobody; 0: there are none.
+func (r *reading) pause(now time.Time) time.Duration {
+	switch {
+	case r.busy:
+		return busyPoll
+	case now.Sub(r.latest) < askAgain+tick:
+		return tick
+	}
+	return 0
 }
 
 // due is when sockets are to be looked at next; zero: not before the next
@@ -109,71 +134,67 @@ func (r *reading) due(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// drain handles events until the deadline, or until they become so many that
-// the clock is to read them.
+// drain handles the events that wait.
 func (r *reading) drain() error {
-	for {
-		switch err := r.k.reader.ReadInto(&r.rec); {
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
-			return nil
-		case err != nil:
-			return fmt.Errorf("read kernel events: %w", err)
-		}
-		e, err := decodeEvent(r.rec.RawSample, r.k.layout.caState)
+	return r.k.ring.each(func(b []byte) error {
+		e, err := decodeEvent(b, r.k.layout.caState)
 		if err != nil {
 			r.broken(err)
-			continue
+			return nil
 		}
 		// What the kernel dropped before it sent this again is known by now.
 		if err := r.k.drops.drain(r.handle, r.broken); err != nil {
 			return err
 		}
+		e.over = e.monotonic < r.spentUntil
 		r.handle(e)
-		if e.what != whatRetransmit {
-			continue
+		if !e.quiet && !e.over {
+			r.asked++
 		}
-		r.events++
-		now := time.Now()
-		r.newest = now
-		if !r.looking {
-			// A wait without an end is over.
-			r.looking, r.looked = true, now
-			return nil
+		r.latest = time.Now()
+		if e.what == whatRetransmit {
+			r.newest = r.latest
+			if !r.looking {
+				r.looking, r.looked = true, r.newest
+			}
 		}
-		if !r.busy && (r.events >= busyFrom || now.Sub(r.window) > rateWindow) {
-			return nil
-		}
+		return nil
+	})
+}
+
+// pace decides whether so many want to wake that the clock had better read.
+func (r *reading) pace(now time.Time) {
+	full := now.Sub(r.window) > rateWindow
+	switch {
+	case full && r.asked < quietBelow:
+		r.busy = false
+	case !full && r.asked >= busyFrom:
+		r.busy = true
+	}
+	if full {
+		r.window, r.asked = now, 0
 	}
 }
 
-// pace decides how the next events are waited for.
-func (r *reading) pace(now time.Time) error {
-	busy := r.busy
-	switch full := now.Sub(r.window) > rateWindow; {
-	case r.events >= busyFrom && !full:
-		busy = true
-	case full:
-		if r.events < quietBelow {
-			busy = false
+// tell lets the programs know from when on to wake the reader. One that runs just
+// then may still go by what it was told before: who reads comes again by itself.
+func (r *reading) tell(now time.Time) error {
+	if r.k.spent != nil {
+		if spent := r.k.spent(); spent > 0 || r.spentUntil > kernelClock(now) { // or more is allowed meanwhile
+			r.spentUntil = kernelClock(now.Add(spent))
 		}
-		r.window, r.events = now, 0
 	}
-	if busy == r.busy {
+	from := r.spentUntil
+	if r.busy {
+		from = never
+	}
+	if from == r.told {
 		return nil
 	}
-	r.busy = busy
-	flags := uint64(0)
-	if busy {
-		flags = bpfRingNoWakeup
-	}
-	if err := r.k.mode.Put(uint32(0), flags); err != nil {
+	if err := r.k.wakeFrom.Put(uint32(0), from); err != nil {
 		return fmt.Errorf("tell the kernel's programs when to wake the reader: %w", err)
 	}
-	if !busy {
-		// An event that came just before woke nobody.
-		r.k.reader.SetDeadline(now)
-		return r.drain()
-	}
+	r.told = from
 	return nil
 }
 

@@ -102,9 +102,9 @@ func (r *remote) pull(ctx context.Context) {
 		return
 	}
 	r.seen = revision
-	settings, err := agentconfig.Decode(value)
+	told, err := agentconfig.DecodeTold(value)
 	if err == nil {
-		err = r.a.adopt(settings)
+		err = r.a.adopt(told)
 	}
 	if err != nil {
 		r.refused.Store(revision)
@@ -117,20 +117,43 @@ func (r *remote) pull(ctx context.Context) {
 }
 
 // adopt puts settings in force: the tables' from their next interval on. Keys
-// that are not told are as the agent's own file says.
-func (a *Agent) adopt(s agentconfig.Settings) error {
-	tables := a.cfg.tableSettings().with(s)
+// that are not told are as the agent's own file says. An error changes nothing.
+func (a *Agent) adopt(s agentconfig.Told) error {
+	tables := a.cfg.tableSettings().with(s.Settings)
 	if tables.Tracking && !a.cfg.Flows.Enabled {
 		return errors.New("tracking: this host's own configuration has flows.enabled: false")
 	}
-	rate := a.cfg.Trace.Rate
+	if s.TraceRate != nil && a.deps.SetTraceRate == nil {
+		return errors.New("trace_rate: that of this agent's tracer cannot be changed")
+	}
+	if s.Survey != nil && a.deps.SetSurvey == nil {
+		return errors.New("survey: this agent's tracer makes none")
+	}
+	balancer := a.cfg.Trace.Balancer.told()
+	if s.Balancer != nil {
+		balancer = *s.Balancer
+		if a.deps.SetBalancer == nil {
+			return errors.New("balancer: this agent's tracer asks none")
+		}
+	}
+	if a.deps.SetBalancer != nil {
+		if err := a.deps.SetBalancer(balancer); err != nil {
+			return fmt.Errorf("balancer: %w", err)
+		}
+	}
+	rate := a.cfg.Trace.rate(s.TraceBound)
 	if s.TraceRate != nil {
 		rate = *s.TraceRate
 	}
 	if a.deps.SetTraceRate != nil {
 		a.deps.SetTraceRate(rate)
-	} else if s.TraceRate != nil && rate != a.cfg.Trace.Rate {
-		return fmt.Errorf("trace_rate: this agent's tracer cannot change from %v", a.cfg.Trace.Rate)
+	}
+	survey := a.cfg.Survey.told()
+	if s.Survey != nil {
+		survey = *s.Survey
+	}
+	if a.deps.SetSurvey != nil {
+		a.deps.SetSurvey(survey)
 	}
 	a.tableSettings.Store(&tables)
 	return nil

@@ -3,10 +3,14 @@ package hostagent
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"decaf/api/agentconfig"
 )
 
 // told is where an agent asks, as a test has it.
@@ -51,9 +55,20 @@ func TestRemoteSettings(t *testing.T) {
 		from := &told{}
 		rec := newRecorder()
 		var rate float64
+		var balancer, survey string
 		cfg := DefaultConfig()
 		cfg.Name = "a"
-		a := New(cfg, Deps{Publisher: rec, Tracer: tracerFunc(complete), Settings: from, SetTraceRate: func(r float64) { rate = r }})
+		cfg.Survey.Every, cfg.Survey.To = time.Hour, []netip.AddrPort{netip.MustParseAddrPort("10.0.0.9:80")}
+		a := New(cfg, Deps{Publisher: rec, Tracer: tracerFunc(complete), Settings: from, SetTraceRate: func(r float64) { rate = r },
+			SetBalancer: func(b agentconfig.Balancer) error {
+				if b.Timeout > time.Second {
+					return errors.New("too slow")
+				}
+				balancer = b.String()
+				return nil
+			},
+			SetSurvey: func(v agentconfig.Survey) { survey = v.String() },
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { a.remote.run(ctx) })
@@ -104,6 +119,32 @@ func TestRemoteSettings(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		want("back", false, 30*time.Second, 10, 6, 0)
 
+		// What the topology bounds goes where neither a setting nor the file says.
+		from.write(`{"trace_bound":33.5,"balancer":"http://lb/,10.9.0.0/16","survey":"10m0s,10.0.1.1:443"}`, nil)
+		from.changed()
+		want("bound by the topology", true, 30*time.Second, 33.5, 7, 0)
+		if balancer != "http://lb/,10.9.0.0/16" || survey != "10m0s,10.0.1.1:443" {
+			t.Errorf("balancer %s, survey %s", balancer, survey)
+		}
+		from.write(`{"trace_rate":4,"trace_bound":33.5,"balancer":"http://slow/,10.9.0.0/16,2s","survey":"off"}`, nil)
+		from.changed()
+		want("a balancer that cannot be asked changes nothing", true, 30*time.Second, 33.5, 7, 8)
+		from.write(`{"trace_rate":4,"trace_bound":33.5,"survey":"off"}`, nil)
+		from.changed()
+		want("a rate goes before the bound", true, 30*time.Second, 4, 9, 0)
+		if balancer != "none" || survey != "off" {
+			t.Errorf("balancer %s, survey %s; want none and off", balancer, survey)
+		}
+		from.write(`{"trace_bound":-1}`, nil)
+		from.changed()
+		want("no bound", true, 30*time.Second, 4, 9, 10)
+		from.write(`{}`, nil)
+		from.changed()
+		want("all taken back", true, 30*time.Second, 10, 11, 0)
+		if balancer != "none" || survey != "1h0m0s,10.0.0.9:80,95%" {
+			t.Errorf("balancer %s, survey %s; want those of the file", balancer, survey)
+		}
+
 		asked := from.asked
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -125,4 +166,29 @@ func TestTrackingNeedsFlows(t *testing.T) {
 			t.Errorf("%+v, refused %d", a.tableSettings.Load(), a.remote.refused.Load())
 		}
 	})
+}
+
+// An agent without a tracer that can do it says so, and does nothing else of it.
+func TestSettingsNobodyCanDo(t *testing.T) {
+	for value, want := range map[string]string{
+		`{"tracking":false,"trace_rate":3}`:                         "trace_rate",
+		`{"tracking":false,"survey":"10m,10.0.1.1:443"}`:            "survey",
+		`{"tracking":false,"balancer":"http://lb/,10.9.0.0/16"}`:    "balancer",
+		`{"tracking":false,"balancer":"http://lb/,10.9.0.0/16,2m"}`: "at most 10s",
+	} {
+		cfg := DefaultConfig()
+		cfg.Name = "a"
+		a := New(cfg, Deps{Publisher: newRecorder(), Tracer: tracerFunc(complete)})
+		told, err := agentconfig.DecodeTold([]byte(value))
+		if err == nil {
+			err = a.adopt(told)
+		}
+		if err == nil || !strings.Contains(err.Error(), want) || !a.tableSettings.Load().Tracking {
+			t.Errorf("%s: %v, want an error with %q and nothing changed", value, err, want)
+		}
+	}
+	// A file's own rate goes before the bound.
+	if r := (TraceConfig{Rate: 3}).rate(20); r != 3 {
+		t.Errorf("rate %v", r)
+	}
 }

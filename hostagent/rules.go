@@ -15,8 +15,10 @@ type rules struct {
 	ignored func(netip.Addr) bool
 	// known says that an address is that of a host in the topology.
 	known func(netip.Addr) bool
-	// own is the network namespace that traces start in.
-	own uint32
+	// own is the network namespace that traces start in; anywhere: those of flows
+	// of others start in these.
+	own      uint32
+	anywhere bool
 }
 
 // verdict is what the rules make of one retransmit.
@@ -58,13 +60,22 @@ func (r *rules) judge(e *event) verdict {
 			v.skip = "connection was never established, and its destination is not in the topology"
 		}
 	}
-	if v.skip == "" && e.netns != 0 && e.netns != r.own {
+	if v.skip == "" && r.elsewhere(e) != 0 && !r.anywhere {
 		v.skip = "the flow is of another network namespace, from which nothing is traced"
 	}
 	if v.skip == "" && (e.dst.Addr().IsLoopback() || e.dst.Addr() == e.src.Addr()) {
 		v.skip = "the flow does not leave this host"
 	}
 	return v
+}
+
+// elsewhere is the network namespace of an event that is not of the agent's own,
+// else 0.
+func (r *rules) elsewhere(e *event) uint32 {
+	if e.netns == r.own {
+		return 0
+	}
+	return e.netns
 }
 
 // localCauses are errors of ip_queue_xmit and below, in words.

@@ -8,9 +8,10 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
-	"time"
 
+	"decaf/api/agentconfig"
 	"decaf/api/bus"
 	"decaf/api/service"
 	"decaf/topology"
@@ -20,10 +21,12 @@ import (
 // gcPercent is how much garbage there may be beside what is in use.
 const gcPercent = 50
 
-// batchDelay is how long a record waits for others to travel with. At some
-// hundred retransmits a second a batch every 10 ms would be most of the agent's
-// cost, and nobody acts on a record sooner.
-const batchDelay = 50 * time.Millisecond
+// batchDelay is how long a record waits at most for others to travel with: as
+// long as the reader of retransmits leaves those that nobody traces (tick), for it
+// sends all there is when it has read them. Each batch costs a wake-up for its
+// acknowledgement; at some hundred retransmits a second one every 10 ms would be
+// most of the agent's cost, and nobody acts on a record sooner.
+const batchDelay = tick + tick/3
 
 // Serve runs a host agent with all it needs, in the network namespace of the
 // process, until ctx is done: connection to NATS, publisher, tracer, health
@@ -39,11 +42,18 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	// An agent shares its machine with the work it watches: memory is dearer
 	// than the little more that collecting it oftener costs.
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	// What it does is rare and short. With one processor to run on, what one
+	// goroutine hands to the next needs no other thread woken up, which else
+	// costs more than the work; and it never takes more than one from others.
+	if os.Getenv("GOMAXPROCS") == "" {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	}
 	health := service.NewHealth()
 	var (
 		conn  *bus.Conn
 		pub   *bus.Publisher
-		trace *tracer.Tracer
+		trace *tracers
+		look  *survey
 		agent *Agent
 	)
 	return service.RunAll(ctx, log,
@@ -53,8 +63,12 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		},
 		service.Part{
 			Name: "tracer",
-			Start: func(context.Context) (err error) {
-				trace, err = tracer.New(cfg.Trace.tracer(), distances(topo), log)
+			Start: func(context.Context) error {
+				traceCfg, err := cfg.Trace.tracer()
+				if err != nil {
+					return err
+				}
+				trace, err = newTracers(traceCfg, distances(topo), cfg.Namespaces, log)
 				if errors.Is(err, os.ErrPermission) {
 					return fmt.Errorf("%w, and CAP_BPF and CAP_PERFMON besides, to watch TCP", err)
 				}
@@ -64,6 +78,15 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 			Stop: func(context.Context) error {
 				return trace.Close()
 			},
+		},
+		service.Part{
+			Name: "survey of all paths",
+			Start: func(context.Context) error {
+				look = newSurvey(trace.own, distances(topo), cfg.Site, cfg.Survey.File, log)
+				look.set(cfg.Survey.told())
+				return nil
+			},
+			Run: func(ctx context.Context) error { return look.Run(ctx) },
 		},
 		service.Part{
 			Name: "publisher",
@@ -89,9 +112,17 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 			Start: func(context.Context) error {
 				agent = New(cfg, Deps{
 					Log: log, Publisher: pub, Tracer: trace, Topology: topo, Version: service.Version(),
-					Settings: conn, SetTraceRate: trace.SetRate,
+					Settings: conn, SetTraceRate: trace.SetRate, SetSurvey: look.set,
+					SetBalancer: func(b agentconfig.Balancer) error {
+						to, err := cfg.Trace.balancer(b)
+						if err != nil {
+							return err
+						}
+						return trace.own.SetBalancer(to)
+					},
 					Counters: func() map[string]uint64 {
-						out := trace.Stats().Counters()
+						out := trace.Counters()
+						look.counters(out)
 						s := pub.Stats()
 						out[countPubLeftOut] = s.LeftOut
 						out[countPubWaiting] = s.Waiting
@@ -159,14 +190,6 @@ func distances(topo *topology.Topology) tracer.Distance {
 		}
 		return topo.Distance(from.Name, to.Name)
 	}
-}
-
-// tracer is the tracer's part of the configuration.
-func (c TraceConfig) tracer() tracer.Config {
-	t := tracer.DefaultConfig()
-	t.Rate, t.Burst, t.MaxTTL, t.Resend, t.Timeout = c.Rate, c.Burst, c.MaxTTL, c.Resend, c.Timeout
-	t.MaxLive = max(t.MaxLive, c.Workers)
-	return t
 }
 
 // register shows the counters at /metrics.

@@ -3,6 +3,7 @@ package hostagent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -20,68 +21,91 @@ import (
 
 const inNamespace = "DECAF_TEST_IN_NAMESPACE"
 
+// inOwnNamespace runs the test again in a process of its own that has a network
+// namespace of its own, and says in which of the two this is.
+func inOwnNamespace(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(inNamespace) != "" {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
+
+// site is a real NATS server, the connection of an admin to it, and what agents
+// of the site "lab" publish there.
+type site struct {
+	srv  *bus.Server
+	conn *bus.Conn
+	rec  *recorder
+	log  *slog.Logger
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{rec: newRecorder(), log: testLog(t)}
+	cfg := bus.DefaultServerConfig()
+	cfg.Listen, cfg.Dir, cfg.Site = "127.0.0.1:0", t.TempDir(), "lab"
+	var err error
+	if s.srv, err = bus.StartServer(cfg, s.log); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.srv.Stop)
+	if s.conn, err = bus.Connect(t.Context(), bus.ConnConfig{Server: s.srv, Site: "lab"}, s.log); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.conn.Close)
+	if err := s.conn.EnsureStreams(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	consumed := make(chan error, 1)
+	go func() {
+		consumed <- s.conn.Consume(ctx, time.Now(), func(b *decafpb.Batch) {
+			for _, r := range b.GetRetransmits() {
+				s.rec.Publish(r)
+			}
+			for _, h := range b.GetHeartbeats() {
+				s.rec.Publish(h)
+			}
+			for _, f := range b.GetFlows() {
+				s.rec.Publish(f)
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-consumed; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 // The whole agent, as `decaf host` runs it: kernel, real tracer, real NATS. It
 // runs in a process of its own, since the agent watches the network namespace
 // of its process.
 func TestServe(t *testing.T) {
 	needKernel(t)
-	if os.Getenv(inNamespace) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestServe$", "-test.v", "-test.timeout=60s")
-		cmd.Env = append(os.Environ(), inNamespace+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-		out, err := cmd.CombinedOutput()
-		t.Logf("%s", out)
-		if err != nil {
-			t.Fatal(err)
-		}
+	if !inOwnNamespace(t) {
 		return
 	}
 	l := labAround(t)
-	log := testLog(t)
-	srvCfg := bus.DefaultServerConfig()
-	srvCfg.Listen, srvCfg.Dir, srvCfg.Site = "127.0.0.1:0", t.TempDir(), "lab"
-	srv, err := bus.StartServer(srvCfg, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Stop()
-	conn, err := bus.Connect(t.Context(), bus.ConnConfig{Server: srv, Site: "lab"}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.EnsureStreams(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	rec := newRecorder()
-	consumeCtx, stopConsume := context.WithCancel(t.Context())
-	consumed := make(chan error, 1)
-	go func() {
-		consumed <- conn.Consume(consumeCtx, time.Now(), func(b *decafpb.Batch) {
-			for _, r := range b.GetRetransmits() {
-				rec.Publish(r)
-			}
-			for _, h := range b.GetHeartbeats() {
-				rec.Publish(h)
-			}
-			for _, f := range b.GetFlows() {
-				rec.Publish(f)
-			}
-		})
-	}()
-	defer func() {
-		stopConsume()
-		if err := <-consumed; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	}()
-
+	site := newSite(t)
+	rec, log := site.rec, site.log
 	topo := filepath.Join(t.TempDir(), "lab.yaml")
 	if err := os.WriteFile(topo, []byte(labTopologyText), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg := DefaultConfig()
-	cfg.Name, cfg.Site, cfg.Topology, cfg.NATS.URL = "a", "lab", topo, srv.URL()
+	cfg.Name, cfg.Site, cfg.Topology, cfg.NATS.URL = "a", "lab", topo, site.srv.URL()
 	cfg.IgnoreInterfaces = []string{"lo"}
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)

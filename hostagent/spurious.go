@@ -14,6 +14,12 @@ import (
 // duplicates as were sent again since the connection last stood still, each of
 // the records of these is taken back. It knows no clock and no kernel. Safe for
 // concurrent use: events come from one side, published records from another.
+//
+// A receiver does not report every duplicate, and what it is silent about looks
+// from here like what was lost, so those votes stay: Linux drops an original that
+// comes after its copy without a word while segments before it are missing (by
+// its old timestamp, tcp_send_dupack), and where one acknowledgement answers for
+// several duplicates (tcp_backlog_ack_defer, tcp_comp_sack_nr) it names one.
 type votes struct {
 	mu      sync.Mutex
 	of      map[uint64]*connVotes // by socket cookie

@@ -20,9 +20,10 @@ const settleAfter = time.Second
 
 // A mark's bytes.
 const (
-	wtLast  = 0 // u64, CLOCK_MONOTONIC: the latest retransmit
-	wtDups  = 8 // u32: the count of segments reported as duplicates, as last told
-	wtBytes = 16
+	wtLast  = 0  // u64, CLOCK_MONOTONIC: the latest retransmit
+	wtDups  = 8  // u32: the count of segments reported as duplicates, as last told
+	wtWoke  = 16 // u64, CLOCK_MONOTONIC: when it last woke the reader
+	wtBytes = 24
 )
 
 func watchedSpec() *ebpf.MapSpec {
@@ -38,7 +39,9 @@ func watchedSpec() *ebpf.MapSpec {
 	}
 }
 
-// watch marks the socket in r7, whose event is complete but for its time.
+// watch marks the socket in r7, whose event is complete but for its time. And
+// it says whether that one is worth a wake-up: who woke the reader a moment
+// before has been traced meanwhile, or was refused.
 func (p *programs) watch() asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMapPtr(asm.R1, p.watched.FD()),
@@ -52,25 +55,60 @@ func (p *programs) watch() asm.Instructions {
 		asm.StoreMem(asm.R8, wtDups, asm.R1, asm.Word),
 		asm.FnKtimeGetNs.Call(),
 		asm.StoreMem(asm.R8, wtLast, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R8, wtWoke, asm.DWord),
+		asm.LoadImm(asm.R2, int64(askAgain), asm.DWord),
+		asm.Add.Reg(asm.R1, asm.R2),
+		asm.JGE.Reg(asm.R0, asm.R1, "asks"),
+		asm.StoreImm(asm.RFP, evQuiet-evBytes, 1, asm.Byte),
+		asm.Ja.Label("unwatched"),
+		asm.LoadMapValue(asm.R1, p.wakeFrom.FD(), 0).WithSymbol("asks"),
+		asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
+		asm.JLT.Reg(asm.R0, asm.R1, "unwatched"),
+		asm.StoreMem(asm.R8, wtWoke, asm.R0, asm.DWord),
 		asm.Mov.Imm(asm.R1, 0).WithSymbol("unwatched"),
+	}
+}
+
+// lately makes the event of the socket in r7 one that wakes nobody where its
+// latest retransmit was so near that the reader still comes by itself.
+func (p *programs) lately() asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapPtr(asm.R1, p.watched.FD()),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnSkStorageGet.Call(),
+		asm.JEq.Imm(asm.R0, 0, "long ago"),
+		asm.LoadMem(asm.R8, asm.R0, wtLast, asm.DWord),
+		asm.LoadImm(asm.R1, int64(askAgain), asm.DWord),
+		asm.Add.Reg(asm.R8, asm.R1),
+		asm.FnKtimeGetNs.Call(),
+		asm.JGE.Reg(asm.R0, asm.R8, "long ago"),
+		asm.StoreImm(asm.RFP, evQuiet-evBytes, 1, asm.Byte),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("long ago"),
 	}
 }
 
 // look: iterator over the marks; its context holds metadata, map, socket and
 // mark, or none at the end.
 func (p *programs) look() *ebpf.ProgramSpec {
-	ins := p.begin(16)
-	ins = append(ins, asm.StoreImm(asm.RFP, evWhat-evBytes, int64(whatSample), asm.Byte))
-	ins = append(ins, p.tcpSock()...)
-	ins = append(ins, p.cookie(asm.R7)...)
-	ins = append(ins,
+	// Most have no news: that comes first.
+	ins := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.LoadMem(asm.R7, asm.R6, 16, asm.DWord),
+		asm.JEq.Imm(asm.R7, 0, leave),
 		asm.LoadMem(asm.R8, asm.R6, 24, asm.DWord),
 		asm.JEq.Imm(asm.R8, 0, leave),
-		asm.FnKtimeGetNs.Call(),
-		store(evTime, asm.R0, asm.DWord),
-
+		asm.Mov.Imm(asm.R1, 0),
+	}
+	for at := 0; at < evBytes; at += 8 {
+		ins = append(ins, store(at, asm.R1, asm.DWord))
+	}
+	ins = append(ins, p.tcpSock()...)
+	ins = append(ins,
 		asm.LoadMem(asm.R1, asm.R9, p.layout.retransOut.offset, asm.Word),
 		asm.JNE.Imm(asm.R1, 0, "waits"),
+		asm.FnKtimeGetNs.Call(),
 		asm.LoadMem(asm.R1, asm.R8, wtLast, asm.DWord),
 		asm.LoadImm(asm.R2, int64(settleAfter), asm.DWord),
 		asm.Add.Reg(asm.R1, asm.R2),
@@ -82,7 +120,12 @@ func (p *programs) look() *ebpf.ProgramSpec {
 		asm.LoadMem(asm.R2, asm.RFP, evDSACKDups-evBytes, asm.Word),
 		asm.JEq.Reg(asm.R1, asm.R2, leave),
 
-		asm.LoadMem(asm.R1, asm.R6, 0, asm.DWord).WithSymbol("tell"),
+		asm.StoreImm(asm.RFP, evWhat-evBytes, int64(whatSample), asm.Byte).WithSymbol("tell"),
+		asm.FnKtimeGetNs.Call(),
+		store(evTime, asm.R0, asm.DWord))
+	ins = append(ins, p.cookie(asm.R7)...)
+	ins = append(ins,
+		asm.LoadMem(asm.R1, asm.R6, 0, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R1, p.layout.seqFile.offset, asm.DWord),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -evBytes),

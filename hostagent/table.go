@@ -32,8 +32,8 @@ type tables struct {
 	services   map[serviceKey]*serviceSum
 
 	dumps     uint32
+	record    flowRecord
 	listening map[listener]uint32 // the latest dump that showed it
-	processes map[string]string   // each name once
 	stats     tableStats
 }
 
@@ -122,7 +122,6 @@ func newTables(l tableLimits, s tableSettings) *tables {
 		byCookie:  make(map[uint64]*entryOfFlow),
 		services:  make(map[serviceKey]*serviceSum),
 		listening: make(map[listener]uint32),
-		processes: make(map[string]string),
 	}
 }
 
@@ -172,7 +171,7 @@ func (t *tables) enter(s *flowSample, whole bool) *entryOfFlow {
 	if e.untracked {
 		t.stats.filteredFlows++
 	}
-	e.process = t.process(s.process)
+	e.process = s.process
 	if whole {
 		t.stats.created++
 		e.fresh = !e.connecting
@@ -181,24 +180,6 @@ func (t *tables) enter(s *flowSample, whole bool) *entryOfFlow {
 	}
 	return e
 }
-
-// process is the one copy of a name.
-func (t *tables) process(name string) string {
-	if name == "" {
-		return ""
-	}
-	if known, ok := t.processes[name]; ok {
-		return known
-	}
-	if len(t.processes) >= maxProcesses {
-		clear(t.processes)
-	}
-	t.processes[name] = name
-	return name
-}
-
-// maxProcesses bounds the names kept: more than a host runs at a time.
-const maxProcesses = 4096
 
 // take1 adds what a connection did since its sample before.
 func (t *tables) take1(e *entryOfFlow, s *flowSample) {
@@ -209,7 +190,7 @@ func (t *tables) take1(e *entryOfFlow, s *flowSample) {
 		e.opened, e.inbound = s.opened, s.inbound
 	}
 	if e.process == "" {
-		e.process = t.process(s.process)
+		e.process = s.process
 	}
 	now := tallyOf(s)
 	before := e.seen
@@ -434,7 +415,7 @@ func (d *telemetry) into(r *decafpb.FlowRecord) {
 // take hands out the records of the interval from start to end, both ns UTC, and
 // begins the next: the closed table, the flow table, the services. flows are
 // those of the flow table; where there is no room for all, those are listed
-// first that are new or lost something.
+// first that are new or lost something. A record is publish's until that returns.
 func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func(*decafpb.FlowRecord)) {
 	left := t.limits.records
 	list := func(e *entryOfFlow, state decafpb.FlowRecord_State) {
@@ -444,12 +425,9 @@ func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func
 		}
 		left--
 		t.stats.records++
-		r := &decafpb.FlowRecord{
-			StartNs: uint64(start), EndNs: uint64(end),
-			Flow:  packet.Flow{Src: e.src, Dst: e.dst, Proto: packet.TCP}.PB(),
-			State: state, Inbound: e.inbound, Process: e.process, Error: e.err,
-			Cookie: e.cookie, Active: e.did.moved(), SampledOf: t.settings.Sample.OneIn(),
-		}
+		r := t.record.of(packet.Flow{Src: e.src, Dst: e.dst, Proto: packet.TCP}, start, end)
+		r.State, r.Inbound, r.Process, r.Error = state, e.inbound, e.process, e.err
+		r.Cookie, r.Active, r.SampledOf = e.cookie, e.did.moved(), t.settings.Sample.OneIn()
 		if t.container != nil {
 			r.Container = t.container(e.cgroup)
 		}
@@ -516,11 +494,9 @@ func (t *tables) takeServices(start, end int64, publish func(*decafpb.FlowRecord
 		} else {
 			f.Dst = netip.AddrPortFrom(f.Dst.Addr(), k.port)
 		}
-		r := &decafpb.FlowRecord{
-			StartNs: uint64(start), EndNs: uint64(end), Flow: f.PB(), Inbound: k.inbound,
-			Flows: s.flows, NewFlows: s.created, ClosedFlows: s.closed, TerminatedFlows: s.terminated, FailedFlows: s.failed,
-			Active: s.did.moved(),
-		}
+		r := t.record.of(f, start, end)
+		r.Inbound, r.Active = k.inbound, s.did.moved()
+		r.Flows, r.NewFlows, r.ClosedFlows, r.TerminatedFlows, r.FailedFlows = s.flows, s.created, s.closed, s.terminated, s.failed
 		s.did.into(r)
 		t.stats.services++
 		publish(r)

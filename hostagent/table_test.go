@@ -11,6 +11,8 @@ import (
 	"decaf/api/agentconfig"
 	"decaf/api/decafpb"
 
+	"google.golang.org/protobuf/proto"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -136,9 +138,9 @@ func TestTableBefore(t *testing.T) {
 	var sum *decafpb.FlowRecord
 	x.table.tables.take(1, 2, x.table.flows, func(m *decafpb.FlowRecord) {
 		if m.GetFlows() == 0 {
-			r = m
+			r = proto.CloneOf(m)
 		} else {
-			sum = m
+			sum = proto.CloneOf(m)
 		}
 	})
 	if r.GetBytesReceived() != 100 || r.GetBytesRead() != 50 || !r.GetInbound() || r.GetState() != decafpb.FlowRecord_STATE_OPEN || !r.GetActive() {
@@ -288,7 +290,7 @@ func TestTableTelemetry(t *testing.T) {
 	var r *decafpb.FlowRecord
 	x.table.tables.take(1, 2, x.table.flows, func(m *decafpb.FlowRecord) {
 		if m.GetFlows() == 0 {
-			r = m
+			r = proto.CloneOf(m)
 		}
 	})
 	if r.GetRttMeanNs() != 200 || r.GetRttMaxNs() != 900 || r.GetCwndMeanBytes() != 2000 || r.GetZeroWindowNs() != 120 ||

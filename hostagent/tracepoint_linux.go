@@ -124,7 +124,9 @@ func (c *classic) program(index int, events *ebpf.Map) *ebpf.ProgramSpec {
 		asm.Add.Imm(asm.R4, int32(-size)),
 		asm.Mov.Imm(asm.R5, int32(size)),
 		asm.FnPerfEventOutput.Call(),
-		asm.Mov.Imm(asm.R0, 0),
+		// 0 would keep the event from everybody's perf events on the tracepoint
+		// (perf_trace_run_bpf_submit).
+		asm.Mov.Imm(asm.R0, 1),
 		asm.Return())
 	return &ebpf.ProgramSpec{Name: "decaf_hint", Type: ebpf.TracePoint, Instructions: ins, License: "Dual MIT/GPL"}
 }

@@ -20,10 +20,17 @@ const (
 type book struct {
 	mu      sync.Mutex
 	epoch   int64
-	flows   map[packet.Flow]*entry
+	flows   map[flowIn]*entry
 	waiting int
 	// maxFlows and maxWaiting are the bounds.
 	maxFlows, maxWaiting int
+}
+
+// flowIn is a flow of a network namespace, 0 being the agent's own: the same
+// five-tuple may be another connection, and take another way, in each.
+type flowIn struct {
+	packet.Flow
+	netns uint32
 }
 
 type entry struct {
@@ -36,7 +43,7 @@ type entry struct {
 }
 
 func newBook() *book {
-	return &book{flows: make(map[packet.Flow]*entry), maxFlows: maxBookFlows, maxWaiting: maxBookWaiting}
+	return &book{flows: make(map[flowIn]*entry), maxFlows: maxBookFlows, maxWaiting: maxBookWaiting}
 }
 
 // asked is what the book says to one who needs a path.
@@ -51,7 +58,7 @@ const (
 )
 
 // ask needs the path of a flow in an epoch for a record.
-func (b *book) ask(f packet.Flow, epoch int64, r *decafpb.Retransmit) (asked, *decafpb.Path) {
+func (b *book) ask(f flowIn, epoch int64, r *decafpb.Retransmit) (asked, *decafpb.Path) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.turn(epoch)
@@ -76,7 +83,7 @@ func (b *book) ask(f packet.Flow, epoch int64, r *decafpb.Retransmit) (asked, *d
 
 // hold keeps a record that needs no path behind the trace of its flow, if one
 // goes on, so that it is not sent before the records it speaks of.
-func (b *book) hold(f packet.Flow, r *decafpb.Retransmit) bool {
+func (b *book) hold(f flowIn, r *decafpb.Retransmit) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e, ok := b.flows[f]
@@ -93,7 +100,7 @@ func (b *book) hold(f packet.Flow, r *decafpb.Retransmit) bool {
 // returns none, and only that call ends the trace: what comes meanwhile still
 // waits, so that no record overtakes one before it. A refused trace did not
 // happen: the flow may ask again.
-func (b *book) done(f packet.Flow, p *decafpb.Path) []*decafpb.Retransmit {
+func (b *book) done(f flowIn, p *decafpb.Path) []*decafpb.Retransmit {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e, ok := b.flows[f]

@@ -8,8 +8,8 @@ import (
 	"decaf/api/packet"
 )
 
-func flowTo(port uint16) packet.Flow {
-	return packet.Flow{Src: netip.MustParseAddrPort("10.0.0.1:40000"), Dst: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), port), Proto: packet.TCP}
+func flowTo(port uint16) flowIn {
+	return flowIn{Flow: packet.Flow{Src: netip.MustParseAddrPort("10.0.0.1:40000"), Dst: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), port), Proto: packet.TCP}}
 }
 
 func pathOf(s decafpb.PathStatus) *decafpb.Path {

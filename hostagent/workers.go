@@ -5,12 +5,11 @@ import (
 	"sync"
 
 	"decaf/api/decafpb"
-	"decaf/api/packet"
 )
 
 // job is one trace to make, and the record that asked for it.
 type job struct {
-	flow   packet.Flow
+	flow   flowIn
 	epoch  int64
 	record *decafpb.Retransmit
 }
@@ -31,11 +30,19 @@ func startWorkers(ctx context.Context, n, queue int, t PathTracer, done func(job
 	for range n {
 		w.wg.Go(func() {
 			for j := range w.queue {
-				w.done(j, w.tracer.Trace(ctx, j.flow, j.epoch))
+				w.done(j, w.trace(ctx, j))
 			}
 		})
 	}
 	return w
+}
+
+// trace traces from where the flow is.
+func (w *workers) trace(ctx context.Context, j job) *decafpb.Path {
+	if t, ok := w.tracer.(SpaceTracer); ok && j.flow.netns != 0 {
+		return t.TraceIn(ctx, j.flow.netns, j.flow.Flow, j.epoch)
+	}
+	return w.tracer.Trace(ctx, j.flow.Flow, j.epoch)
 }
 
 // submit queues a job; false when the queue is full.

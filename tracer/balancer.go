@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"decaf/api/packet"
@@ -44,7 +45,8 @@ func DefaultBalancer() BalancerConfig {
 	return BalancerConfig{Timeout: 200 * time.Millisecond, Keep: 30 * time.Second, MaxCached: 8192, MaxAsking: 16}
 }
 
-func (c *BalancerConfig) validate() error {
+// Validate says what is wrong with a configuration, if anything.
+func (c *BalancerConfig) Validate() error {
 	u, err := url.Parse(c.URL)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
@@ -57,6 +59,40 @@ func (c *BalancerConfig) validate() error {
 		return fmt.Errorf("balancer limits: keep %s, cached %d, asking %d: want 0 or more, and at least 1 of the others", c.Keep, c.MaxCached, c.MaxAsking)
 	}
 	return nil
+}
+
+// ErrFixed is that of SetBalancer where Translation.Changeable is not set.
+var ErrFixed = errors.New("the balancer of this tracer cannot be changed")
+
+// balancerSlot holds the balancer in force, which may change while traces go on.
+type balancerSlot struct{ now atomic.Pointer[balancer] }
+
+// Translate asks the balancer in force; without one nothing changes the flow.
+func (s *balancerSlot) Translate(ctx context.Context, f packet.Flow) (packet.Flow, error) {
+	if b := s.now.Load(); b != nil {
+		return b.Translate(ctx, f)
+	}
+	return f, nil
+}
+
+// SetBalancer has another external balancer asked from now on; nil asks none.
+// Traces under way go on with the one before. Errors: a bad configuration, which
+// changes nothing, or ErrFixed.
+func (t *Tracer) SetBalancer(cfg *BalancerConfig) error {
+	var b *balancer
+	if cfg != nil {
+		if err := cfg.Validate(); err != nil {
+			return err
+		}
+		b = newBalancer(*cfg)
+	}
+	for _, one := range t.translate {
+		if slot, ok := one.(*balancerSlot); ok {
+			slot.now.Store(b)
+			return nil
+		}
+	}
+	return ErrFixed
 }
 
 // balancer asks it. Safe for concurrent use.

@@ -143,8 +143,8 @@ func (o *options) request(ctx context.Context, to string) (r Request, t *topolog
 		}
 	}
 	if !src.IsValid() {
-		if src, err = chooseSource(ctx, dst); err != nil {
-			return r, nil, err
+		if src, err = SourceTowards(ctx, dst); err != nil {
+			return r, nil, fmt.Errorf("%w: give it with --flow", err)
 		}
 	}
 	r = Request{Flow: packet.Flow{Src: src, Dst: dst, Proto: packet.TCP}, FlowLabel: o.label, Distance: o.distance}
@@ -337,18 +337,18 @@ func parseSource(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), nil
 }
 
-// chooseSource gives this host's address towards dst, with a port out of the
+// SourceTowards gives this host's address towards dst, with a port out of the
 // range that is for clients (RFC 6335 section 6).
-func chooseSource(ctx context.Context, dst netip.AddrPort) (netip.AddrPort, error) {
+func SourceTowards(ctx context.Context, dst netip.AddrPort) (netip.AddrPort, error) {
 	// A connected UDP socket sends nothing and knows which address it would use.
 	c, err := new(net.Dialer).DialContext(ctx, "udp", dst.String())
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("find this host's address towards %s: %w: give it with --flow", dst.Addr(), err)
+		return netip.AddrPort{}, fmt.Errorf("find this host's address towards %s: %w", dst.Addr(), err)
 	}
 	defer c.Close()
 	local, ok := c.LocalAddr().(*net.UDPAddr)
 	if !ok {
-		return netip.AddrPort{}, fmt.Errorf("find this host's address towards %s: give it with --flow", dst.Addr())
+		return netip.AddrPort{}, fmt.Errorf("find this host's address towards %s: none is known", dst.Addr())
 	}
 	addr := local.AddrPort().Addr().Unmap().WithZone("")
 	return netip.AddrPortFrom(addr, uint16(49152+rand.IntN(65536-49152))), nil

@@ -14,6 +14,10 @@ type Config struct {
 	// of hosts that may ask (007, theorem 1). Burst is how many at once.
 	Rate  float64
 	Burst int
+	// Host, if not nil, is the Tracer of this host's own network namespace, this one
+	// being of another: traces are counted in its budget, in place of Rate and Burst,
+	// and where that namespace translates a flow that passes it, so are its probes.
+	Host *Tracer
 	// MaxTTL bounds the path when the distance is unknown, and in all cases; at
 	// most 63, the six bits a probe has for it.
 	MaxTTL int

@@ -37,7 +37,8 @@
 //   - enumerate.go: all paths, on demand and on schedule (Survey); mda.go: the
 //     algorithm, again without sockets and clock, and its result, Fan
 //   - translate.go: what a flow is on the wire; conntrack.go and conntrack_linux.go
-//     (ctnetlink), ipvs.go (/proc/net/ip_vs_conn), balancer.go (HTTP)
+//     (ctnetlink), ipvs.go (/proc/net/ip_vs_conn), balancer.go (HTTP), tap_linux.go
+//     (answers to what was given another destination)
 //   - watch.go: what packets that come in tell; receive.go, socket_linux.go and
 //     wire_linux.go: the sockets; filter.go: the filter that keeps other ICMP out
 //   - command.go, print.go, picture.go, connected_linux.go: "decaf trace"
@@ -49,7 +50,8 @@
 // Limits. On a host with several default routes the kernel picks the first link
 // for a raw packet without looking at its ports; paths there may start on the wrong
 // uplink. Routers that hash the IPv6 flow label need Request.FlowLabel. IPVS is
-// read in the network namespace of the process, whatever that of the Tracer. An
+// read in the network namespace of the process, whatever that of the Tracer, and
+// its format is known from the kernel's source only. An
 // enumeration needs other source ports, so it is not made for a flow that this
 // host translates.
 package tracer

@@ -92,7 +92,7 @@ func (t *Tracer) Enumerate(ctx context.Context, r EnumerateRequest) (fan *Fan, p
 	case switches == 0:
 		return nil, path, fmt.Errorf("enumerate: %s: %s", statusWord(path.GetStatus()), path.GetWhy())
 	}
-	wire, err := t.translate.resolve(ctx, r.Flow)
+	wire, _, err := t.resolve(ctx, r.Flow)
 	if err != nil {
 		return nil, path, fmt.Errorf("enumerate: %w", err)
 	}

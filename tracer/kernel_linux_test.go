@@ -464,9 +464,12 @@ func TestBudget(t *testing.T) {
 	if s := tr.Stats(); s.Refused != 3 || s.Traces != 2 || s.Probes-s.Resent != 6 {
 		t.Errorf("%+v", s)
 	}
-	want(t, tr.Spent(), "refused", "traces per second")
+	if spent := tr.Spent(); spent <= 0 || spent > time.Hour {
+		t.Errorf("budget spent for %v", spent)
+	}
+	want(t, tr.Refuse(), "refused", "traces per second")
 	tr.SetRate(1e6)
-	eventually(t, func() bool { return tr.Spent() == nil })
+	eventually(t, func() bool { return tr.Spent() == 0 })
 	eventually(t, func() bool { return status(tr.Trace(t.Context(), flowOf(false, 40002), 1)) == "complete" })
 	cfg = testConfig()
 	cfg.MaxLive = 1

@@ -223,6 +223,11 @@ func (m *machine) unsent(ttl int) {
 	h.sentAt[len(h.sentAt)-1] = -1
 }
 
+// asked says whether a probe of a TTL was sent.
+func (m *machine) asked(ttl int) bool {
+	return ttl >= 1 && ttl <= len(m.hops) && len(m.hops[ttl-1].sentAt) > 0
+}
+
 // answer takes an ICMP error for a probe. It reports whether due has to be
 // asked at once: the trace is over, or a question came up.
 func (m *machine) answer(a answer, now time.Duration) (wake bool) {

@@ -35,6 +35,9 @@ type wire struct{}
 func openWire() (*wire, error)               { return nil, errors.ErrUnsupported }
 func (*wire) send([]byte, packet.Flow) error { return errors.ErrUnsupported }
 func (*wire) close() error                   { return nil }
+func (*wire) hear(packet.Flow, *trace) (func(), error) {
+	return nil, errors.ErrUnsupported
+}
 
 func openConntrack() (Translator, error) { return nil, errors.ErrUnsupported }
 

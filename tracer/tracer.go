@@ -34,6 +34,7 @@ type Tracer struct {
 	closed   chan struct{}
 	close    sync.Once
 	running  atomic.Bool
+	refusal  atomic.Pointer[string]
 
 	watches   [2]*watch // IPv4, IPv6; nil where nothing is to be overheard
 	single    bool      // what is overheard is one flow, and nobody keeps the paths
@@ -64,6 +65,8 @@ type trace struct {
 	mu   sync.Mutex
 	m    *machine
 	wire packet.Flow // what the probes carry
+	by   *wire       // who sends them, where that is not the flow
+	tap  bool        // answers are heard below this host's translation
 	seq  *Sequence   // where the connection stands, once known
 	syn  synProbe
 }
@@ -113,6 +116,10 @@ func newTracer(cfg Config, distance Distance, log *slog.Logger, overhear []watch
 		live:     make(map[uint32]asker),
 		byFlow:   make(map[packet.Flow]*trace),
 	}
+	if cfg.Host != nil {
+		t.bucket = cfg.Host.bucket
+	}
+	t.setRefusal(cfg.Rate)
 	if err := t.open(overhear); err != nil {
 		return nil, errors.Join(fmt.Errorf("tracer: %w", err), t.Close())
 	}
@@ -226,7 +233,20 @@ func (t *Tracer) Stats() Stats {
 // SetRate changes Config.Rate from now on: how many traces per second this host
 // may start follows from the network (topology.TraceBudget) and is handed out. It
 // must be more than 0.
-func (t *Tracer) SetRate(perSecond float64) { t.bucket.SetLimit(rate.Limit(perSecond)) }
+func (t *Tracer) SetRate(perSecond float64) {
+	t.bucket.SetLimit(rate.Limit(perSecond))
+	t.setRefusal(perSecond)
+}
+
+// setRefusal words what is said of each flow that there is no budget for: there
+// may be thousands a second.
+func (t *Tracer) setRefusal(perSecond float64) {
+	why := fmt.Sprintf("more than %g traces per second asked of this host", perSecond)
+	t.refusal.Store(&why)
+}
+
+// Rate is how many traces per second may start now.
+func (t *Tracer) Rate() float64 { return float64(t.bucket.Limit()) }
 
 // Request is a trace to make.
 type Request struct {
@@ -318,7 +338,7 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 		return nil, nil, t.refuse(fmt.Sprintf("%d traces under way already", len(t.live)))
 	}
 	if !t.bucket.AllowN(now, 1) {
-		return nil, nil, t.overBudget()
+		return nil, nil, t.Refuse()
 	}
 	e, evicted := t.cache.add(r.Flow, r.Epoch)
 	t.counters.evicted.Add(uint64(evicted))
@@ -331,18 +351,20 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 	return e, tr, nil
 }
 
-// Spent is the answer that a new flow would get now that the budget is spent,
-// counted as refused; nil while there is some left. So whoever queues for a trace
-// need not queue for a refusal.
-func (t *Tracer) Spent() *decafpb.Path {
-	if t.bucket.Tokens() >= 1 {
-		return nil
+// Spent is for how long the budget has nothing left for a new flow; 0 while
+// there is some. So whoever queues for a trace need not queue for a refusal.
+func (t *Tracer) Spent() time.Duration {
+	lacks := 1 - t.bucket.Tokens()
+	if lacks <= 0 {
+		return 0
 	}
-	return t.overBudget()
+	return max(time.Duration(lacks/float64(t.bucket.Limit())*1e9), 1)
 }
 
-func (t *Tracer) overBudget() *decafpb.Path {
-	return t.refuse(fmt.Sprintf("more than %g traces per second asked of this host", float64(t.bucket.Limit())))
+// Refuse is the answer that a new flow gets while the budget is spent, and counts
+// it.
+func (t *Tracer) Refuse() *decafpb.Path {
+	return t.refuse(*t.refusal.Load())
 }
 
 // identity draws one.
@@ -413,14 +435,22 @@ func (t *Tracer) lead(ctx context.Context, r Request, e *entry, tr *trace) *deca
 // run sends a trace's probes and waits for what comes. keep is false when the
 // result says nothing of the path: given up early, or nothing sent.
 func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.Path, keep bool) {
-	wire, err := t.translate.resolve(ctx, r.Flow)
+	wire, by, err := t.resolve(ctx, r.Flow)
 	if err != nil {
 		t.counters.countUnresolved(reasonOf(err))
 		return skipped(err), false
 	}
+	tr.by = by
+	if tr.tap = wire.Dst != r.Flow.Dst; tr.tap {
+		stop, err := by.hear(wire, tr)
+		if err != nil {
+			return t.fail(err.Error()), false
+		}
+		defer stop()
+	}
 	t.set(tr, r, wire)
 	timer := time.NewTimer(t.cfg.Timeout)
-	defer timer.Stop()
+	defer forget(timer)
 	var (
 		s     = sending{tracer: t, trace: tr, request: r}
 		given string // why the trace was given up
@@ -471,6 +501,15 @@ func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.P
 		t.counters.plainNeeded.Add(1)
 	}
 	return path, given == ""
+}
+
+// forget stops a timer so that nothing comes of it. A stopped timer only gets a
+// mark: the runtime still wakes the process at its time, to find the mark, unless
+// another one is added before. Most traces are over in a tenth of the time until
+// their resend, and that wake-up costs as much as the trace.
+func forget(timer *time.Timer) {
+	timer.Stop()
+	time.AfterFunc(time.Hour, func() {}).Stop()
 }
 
 // sending is the sender's side of a trace.
@@ -549,7 +588,7 @@ func (s *sending) probe(what send) (nth int, err error) {
 // translation again, which would take it for another flow and change it.
 func (s *sending) put(raw []byte) error {
 	if s.trace.wire != s.trace.flow {
-		return s.tracer.wire.send(raw, s.trace.wire)
+		return s.trace.by.send(raw, s.trace.wire)
 	}
 	return s.tracer.endpointFor(s.trace.wire).send(raw, s.trace.wire.Dst.Addr())
 }
@@ -608,11 +647,17 @@ func (t *Tracer) deliver(e *packet.ICMPError, now time.Time) {
 	t.counters.answers.Add(1)
 }
 
-func (tr *trace) take(e *packet.ICMPError, now time.Time) bool {
+func (tr *trace) take(e *packet.ICMPError, now time.Time) bool { return tr.hear(e, now, false) }
+
+// hear takes an answer; tapped is one from below this host's translation.
+func (tr *trace) hear(e *packet.ICMPError, now time.Time, tapped bool) bool {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	if tr.m == nil || e.Quoted.Flow != tr.wire && e.Quoted.Flow != tr.flow {
 		return false
+	}
+	if tr.tap != tapped {
+		return true // the same once more
 	}
 	var ttl, nth int
 	ok := false
@@ -622,7 +667,7 @@ func (tr *trace) take(e *packet.ICMPError, now time.Time) bool {
 	if !ok {
 		ttl, nth, ok = tr.id.read(&e.Quoted, e.V6)
 	}
-	if !ok {
+	if !ok || !tr.m.asked(ttl) {
 		return false
 	}
 	if tr.m.answer(answerOf(e, ttl, nth), now.Sub(tr.start)) {

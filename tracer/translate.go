@@ -51,8 +51,10 @@ type Translation struct {
 	// reads its load balancer's connections. Both ask nothing where the kernel has
 	// neither.
 	Conntrack, IPVS bool
-	// Balancer is asked about flows to its addresses; nil for none.
-	Balancer *BalancerConfig
+	// Balancer is asked about flows to its addresses; nil for none. Changeable
+	// lets [Tracer.SetBalancer] put another in its place.
+	Balancer   *BalancerConfig
+	Changeable bool
 	// Others come last, in order.
 	Others []Translator
 }
@@ -61,7 +63,7 @@ func (c *Translation) validate() error {
 	if c.Balancer == nil {
 		return nil
 	}
-	return c.Balancer.validate()
+	return c.Balancer.Validate()
 }
 
 // open gives the translators in the order that packets meet them.
@@ -83,8 +85,12 @@ func (c *Translation) open(log *slog.Logger) (translators, error) {
 			list = append(list, t)
 		}
 	}
-	if c.Balancer != nil {
-		list = append(list, newBalancer(*c.Balancer))
+	if c.Balancer != nil || c.Changeable {
+		slot := new(balancerSlot)
+		if c.Balancer != nil {
+			slot.now.Store(newBalancer(*c.Balancer))
+		}
+		list = append(list, slot)
 	}
 	return append(list, c.Others...), nil
 }
@@ -117,6 +123,20 @@ func (list translators) close() error {
 		}
 	}
 	return err
+}
+
+// resolve gives what a flow is once its packets have left this host, and who
+// sends such packets, below the translation that made them of it.
+func (t *Tracer) resolve(ctx context.Context, f packet.Flow) (packet.Flow, *wire, error) {
+	out, err := t.translate.resolve(ctx, f)
+	if err != nil || t.cfg.Host == nil {
+		return out, t.wire, err
+	}
+	beyond, by, err := t.cfg.Host.resolve(ctx, out)
+	if err == nil && beyond == out {
+		by = t.wire
+	}
+	return beyond, by, err
 }
 
 // reasonOf is under which name an error is counted.

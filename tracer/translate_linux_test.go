@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -89,6 +90,79 @@ func TestTranslatedFlows(t *testing.T) {
 		}
 		if n := f.snmp("h1", "Tcp", "RetransSegs"); n != 0 {
 			t.Logf("%d retransmits", n)
+		}
+	})
+}
+
+// translateDestination sends what h1 opens to an address that nobody has on to h2's,
+// as NAT for a service does (kube-proxy and Docker at a host's own output).
+func (f *fan) translateDestination(v6 bool, service, to netip.AddrPort) {
+	f.t.Helper()
+	family, proto := nftables.TableFamilyIPv4, uint32(unix.NFPROTO_IPV4)
+	if v6 {
+		family, proto = nftables.TableFamilyIPv6, unix.NFPROTO_IPV6
+	}
+	c, err := nftables.New(nftables.WithNetNSFd(int(f.nodes["h1"])))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	table := c.AddTable(&nftables.Table{Family: family, Name: "service"})
+	chain := c.AddChain(&nftables.Chain{Name: "out", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
+	port := func(p uint16) []byte { return []byte{byte(p >> 8), byte(p)} }
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(protocol(packet.TCP),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: port(service.Port())},
+		&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
+		&expr.Immediate{Register: 2, Data: port(to.Port())},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: proto, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+	)})
+	if err := c.Flush(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// A connection to a service's address, which this host turns into a server's, is
+// traced to the server, over the spine that its packets take.
+func TestFlowsToATranslatedDestination(t *testing.T) {
+	families(t, func(t *testing.T, f *fan, v6 bool) {
+		f.serve(v6)
+		a := addr4
+		if v6 {
+			a = addr6
+		}
+		server := flowOf(v6, 0).Dst
+		service := netip.AddrPortFrom(a(9, 9, 9), 80)
+		f.translateDestination(v6, service, server)
+		tr := f.tracerAt("h1", testConfig(), 3)
+		for i := range 4 {
+			flow := flowOf(v6, uint16(41000+i))
+			flow.Dst = service
+			c := f.dial(flow)
+			before := f.received()
+			for range 40 {
+				if _, err := c.Write(make([]byte, 500)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			spine := 0
+			eventually(t, func() bool {
+				after, most := f.received(), uint64(0)
+				for s := range after {
+					if n := after[s] - before[s]; n > most {
+						most, spine = n, s+1
+					}
+				}
+				return most >= 5
+			})
+			p := tr.Trace(t.Context(), flow, 1)
+			want(t, p, "complete", "")
+			if wire, err := packet.FlowFromPB(p.GetProbed()); err != nil || wire.Dst != server || wire.Src != flow.Src {
+				t.Errorf("probed %s, %v, want the server %s", wire, err, server)
+			}
+			if len(p.GetHops()) == 3 && hopAddr(p.GetHops()[1]) != a(2, spine, 1) {
+				t.Errorf("%s: %s, and its packets go over spine %d", flow, hops(p), spine)
+			}
+			c.Close()
 		}
 	})
 }

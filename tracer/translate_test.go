@@ -170,7 +170,7 @@ func serveBalancer(t *testing.T, change func(*BalancerConfig), answer http.Handl
 	if change != nil {
 		change(&cfg)
 	}
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	return newBalancer(cfg)
@@ -264,7 +264,7 @@ func TestBalancerThatIsSlow(t *testing.T) {
 func TestBalancerConfig(t *testing.T) {
 	good := DefaultBalancer()
 	good.URL, good.Networks = "https://lb.example/x", []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
-	if err := good.validate(); err != nil {
+	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}
 	for want, change := range map[string]func(*BalancerConfig){

@@ -31,6 +31,8 @@ type wire struct {
 	f   *os.File
 	raw syscall.RawConn
 	rt  *netlink.Handle
+
+	tap tap
 }
 
 func openWire() (*wire, error) {
@@ -41,32 +43,38 @@ func openWire() (*wire, error) {
 	return &wire{ns: ns}, nil
 }
 
-// open opens the sockets, on a thread that ends afterwards.
+// open opens the sockets.
 func (w *wire) open() error {
 	if w.f != nil {
 		return nil
 	}
-	opened := make(chan error)
+	return w.inside(func() error {
+		rt, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open a route netlink socket: %w", err)
+		}
+		f, raw, err := openSocket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, "packet sender")
+		if err != nil {
+			rt.Close()
+			return err
+		}
+		w.f, w.raw, w.rt = f, raw, rt
+		return nil
+	})
+}
+
+// inside runs fn in the namespace, on a thread that ends afterwards.
+func (w *wire) inside(fn func() error) error {
+	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		opened <- func() error {
-			if err := unix.Setns(int(w.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("enter the network namespace: %w", err)
-			}
-			rt, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-			if err != nil {
-				return fmt.Errorf("open a route netlink socket: %w", err)
-			}
-			f, raw, err := openSocket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, "packet sender")
-			if err != nil {
-				rt.Close()
-				return err
-			}
-			w.f, w.raw, w.rt = f, raw, rt
-			return nil
-		}()
+		if err := unix.Setns(int(w.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("enter the network namespace: %w", err)
+			return
+		}
+		done <- fn()
 	}()
-	return <-opened
+	return <-done
 }
 
 // send sends one packet of a flow. Errors: no route, no neighbour known yet.
@@ -120,9 +128,10 @@ func (w *wire) next(f packet.Flow) (*unix.SockaddrLinklayer, error) {
 }
 
 func (w *wire) close() error {
+	err := w.tap.close()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	err := w.ns.Close()
+	err = errors.Join(err, w.ns.Close())
 	if w.f != nil {
 		w.rt.Close()
 		err = errors.Join(err, w.f.Close())

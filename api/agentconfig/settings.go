@@ -28,6 +28,13 @@ type Settings struct {
 	Ignore *[]Filter `json:"ignore,omitempty"`
 	// TraceRate is how many traces a second the host may start: Ct of 007.
 	TraceRate *float64 `json:"trace_rate,omitempty"`
+	// SwitchICMP is how many ICMP answers a second a switch gives: where nobody
+	// sets a TraceRate, it follows from this and the topology.
+	SwitchICMP *float64 `json:"switch_icmp,omitempty"`
+	// Balancer is asked what became of connections to its addresses.
+	Balancer *Balancer `json:"balancer,omitempty"`
+	// Survey looks for all equal-cost paths on schedule.
+	Survey *Survey `json:"survey,omitempty"`
 }
 
 // Bounds of Interval and TraceRate.
@@ -116,18 +123,26 @@ func keys() []key {
 			func(s *Settings) **[]Filter { return &s.Only }, parseFilters, showFilters),
 		ptr("ignore", "filters with commas: do not track what one of them takes",
 			func(s *Settings) **[]Filter { return &s.Ignore }, parseFilters, showFilters),
-		ptr("trace_rate", "traces per second the host may start",
-			func(s *Settings) **float64 { return &s.TraceRate },
-			func(text string) (float64, error) {
-				v, err := strconv.ParseFloat(text, 64)
-				if err != nil {
-					return 0, fmt.Errorf("%q: write a number, such as 10", text)
-				}
-				return v, checkRate(v)
-			},
-			func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }),
+		ptr("trace_rate", "traces per second the host may start; unset: 007's bound for the topology",
+			func(s *Settings) **float64 { return &s.TraceRate }, parseRate, showRate),
+		ptr("switch_icmp", "ICMP answers per second a switch gives, from which that bound follows; unset: 100",
+			func(s *Settings) **float64 { return &s.SwitchICMP }, parseRate, showRate),
+		ptr("balancer", "URL,NETWORK[,TIMEOUT] or none: the load balancer to ask before a trace to its addresses",
+			func(s *Settings) **Balancer { return &s.Balancer }, ParseBalancer, Balancer.String),
+		ptr("survey", "INTERVAL,ADDRESS:PORT[,99%] or off: look for all paths there, again and again",
+			func(s *Settings) **Survey { return &s.Survey }, ParseSurvey, Survey.String),
 	}
 }
+
+func parseRate(text string) (float64, error) {
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q: write a number, such as 10", text)
+	}
+	return v, checkRate(v)
+}
+
+func showRate(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 
 func parseSwitch(text string) (bool, error) {
 	switch text {
@@ -178,7 +193,7 @@ func (d Duration) check() error {
 
 func checkRate(v float64) error {
 	if !(v > 0) || v > MaxTraceRate || math.IsInf(v, 0) {
-		return fmt.Errorf("%v: give more than 0, at most %d, traces per second", v, MaxTraceRate)
+		return fmt.Errorf("%v: give more than 0, at most %d, per second", v, MaxTraceRate)
 	}
 	return nil
 }
@@ -203,6 +218,9 @@ func (s Settings) Validate() error {
 	}
 	if s.TraceRate != nil {
 		bad("trace_rate", checkRate(*s.TraceRate))
+	}
+	if s.SwitchICMP != nil {
+		bad("switch_icmp", checkRate(*s.SwitchICMP))
 	}
 	for _, list := range []struct {
 		name string
@@ -266,28 +284,35 @@ func About(name string) string {
 	return ""
 }
 
-// Encode writes settings as agents read them.
+// Encode writes settings as Decode reads them.
 func (s Settings) Encode() ([]byte, error) { return json.Marshal(s) }
 
 // Decode reads settings and checks them. Nothing, or no bytes, is no settings. A
-// key that this agent does not know is an error: it would not do as it is told.
+// key that is not known is an error: an agent would not do as it is told.
 func Decode(b []byte) (Settings, error) {
 	var s Settings
-	if len(b) == 0 {
-		return s, nil
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
-		return Settings{}, fmt.Errorf("settings cannot be read: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return Settings{}, errors.New("settings cannot be read: more follows after their end")
+	if err := decode(b, &s); err != nil {
+		return Settings{}, err
 	}
 	if err := s.Validate(); err != nil {
 		return Settings{}, fmt.Errorf("settings: %w", err)
 	}
 	return s, nil
+}
+
+func decode(b []byte, into any) error {
+	if len(b) == 0 {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("settings cannot be read: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("settings cannot be read: more follows after their end")
+	}
+	return nil
 }
 
 // Merge puts settings together: what a later one tells wins.

@@ -15,13 +15,18 @@ import (
 // Store keeps settings in a KV bucket. Safe for concurrent use, also by several
 // processes.
 type Store struct {
-	kv   jetstream.KeyValue
-	topo *topology.Topology
+	kv    jetstream.KeyValue
+	topo  *topology.Topology
+	bound float64 // on traces per second and host, for each ICMP answer per second of a switch
 }
 
 // NewStore uses a bucket for the hosts of a topology. [Store.Sync] makes it
 // fit them.
-func NewStore(kv jetstream.KeyValue, t *topology.Topology) *Store { return &Store{kv: kv, topo: t} }
+func NewStore(kv jetstream.KeyValue, t *topology.Topology) *Store {
+	// An error is no regular Clos, of which the bound says nothing.
+	bound, _ := t.TraceBudget(1)
+	return &Store{kv: kv, topo: t, bound: bound}
+}
 
 // Change is one key to set; an empty value takes it back.
 type Change struct{ Key, Value string }
@@ -37,6 +42,9 @@ type View struct {
 	Revision uint64
 	// Others lists the other scopes that have settings, with For all hosts.
 	Others map[Scope]Settings
+	// TraceBound is that of Told, with For all hosts: 007's bound for the topology,
+	// which goes where nobody sets a rate. 0: it says nothing.
+	TraceBound float64
 }
 
 // errUnfit is an error of what was asked for, not of the store.
@@ -135,7 +143,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		return err
 	}
 	for _, h := range s.topo.Hosts {
-		value, err := tell(h, set).Settings.Encode()
+		value, err := tell(h, set, s.bound).Encode()
 		if err != nil {
 			return fmt.Errorf("encode settings of %s: %w", h.Name, err)
 		}
@@ -166,13 +174,14 @@ func (s *Store) Get(ctx context.Context, scope Scope) (View, error) {
 	v := View{For: scope, Set: set[scope], Others: map[Scope]Settings{}}
 	if scope.Host != "" {
 		h, _ := s.topo.Host(scope.Host)
-		told := tell(h, set)
+		told := tell(h, set, s.bound)
 		v.Told, v.Revision = &told, all[scope.Host].revision
 		return v, nil
 	}
 	if scope == (Scope{}) {
 		delete(set, scope)
 		v.Others = set
+		v.TraceBound = v.Set.traceBound(s.bound)
 	}
 	return v, nil
 }

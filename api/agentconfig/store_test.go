@@ -3,6 +3,8 @@ package agentconfig_test
 import (
 	"context"
 	"log/slog"
+	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,31 +12,15 @@ import (
 	"decaf/api/agentconfig"
 	"decaf/api/bus"
 	"decaf/topology"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // On a real server: what is set for all, a tag and a host reaches the agents it
 // is for, merged; an agent may read its own and nothing else, and hears of it.
 func TestStore(t *testing.T) {
+	srv, kv := bucket(t)
 	log := slog.New(slog.DiscardHandler)
-	srvCfg := bus.DefaultServerConfig()
-	srvCfg.Listen, srvCfg.Dir, srvCfg.Site = "127.0.0.1:0", t.TempDir(), "east"
-	srv, err := bus.StartServer(srvCfg, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Stop()
-	admin, err := bus.Connect(t.Context(), bus.ConnConfig{Server: srv, Site: "east"}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	if err := admin.EnsureStreams(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	kv, err := admin.KV(bus.BucketAgentConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
 	topo := &topology.Topology{Site: "east", Hosts: []*topology.Host{
 		{Name: "a", Tags: map[string]string{"rack": "r1", "cluster": "web"}},
 		{Name: "b", Tags: map[string]string{"rack": "r2"}},
@@ -84,7 +70,7 @@ func TestStore(t *testing.T) {
 	v := set("a", "trace_rate", "3")
 	want := `{"interval":"20s","sample":"1/10","trace_rate":3}`
 	got, revision := told()
-	if got != want || revision != v.Revision || v.Told.From["interval"].String() != "tag:rack=r1" || v.Told.From["trace_rate"].String() != "a" {
+	if got != want || revision != v.Revision || v.Told.From["interval"] != "tag:rack=r1" || v.Told.From["trace_rate"] != "a" {
 		t.Errorf("a is told %s, revision %d, want %s, %+v", got, revision, want, v)
 	}
 	for range 4 { // all, rack twice, a; the cluster's changed nothing
@@ -137,10 +123,96 @@ func TestStore(t *testing.T) {
 		t.Errorf("n is told %v, %v", e, err)
 	}
 
-	// Agents may not write, nor read another's.
+	// An agent may not read another's.
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if v, _, err := host.AgentConfig(ctx, "b"); err == nil {
 		t.Errorf("a read b's settings: %s", v)
 	}
+}
+
+// Where nobody sets a rate, a host is told 007's bound for the topology, and it
+// follows what a switch is said to answer; who sets a rate goes before it.
+func TestTraceBoundIsHandedOut(t *testing.T) {
+	_, kv := bucket(t)
+	clos, err := topology.Clos(topology.ClosSpec{Pods: 2, ToRs: 4, T1s: 2, T2s: 2, Hosts: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := clos.TraceBudget(100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := agentconfig.NewStore(kv, clos)
+	if err := store.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	host := clos.Hosts[0].Name
+	check := func(what string, rate *float64, bound float64, from string) {
+		t.Helper()
+		v, err := store.Get(t.Context(), agentconfig.Scope{Host: host})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := kv.Get(t.Context(), host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told, err := agentconfig.DecodeTold(e.Value())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if math.Abs(told.TraceBound-bound) > 1e-9 || (told.TraceRate == nil) != (rate == nil) || rate != nil && *told.TraceRate != *rate || v.Told.From["trace_rate"] != from {
+			t.Errorf("%s: told %s by %q, want a bound of %v", what, e.Value(), v.Told.From["trace_rate"], bound)
+		}
+		shown, ok := v.Told.Get("trace_rate")
+		is := bound
+		if rate != nil {
+			is = *rate
+		}
+		if got, err := strconv.ParseFloat(shown, 64); !ok || err != nil || math.Abs(got-is) > 1e-9 {
+			t.Errorf("%s: shown %q, want %v", what, shown, is)
+		}
+	}
+	set := func(scope agentconfig.Scope, key, value string) {
+		t.Helper()
+		if _, err := store.Set(t.Context(), scope, []agentconfig.Change{{Key: key, Value: value}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("nothing set", nil, want, agentconfig.FromTopology)
+	set(agentconfig.Scope{}, "switch_icmp", "150")
+	check("switches that answer more", nil, want*1.5, agentconfig.FromTopology)
+	three := 3.0
+	set(agentconfig.Scope{}, "trace_rate", "3")
+	check("a rate for all", &three, want*1.5, "all")
+	set(agentconfig.Scope{}, "trace_rate", "")
+	set(agentconfig.Scope{}, "switch_icmp", "")
+	check("all taken back", nil, want, agentconfig.FromTopology)
+}
+
+// bucket is a real one, on a server of its own.
+func bucket(t *testing.T) (*bus.Server, jetstream.KeyValue) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	cfg := bus.DefaultServerConfig()
+	cfg.Listen, cfg.Dir, cfg.Site = "127.0.0.1:0", t.TempDir(), "east"
+	srv, err := bus.StartServer(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.Stop)
+	admin, err := bus.Connect(t.Context(), bus.ConnConfig{Server: srv, Site: "east"}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(admin.Close)
+	if err := admin.EnsureStreams(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kv, err := admin.KV(bus.BucketAgentConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return srv, kv
 }

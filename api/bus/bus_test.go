@@ -113,8 +113,11 @@ func TestBatchesAreCutByCountAndByTime(t *testing.T) {
 		s := p.Stats()
 		return s.Batches == 2 && s.Stored == 200 && s.Waiting == 50
 	})
-	closePublisher(t, p) // does not wait for the hour
-	if s := p.Stats(); s.Batches != 3 || s.Stored != 250 {
+	p.Flush() // does not wait for the hour
+	eventually(t, "the third stored too", func() bool { return p.Stats().Stored == 250 })
+	p.Publish(retransmit(250))
+	closePublisher(t, p) // nor does this
+	if s := p.Stats(); s.Batches != 4 || s.Stored != 251 {
 		t.Errorf("stats %+v", s)
 	}
 	q := NewPublisher(c, "h", PublisherOptions{MaxDelay: time.Millisecond})

@@ -172,6 +172,17 @@ func (p *Publisher) rejectLocked(why error) {
 	}
 }
 
+// Flush sends what waits for others to travel with.
+func (p *Publisher) Flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.armed {
+		p.timer.Stop()
+		p.cutAllLocked()
+		p.wakeUp()
+	}
+}
+
 // cutAll is the timer's.
 func (p *Publisher) cutAll() {
 	p.mu.Lock()
