@@ -65,6 +65,7 @@ func TestScenariosOnTheFlowFabric(t *testing.T) {
 		}
 		for _, seed := range seeds {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
+				t.Parallel()
 				r := played(t, name, seed, "")
 				for _, e := range r.Expectations {
 					if !e.Held {

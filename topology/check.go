@@ -60,7 +60,7 @@ type plan struct {
 	cableLine  []cableLines
 }
 
-type cableLines struct{ a, aAddr, b, bAddr int }
+type cableLines struct{ a, aAddr, aAddr6, b, bAddr, bAddr6 int }
 
 // line reads a line table that may be absent.
 func line(table []int, i int) int {
@@ -248,19 +248,28 @@ func (p *plan) checkAddresses(doc *strictyaml.Doc) {
 	subnets := make([]subnet, 0, len(p.cables))
 	for i := range p.cables {
 		c, at := &p.cables[i], p.cableLines(i)
-		okA := p.checkEnd(doc, at.aAddr, owner(2*i), owners)
-		okB := p.checkEnd(doc, at.bAddr, owner(2*i+1), owners)
-		switch a, b := c.A.Addr, c.B.Addr; {
-		case !okA || !okB:
-		case !a.IsValid() && !b.IsValid(): // unnumbered: traces cannot name it, but it may be drawn
-		case !a.IsValid():
-			doc.Errorf(at.a, "link %s>%s: a_addr is missing while b_addr is given", &c.A, &c.B)
-		case !b.IsValid():
-			doc.Errorf(at.b, "link %s>%s: b_addr is missing while a_addr is given", &c.A, &c.B)
-		case a.Masked() != b.Masked():
-			doc.Errorf(at.bAddr, "link %s>%s: %s and %s are not of one subnet", &c.A, &c.B, a, b)
-		default:
-			subnets = append(subnets, subnet{prefix: a.Masked(), cable: int32(i), line: int32(at.aAddr)})
+		for _, pair := range [...]struct {
+			key          string
+			a, b         netip.Prefix
+			aLine, bLine int
+		}{{"addr", c.A.Addr, c.B.Addr, at.aAddr, at.bAddr}, {"addr6", c.A.Addr6, c.B.Addr6, at.aAddr6, at.bAddr6}} {
+			okA := p.checkEnd(doc, pair.aLine, owner(2*i), pair.a, owners)
+			okB := p.checkEnd(doc, pair.bLine, owner(2*i+1), pair.b, owners)
+			switch a, b := pair.a, pair.b; {
+			case !okA || !okB:
+			case !a.IsValid() && !b.IsValid(): // unnumbered: traces cannot name it, but it may be drawn
+			case !a.IsValid():
+				doc.Errorf(at.a, "link %s>%s: a_%s is missing while b_%s is given", &c.A, &c.B, pair.key, pair.key)
+			case !b.IsValid():
+				doc.Errorf(at.b, "link %s>%s: b_%s is missing while a_%s is given", &c.A, &c.B, pair.key, pair.key)
+			case a.Masked() != b.Masked():
+				doc.Errorf(pair.bLine, "link %s>%s: %s and %s are not of one subnet", &c.A, &c.B, a, b)
+			default:
+				subnets = append(subnets, subnet{prefix: a.Masked(), cable: int32(i), line: int32(pair.aLine)})
+			}
+		}
+		if a := c.A.Addr6; a.IsValid() && (!a.Addr().Is6() || !c.A.Addr.IsValid() || !c.A.Addr.Addr().Is4()) {
+			doc.Errorf(at.aAddr6, "link %s>%s: a_addr6 is for an IPv6 address beside the IPv4 address in a_addr; a link that has one address has it in a_addr", &c.A, &c.B)
 		}
 	}
 	subnets = p.checkSubnets(doc, subnets)
@@ -320,19 +329,24 @@ func (p *plan) ownerLine(o owner, a netip.Addr) seen {
 	if o.isHost() {
 		return seen{line: p.addressLine(int(^o), slices.Index(p.hosts[^o].Addresses, a))}
 	}
-	if at := p.cableLines(int(o / 2)); o%2 == 0 {
+	at, second := p.cableLines(int(o/2)), p.end(o).Addr6.IsValid() && p.end(o).Addr6.Addr() == a
+	switch {
+	case o%2 == 0 && second:
+		return seen{line: at.aAddr6}
+	case o%2 == 0:
 		return seen{line: at.aAddr}
-	} else {
-		return seen{line: at.bAddr}
+	case second:
+		return seen{line: at.bAddr6}
 	}
+	return seen{line: at.bAddr}
 }
 
-func (p *plan) checkEnd(doc *strictyaml.Doc, line int, self owner, owners map[netip.Addr]owner) bool {
-	i := p.end(self)
-	if !i.Addr.IsValid() {
+// checkEnd checks one address of an interface, which it may not have.
+func (p *plan) checkEnd(doc *strictyaml.Doc, line int, self owner, addr netip.Prefix, owners map[netip.Addr]owner) bool {
+	if !addr.IsValid() {
 		return true
 	}
-	a := i.Addr.Addr()
+	i, a := p.end(self), addr.Addr()
 	if wrong := wrongAddr(a); wrong != "" {
 		doc.Errorf(line, "address of %s%s", i, wrong)
 		return false

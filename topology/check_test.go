@@ -109,6 +109,23 @@ links:
 			`t.yaml:11: overlapping addresses: 10.0.4.8/31 of link a:e8>b:e8 overlaps 10.0.4.0/24 of link a:e7>b:e7 (first on line 10)`,
 			`t.yaml:15: link a:e9>b:e9: 2001:db8::/127 and 2001:db8::2/127 are not of one subnet`,
 		}},
+		{"two addresses on a link", `
+devices: [{name: a}, {name: b}]
+links:
+  - {a: "a:e1", a_addr: 10.0.0.0/31, a_addr6: "fd00::/127", b: "b:e1", b_addr: 10.0.0.1/31, b_addr6: "fd00::1/127"}
+  - {a: "a:e2", a_addr: 10.0.0.2/31, a_addr6: "fd00::1/127", b: "b:e2", b_addr: 10.0.0.3/31, b_addr6: "fd00::/127"}
+  - {a: "a:e3", a_addr: 10.0.1.0/31, a_addr6: "fd00::2/127", b: "b:e3", b_addr: 10.0.1.1/31}
+  - {a: "a:e4", a_addr6: "fd00::4/127", b: "b:e4", b_addr6: "fd00::5/127"}
+  - {a: "a:e5", a_addr: 10.0.2.0/31, a_addr6: 10.0.3.0/31, b: "b:e5", b_addr: 10.0.2.1/31, b_addr6: 10.0.3.1/31}
+  - {a: "a:e6", a_addr6: "fd00::6", b: "b:e6"}
+`, []string{
+			`t.yaml:5: overlapping addresses: fd00::1 of a:e2 already belongs to b:e1 (first on line 4)`,
+			`t.yaml:5: overlapping addresses: fd00:: of b:e2 already belongs to a:e1 (first on line 4)`,
+			`t.yaml:6: link a:e3>b:e3: b_addr6 is missing while a_addr6 is given`,
+			`t.yaml:7: link a:e4>b:e4: a_addr6 is for an IPv6 address beside the IPv4 address in a_addr`,
+			`t.yaml:8: link a:e5>b:e5: a_addr6 is for an IPv6 address beside the IPv4 address in a_addr`,
+			`t.yaml:9: address "fd00::6" of a:e6: write address/length, such as fd0a::a80:0/127`,
+		}},
 		{"addresses of hosts", `
 devices: [{name: s}]
 hosts:

@@ -15,6 +15,75 @@ type ClosSpec struct {
 	T1s   int // per pod
 	T2s   int // in all
 	Hosts int // per ToR
+	// IP is which addresses interfaces and hosts get.
+	IP IP
+}
+
+// IP is which versions of the Internet Protocol a fabric speaks.
+type IP uint8
+
+const (
+	IPv4   IP = iota // alone
+	IPv6             // alone
+	IPBoth           // both, on every interface
+)
+
+// ParseIP reads "4", "6" or "both".
+func ParseIP(s string) (IP, error) {
+	for _, ip := range []IP{IPv4, IPv6, IPBoth} {
+		if s == ip.String() {
+			return ip, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is no version of the Internet Protocol: write 4, 6 or both", s)
+}
+
+// String gives the version as ParseIP reads it.
+func (ip IP) String() string { return [...]string{"4", "6", "both"}[ip] }
+
+// closIPv6 is where a Clos has its IPv6 addresses: each is that prefix and the IPv4
+// address that stands, or would stand, beside it.
+var closIPv6 = netip.MustParsePrefix("fd0a::/96")
+
+// ClosAddr6 gives the IPv6 address that goes with an IPv4 address of a Clos.
+func ClosAddr6(a netip.Addr) netip.Addr {
+	b, v4 := closIPv6.Addr().As16(), a.As4()
+	copy(b[12:], v4[:])
+	return netip.AddrFrom16(b)
+}
+
+// ClosAddr4 gives the IPv4 address that goes with an IPv6 address of a Clos; false
+// for one that no Clos has.
+func ClosAddr4(a netip.Addr) (netip.Addr, bool) {
+	if !closIPv6.Contains(a) {
+		return netip.Addr{}, false
+	}
+	b := a.As16()
+	return netip.AddrFrom4([4]byte(b[12:])), true
+}
+
+// address gives an interface a link's address of a Clos.
+func (ip IP) address(i *Interface, a netip.Addr) {
+	if ip != IPv6 {
+		i.Addr = netip.PrefixFrom(a, 31)
+	}
+	switch ip {
+	case IPv6:
+		i.Addr = netip.PrefixFrom(ClosAddr6(a), 127)
+	case IPBoth:
+		i.Addr6 = netip.PrefixFrom(ClosAddr6(a), 127)
+	}
+}
+
+// host gives a host's addresses of a Clos.
+func (ip IP) host(a netip.Addr) []netip.Addr {
+	switch ip {
+	case IPv6:
+		return []netip.Addr{ClosAddr6(a)}
+	case IPBoth:
+		return []netip.Addr{a, ClosAddr6(a)}
+	}
+	return []netip.Addr{a}
 }
 
 // Limits of the Clos address plan: host links are /31s inside
@@ -32,7 +101,7 @@ const MaxClosLinks = 1 << 20
 // Clos builds a Clos fabric. Devices are named p0-tor0, p0-t1-0 and t2-0, hosts
 // p0-tor0-h0. A switch's uplinks come first (eth1…), then its downlinks; a host
 // has eth0. On a link the lower tier's end has the even fabric address; on host
-// links the ToR has it.
+// links the ToR has it. IPv6 addresses are fd0a:: and the IPv4 one.
 func Clos(s ClosSpec) (*Topology, error) {
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("clos: %w", err)
@@ -78,10 +147,10 @@ func Clos(s ClosSpec) (*Topology, error) {
 		even := next
 		odd := even.Next()
 		next = odd.Next()
-		cables = append(cables, Cable{
-			A: Interface{Node: low, Name: ports[lowPort], Addr: netip.PrefixFrom(even, 31)},
-			B: Interface{Node: high, Name: ports[highPort], Addr: netip.PrefixFrom(odd, 31)},
-		})
+		c := Cable{A: Interface{Node: low, Name: ports[lowPort]}, B: Interface{Node: high, Name: ports[highPort]}}
+		s.IP.address(&c.A, even)
+		s.IP.address(&c.B, odd)
+		cables = append(cables, c)
 	}
 	for p := range s.Pods {
 		for i, tor := range tors[p] {
@@ -100,11 +169,11 @@ func Clos(s ClosSpec) (*Topology, error) {
 			for h, name := range numbered(tor+"-h", s.Hosts) {
 				even := netip.AddrFrom4([4]byte{10, byte(p), byte(i), byte(2 * h)})
 				odd := even.Next()
-				hosts = append(hosts, &Host{Name: name, Addresses: []netip.Addr{odd}})
-				cables = append(cables, Cable{
-					A: Interface{Node: tor, Name: ports[1+s.T1s+h], Addr: netip.PrefixFrom(even, 31)},
-					B: Interface{Node: name, Name: "eth0", Addr: netip.PrefixFrom(odd, 31)},
-				})
+				hosts = append(hosts, &Host{Name: name, Addresses: s.IP.host(odd)})
+				c := Cable{A: Interface{Node: tor, Name: ports[1+s.T1s+h]}, B: Interface{Node: name, Name: "eth0"}}
+				s.IP.address(&c.A, even)
+				s.IP.address(&c.B, odd)
+				cables = append(cables, c)
 			}
 		}
 	}
@@ -117,6 +186,8 @@ func Clos(s ClosSpec) (*Topology, error) {
 
 func (s ClosSpec) check() error {
 	switch {
+	case s.IP > IPBoth:
+		return fmt.Errorf("ip is %d: give IPv4, IPv6 or IPBoth", s.IP)
 	case s.Pods < 1 || s.Pods > maxPods:
 		return fmt.Errorf("pods is %d: give 1 to %d", s.Pods, maxPods)
 	case s.ToRs < 1 || s.ToRs > maxToRs:

@@ -82,6 +82,48 @@ func TestSmallClosByName(t *testing.T) {
 	}
 }
 
+// Each address of a Clos has its IPv6 twin, on links and hosts alike, by which
+// interfaces and hosts are found as well; alone it stands where the IPv4 one stood.
+func TestClosSpeaksIPv6(t *testing.T) {
+	spec := ClosSpec{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2}
+	four := build(t, spec)
+	for _, ip := range []IP{IPv6, IPBoth} {
+		spec.IP = ip
+		topo := build(t, spec)
+		roundTrip(t, topo)
+		for i, l := range topo.Links {
+			twin := ClosAddr6(four.Links[i].From.Addr.Addr())
+			addr6 := l.From.Of(true)
+			if addr6 != netip.PrefixFrom(twin, 127) || (l.From.Of(false) == four.Links[i].From.Addr) != (ip == IPBoth) {
+				t.Fatalf("ip %s: %s has %s and %s", ip, l.From, l.From.Addr, l.From.Addr6)
+			}
+			if found, ok := topo.InterfaceAt(twin); !ok || found != l.From || !l.From.Owns(twin) {
+				t.Fatalf("ip %s: %s is found at %s", ip, found, twin)
+			}
+			if back, ok := ClosAddr4(twin); !ok || back != four.Links[i].From.Addr.Addr() {
+				t.Fatalf("%s stands beside %s", twin, back)
+			}
+		}
+		for i, h := range topo.Hosts {
+			twin := ClosAddr6(four.Hosts[i].Addresses[0])
+			if found, ok := topo.HostAt(twin); !ok || found != h || h.Addresses[len(h.Addresses)-1] != twin || len(h.Addresses) != 1+int(ip)/2 {
+				t.Fatalf("ip %s: host %s has %v", ip, h.Name, h.Addresses)
+			}
+		}
+	}
+	if _, ok := ClosAddr4(netip.MustParseAddr("fd0b::1")); ok {
+		t.Error("an address of no Clos has an IPv4 twin")
+	}
+	for _, text := range []string{"4", "6", "both"} {
+		if ip, err := ParseIP(text); err != nil || ip.String() != text {
+			t.Errorf("%q is read as %s, %v", text, ip, err)
+		}
+	}
+	if _, err := ParseIP("5"); err == nil {
+		t.Error("version 5 is taken")
+	}
+}
+
 func TestClosRefusesWhatCannotBeBuilt(t *testing.T) {
 	for want, s := range map[string]ClosSpec{
 		"pods is 0: give 1 to 128":                 {ToRs: 1},
@@ -89,6 +131,7 @@ func TestClosRefusesWhatCannotBeBuilt(t *testing.T) {
 		"tors (per pod) is 257":                    {Pods: 1, ToRs: 257, T1s: 1},
 		"hosts (per tor) is 129":                   {Pods: 1, ToRs: 1, Hosts: 129},
 		"hosts (per tor) is -1":                    {Pods: 1, ToRs: 1, Hosts: -1},
+		"ip is 3":                                  {Pods: 1, ToRs: 1, IP: 3},
 		"t1 (per pod) is -1":                       {Pods: 1, ToRs: 1, T1s: -1},
 		"t2 is -3":                                 {Pods: 1, ToRs: 1, T1s: 1, T2s: -3},
 		"2 tors in a pod but no t1":                {Pods: 1, ToRs: 2},

@@ -41,6 +41,9 @@ without loss, is not held to it. Last, how many traces per second each host may
 send so that no switch has to answer more than --icmp of their packets. On
 another network it says why nothing is known.
 
+Where nobody has such a file, "decaf trace HOST:PORT --all-paths --learn FILE" writes
+one of the ways it found, which is checked and used as any other.
+
 FILE may be - for standard input. Up to 16 MiB any YAML is read; larger files,
 up to 256 MiB, in the form that "topology clos" writes: one device, host or link
 a line.`,
@@ -98,18 +101,25 @@ func loadOrStdin(name string, stdin io.Reader) (*Topology, error) {
 func closCommand() *cobra.Command {
 	var s ClosSpec
 	var out string
+	ip := s.IP.String()
 	cmd := &cobra.Command{
 		Use:   "clos",
 		Short: "Write the topology of a Clos fabric as YAML",
 		Long: `Write the topology of a three-tier Clos fabric as YAML: in each pod every ToR is
 joined to every T1, and every T1 to every T2. Devices are named p0-tor0, p0-t1-0
-and t2-0, hosts p0-tor0-h0; every interface has an address out of 10.0.0.0/8.`,
+and t2-0, hosts p0-tor0-h0; every interface has an address out of 10.0.0.0/8, with
+--ip both an IPv6 address beside it and with --ip 6 that alone, which is fd0a:: and
+the IPv4 address.`,
 		Example: `  decaf topology clos --pods 2 --tors 2 --t1 2 --t2 2 --hosts 2 --file fabric.yaml
   decaf topology clos --pods 2 --tors 20 --t1 8 --t2 10 --hosts 40     # the set-up of 007: 4160 directed links
   decaf topology clos --pods 40 --tors 64 --t1 32 --t2 64 --hosts 128 | wc -l   # near the limit of 1048576`,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if s.IP, err = ParseIP(ip); err != nil {
+				return fmt.Errorf("--ip: %w", err)
+			}
 			t, err := Clos(s)
 			if err != nil {
 				return err
@@ -132,6 +142,7 @@ and t2-0, hosts p0-tor0-h0; every interface has an address out of 10.0.0.0/8.`,
 	f.IntVar(&s.T1s, "t1", 2, "tier-1 switches per pod")
 	f.IntVar(&s.T2s, "t2", 2, "tier-2 switches in all")
 	f.IntVar(&s.Hosts, "hosts", 2, "hosts per top-of-rack switch")
+	f.StringVar(&ip, "ip", ip, "versions of the Internet Protocol: 4, 6 or both")
 	f.StringVarP(&out, "file", "f", "", "file to write (default standard output)")
 	return cmd
 }

@@ -9,7 +9,8 @@
 //   - check.go: what makes a topology valid
 //   - file.go, marshal.go: the YAML form, read by [Load] and [Parse], written by [Topology.Marshal]
 //   - lines.go: the fast way in for what Marshal writes, of up to a million links
-//   - clos.go: [Clos], which builds a Clos fabric of any size
+//   - clos.go: [Clos], which builds a Clos fabric of any size, with addresses of IPv4,
+//     IPv6 or both
 //   - index.go: look-ups by name, interface and address
 //   - path.go: shortest paths, their number, and the share of each link in them
 //   - shape.go: [Topology.ClosShape], which recognises a Clos by its links

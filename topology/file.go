@@ -153,20 +153,20 @@ func readTags(v strictyaml.Value) map[string]string {
 }
 
 func (p *plan) addCable(v strictyaml.Value) {
-	f := v.Fields("a", "a_addr", "b", "b_addr")
-	a, okA := readEnd(f.Need("a"), f.Get("a_addr"))
-	b, okB := readEnd(f.Need("b"), f.Get("b_addr"))
+	f := v.Fields("a", "a_addr", "a_addr6", "b", "b_addr", "b_addr6")
+	a, okA := readEnd(f.Need("a"), f.Get("a_addr"), f.Get("a_addr6"))
+	b, okB := readEnd(f.Need("b"), f.Get("b_addr"), f.Get("b_addr6"))
 	if !okA || !okB {
 		return // noted; half a link would only bring more messages of the same
 	}
 	p.cables = append(p.cables, Cable{A: a, B: b})
 	p.cableLine = append(p.cableLine, cableLines{
-		a: f.Get("a").Line(), aAddr: f.Get("a_addr").Line(),
-		b: f.Get("b").Line(), bAddr: f.Get("b_addr").Line(),
+		a: f.Get("a").Line(), aAddr: f.Get("a_addr").Line(), aAddr6: f.Get("a_addr6").Line(),
+		b: f.Get("b").Line(), bAddr: f.Get("b_addr").Line(), bAddr6: f.Get("b_addr6").Line(),
 	})
 }
 
-func readEnd(end, addr strictyaml.Value) (Interface, bool) {
+func readEnd(end, addr, addr6 strictyaml.Value) (Interface, bool) {
 	if !end.Present() {
 		return Interface{}, false
 	}
@@ -176,13 +176,20 @@ func readEnd(end, addr strictyaml.Value) (Interface, bool) {
 		return Interface{}, false
 	}
 	i := Interface{Node: node, Name: name}
-	if addr.Present() {
-		p, err := netip.ParsePrefix(addr.Text())
+	for _, a := range []struct {
+		text    strictyaml.Value
+		to      *netip.Prefix
+		example string
+	}{{addr, &i.Addr, "10.128.0.0/31"}, {addr6, &i.Addr6, "fd0a::a80:0/127"}} {
+		if !a.text.Present() {
+			continue
+		}
+		p, err := netip.ParsePrefix(a.text.Text())
 		if err != nil {
-			addr.Errorf("address %q of %s: write address/length, such as 10.128.0.0/31", addr.Text(), &i)
+			a.text.Errorf("address %q of %s: write address/length, such as %s", a.text.Text(), &i, a.example)
 			return Interface{}, false
 		}
-		i.Addr = p
+		*a.to = p
 	}
 	return i, true
 }

@@ -114,7 +114,10 @@ func newIndex(t *Topology) *index {
 		n := ix.ends[i].from
 		ix.link[l.Name] = l
 		ix.from[port{n, l.From.Name}] = l
-		if a := l.From.Addr; a.IsValid() {
+		for _, a := range [...]netip.Prefix{l.From.Addr, l.From.Addr6} {
+			if !a.IsValid() {
+				continue
+			}
 			ix.ifaceAt[a.Addr().Unmap()] = l.From
 			if ix.host[n] {
 				ix.hostAt[a.Addr().Unmap()] = ix.hosts[l.From.Node]

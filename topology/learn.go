@@ -43,6 +43,12 @@ type Learning struct {
 // link, so the last switches before it are one, and the first behind it; and
 // what two walks, there and back, say of the same addresses. An address that
 // shows up on both sides of a would-be link is not believed.
+//
+// The result is a topology as any other: written by [Topology.Marshal] it is a file
+// for `decaf topology check` and `decaf serve`. It has no tiers, pods and tags, and as
+// many links as were walked: walks from several hosts, and both ways, make it whole.
+// Walks of one version of the Internet Protocol only, since nothing in them says
+// which IPv6 address stands beside which IPv4 one.
 // Errors: no usable walk, or those of [New].
 func Learn(site string, walks []Walk, hosts map[netip.Addr]string) (*Topology, Learning, error) {
 	l := learner{walks: walks, hosts: hosts, parent: make(map[netip.Addr]netip.Addr), inbound: make(map[netip.Addr]bool), iface: make(map[netip.Addr]string)}

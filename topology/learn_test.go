@@ -111,45 +111,77 @@ func TestLearnFromWhatIsMissing(t *testing.T) {
 	}
 }
 
-// A Clos' own paths, walked from every host to every other, give the Clos back.
+// A Clos' own paths, walked from every host to every other, give the Clos back, over
+// IPv4 as over IPv6, and the file of it says what can be found there.
 func TestLearnAClos(t *testing.T) {
-	truth, err := Clos(ClosSpec{Site: "lab", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var walks []Walk
-	hosts := map[netip.Addr]string{}
-	for _, a := range truth.Hosts {
-		hosts[a.Addresses[0]] = a.Name
-		for _, b := range truth.Hosts {
-			for _, p := range truth.Paths(a.Name, b.Name) {
-				w := Walk{Src: a.Addresses[0], Dst: b.Addresses[0]}
-				for _, l := range p[:len(p)-1] {
-					w.Hops = append(w.Hops, l.To.Addr.Addr())
+	for _, ip := range []IP{IPv4, IPv6} {
+		truth := build(t, ClosSpec{Site: "lab", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2, IP: ip})
+		var walks []Walk
+		hosts := map[netip.Addr]string{}
+		for _, a := range truth.Hosts {
+			hosts[a.Addresses[0]] = a.Name
+			for _, b := range truth.Hosts {
+				for _, p := range truth.Paths(a.Name, b.Name) {
+					w := Walk{Src: a.Addresses[0], Dst: b.Addresses[0]}
+					for _, l := range p[:len(p)-1] {
+						w.Hops = append(w.Hops, l.To.Addr.Addr())
+					}
+					walks = append(walks, w)
 				}
-				walks = append(walks, w)
 			}
 		}
+		top, left, err := Learn("lab", walks, hosts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(top.Devices) != len(truth.Devices) || len(top.Hosts) != len(truth.Hosts) || len(top.Links) != len(truth.Links) {
+			t.Errorf("%d devices, %d hosts, %d links; want %d, %d, %d; %+v", len(top.Devices), len(top.Hosts), len(top.Links),
+				len(truth.Devices), len(truth.Hosts), len(truth.Links), left)
+		}
+		for _, a := range truth.Hosts {
+			for _, b := range truth.Hosts {
+				if x, y := len(top.Paths(a.Name, b.Name)), len(truth.Paths(a.Name, b.Name)); x != y {
+					t.Errorf("%s to %s: %d paths, want %d", a.Name, b.Name, x, y)
+				}
+			}
+		}
+		if s, err := top.ClosShape(); err != nil || s.Pods != 2 || s.T2s != 2 {
+			t.Errorf("%+v, %v", s, err)
+		}
+		if !slices.IsSortedFunc(top.Devices, func(a, b *Device) int { return strings.Compare(a.Name, b.Name) }) {
+			t.Error("the order of devices is not fixed")
+		}
+		if said := checked(t, top); !strings.Contains(said, "devices    10  (10 no tier)") || !strings.Contains(said, "up to 2 bad links at once") || strings.Contains(said, "warning") {
+			t.Errorf("of what was learnt of IP %s the check says\n%s", ip, said)
+		}
 	}
-	top, left, err := Learn("lab", walks, hosts)
+}
+
+// checked is what `topology check` says of a topology's file.
+func checked(t *testing.T, top *Topology) string {
+	t.Helper()
+	text, err := top.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(top.Devices) != len(truth.Devices) || len(top.Hosts) != len(truth.Hosts) || len(top.Links) != len(truth.Links) {
-		t.Errorf("%d devices, %d hosts, %d links; want %d, %d, %d; %+v", len(top.Devices), len(top.Hosts), len(top.Links),
-			len(truth.Devices), len(truth.Hosts), len(truth.Links), left)
+	said, err := run(t, string(text), "check", "-")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, a := range truth.Hosts {
-		for _, b := range truth.Hosts {
-			if x, y := len(top.Paths(a.Name, b.Name)), len(truth.Paths(a.Name, b.Name)); x != y {
-				t.Errorf("%s to %s: %d paths, want %d", a.Name, b.Name, x, y)
-			}
+	return said
+}
+
+// What one host has found of the ways to another is a topology too; the check says what
+// the file cannot place.
+func TestCheckOfWhatOneHostLearnt(t *testing.T) {
+	top, _, err := Learn("lab", fanWalks(4, false), fanHosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := checked(t, top)
+	for _, want := range []string{"devices    6", "hosts      2", "links      20", "without an address, so traced paths cannot name them", "does not apply: the theorem compares links within and between pods"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in\n%s", want, said)
 		}
-	}
-	if s, err := top.ClosShape(); err != nil || s.Pods != 2 || s.T2s != 2 {
-		t.Errorf("%+v, %v", s, err)
-	}
-	if !slices.IsSortedFunc(top.Devices, func(a, b *Device) int { return strings.Compare(a.Name, b.Name) }) {
-		t.Error("the order of devices is not fixed")
 	}
 }

@@ -200,7 +200,7 @@ func (r *lineReader) tags(c *cursor, tags *map[string]string, given *bool) bool 
 
 func (r *lineReader) cable(c *cursor) bool {
 	var cable Cable
-	var a, aAddr, b, bAddr bool
+	var a, aAddr, aAddr6, b, bAddr, bAddr6 bool
 	ok := c.mapping(func(key []byte) bool {
 		switch string(key) {
 		case "a":
@@ -208,14 +208,18 @@ func (r *lineReader) cable(c *cursor) bool {
 		case "b":
 			return r.end(c, &cable.B, &b)
 		case "a_addr":
-			return endAddress(c, &cable.A, &aAddr)
+			return endAddress(c, &cable.A.Addr, &aAddr)
 		case "b_addr":
-			return endAddress(c, &cable.B, &bAddr)
+			return endAddress(c, &cable.B.Addr, &bAddr)
+		case "a_addr6":
+			return endAddress(c, &cable.A.Addr6, &aAddr6)
+		case "b_addr6":
+			return endAddress(c, &cable.B.Addr6, &bAddr6)
 		}
 		return false
 	})
 	r.p.cables = append(r.p.cables, cable)
-	r.p.cableLine = append(r.p.cableLine, cableLines{r.line, r.line, r.line, r.line})
+	r.p.cableLine = append(r.p.cableLine, cableLines{r.line, r.line, r.line, r.line, r.line, r.line})
 	return ok && a && b
 }
 
@@ -229,13 +233,13 @@ func (r *lineReader) end(c *cursor, i *Interface, given *bool) bool {
 	return true
 }
 
-func endAddress(c *cursor, i *Interface, given *bool) bool {
+func endAddress(c *cursor, to *netip.Prefix, given *bool) bool {
 	text, ok := c.scalar()
 	if !ok || *given {
 		return false
 	}
 	prefix, err := netip.ParsePrefix(string(text))
-	i.Addr, *given = prefix, true
+	*to, *given = prefix, true
 	return err == nil
 }
 

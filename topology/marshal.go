@@ -104,17 +104,19 @@ func (t *Topology) write(to io.Writer) error {
 	return nil
 }
 
-// appendEnd writes node:interface and its address, if it has one.
+// appendEnd writes node:interface and its addresses, if it has any.
 func appendEnd(b []byte, key string, i *Interface) []byte {
 	b = append(b, '"')
 	b = appendEscaped(b, i.Node)
 	b = append(b, ':')
 	b = append(appendEscaped(b, i.Name), '"')
 	if i.Addr.IsValid() {
-		b = append(b, ", "...)
-		b = append(b, key...)
-		b = append(b, `: "`...)
+		b = append(append(append(b, ", "...), key...), `: "`...)
 		b = append(i.Addr.AppendTo(b), '"')
+	}
+	if i.Addr6.IsValid() {
+		b = append(append(append(b, ", "...), key...), `6: "`...)
+		b = append(i.Addr6.AppendTo(b), '"')
 	}
 	return b
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,14 +129,16 @@ func (t *Topology) summarize() summary {
 		}
 	}
 	for _, l := range t.Links {
-		if l.From.Addr.IsValid() {
-			s.Addresses++
+		for _, a := range [...]netip.Prefix{l.From.Addr, l.From.Addr6} {
+			if a.IsValid() {
+				s.Addresses++
+			}
 		}
 	}
 	for _, h := range t.Hosts {
 		links := t.LinksFrom(h.Name)
 		for _, a := range h.Addresses {
-			if !slices.ContainsFunc(links, func(l *Link) bool { return l.From.Addr.IsValid() && l.From.Addr.Addr() == a }) {
+			if !slices.ContainsFunc(links, func(l *Link) bool { return l.From.Owns(a) }) {
 				s.Addresses++
 			}
 		}

@@ -66,6 +66,25 @@ type Interface struct {
 	Node string // device or host name
 	Name string // such as eth1
 	Addr netip.Prefix
+	// Addr6 is the IPv6 address beside an IPv4 Addr; not valid on an interface that
+	// has but one address.
+	Addr6 netip.Prefix
+}
+
+// Of gives the interface's address of a version of the Internet Protocol; not valid
+// when it has none.
+func (i *Interface) Of(v6 bool) netip.Prefix {
+	for _, a := range [...]netip.Prefix{i.Addr, i.Addr6} {
+		if a.IsValid() && a.Addr().Is6() == v6 {
+			return a
+		}
+	}
+	return netip.Prefix{}
+}
+
+// Owns says whether an address is one of the interface's.
+func (i *Interface) Owns(a netip.Addr) bool {
+	return i.Addr.IsValid() && i.Addr.Addr() == a || i.Addr6.IsValid() && i.Addr6.Addr() == a
 }
 
 // Link is one direction of a cable.

@@ -16,6 +16,8 @@ switches that hash the whole five-tuple:
   - traceroute -T, tcptraceroute, mtr and scamper on the same fan, where installed:
     time, packets sent and paths found.
 
+All of it for IPv4, then for IPv6, whose figures are named ..._ipv6.
+
 --duration is for a tenth of the traffic, --pairs the number of fresh processes.`,
 	run: runTracer,
 }

@@ -36,20 +36,65 @@ import (
 
 const spines = 4
 
-var (
-	fanSource = netip.MustParseAddr("10.1.0.0")
-	fanTarget = netip.MustParseAddrPort("10.4.0.1:5201")
+const fanPort = 5201
+
+// version is one of the Internet Protocol's: v6 or not.
+type version bool
+
+const (
+	ipv4 version = false
+	ipv6 version = true
 )
 
-// fanTopology is h1 - r1 - {s1..s4} - r2 - h2.
+// versions are measured one after the other.
+var versions = []version{ipv4, ipv6}
+
+// metric names a figure of a version: that of IPv4 plainly.
+func (v version) metric(name string) string {
+	if v {
+		return name + "_ipv6"
+	}
+	return name
+}
+
+// what tells people so.
+func (v version) what(text string) string {
+	if v && text != "" {
+		return "IPv6: " + text
+	}
+	return text
+}
+
+// addr is an address of the fan.
+func (v version) addr(net, i, side byte) netip.Addr {
+	a := netip.AddrFrom4([4]byte{10, net, i, side})
+	if v {
+		return topology.ClosAddr6(a)
+	}
+	return a
+}
+
+func (v version) source() netip.Addr { return v.addr(1, 0, 0) }
+
+func (v version) target() netip.AddrPort { return netip.AddrPortFrom(v.addr(4, 0, 1), fanPort) }
+
+// spine is the address that r1 reaches a spine at.
+func (v version) spine(i byte) netip.Addr { return v.addr(2, i, 1) }
+
+func (v version) flow(port uint16) packet.Flow {
+	return packet.Flow{Src: netip.AddrPortFrom(v.source(), port), Dst: v.target(), Proto: packet.TCP}
+}
+
+// fanTopology is h1 - r1 - {s1..s4} - r2 - h2, all with both versions.
 func fanTopology() (*topology.Topology, error) {
 	devices := []*topology.Device{{Name: "r1"}, {Name: "r2"}}
 	hosts := []*topology.Host{
-		{Name: "h1", Addresses: []netip.Addr{fanSource}},
-		{Name: "h2", Addresses: []netip.Addr{fanTarget.Addr()}},
+		{Name: "h1", Addresses: []netip.Addr{ipv4.source(), ipv6.source()}},
+		{Name: "h2", Addresses: []netip.Addr{ipv4.target().Addr(), ipv6.target().Addr()}},
 	}
 	end := func(node, name string, net, i, side byte) topology.Interface {
-		return topology.Interface{Node: node, Name: name, Addr: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, net, i, side}), 31)}
+		return topology.Interface{Node: node, Name: name,
+			Addr: netip.PrefixFrom(ipv4.addr(net, i, side), 31), Addr6: netip.PrefixFrom(ipv6.addr(net, i, side), 127)}
 	}
 	cables := []topology.Cable{
 		{A: end("h1", "eth0", 1, 0, 0), B: end("r1", "h1", 1, 0, 1)},
@@ -72,50 +117,67 @@ type tracing struct {
 	results []Result
 }
 
-func (b *tracing) add(metric string, value float64, unit, what string) {
-	b.results = append(b.results, Result{Metric: metric, Value: value, Unit: unit, What: what})
+func (b *tracing) add(v version, metric string, value float64, unit, what string) {
+	b.results = append(b.results, Result{Metric: v.metric(metric), Value: value, Unit: unit, What: v.what(what)})
 }
 
-func runTracer(ctx context.Context, o Options) (_ []Result, err error) {
+// newTracing builds the fan with a server at h2; end takes it down again.
+func newTracing(ctx context.Context, o Options) (b *tracing, end func() error, err error) {
 	topo, err := fanTopology()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f, err := kernel.Build(ctx, topo, kernel.Options{Seed: 1})
 	if err != nil {
+		return nil, nil, err
+	}
+	var served sync.WaitGroup
+	var listeners []net.Listener
+	end = func() (err error) {
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
+		err = errors.Join(err, f.Close())
+		served.Wait()
+		return err
+	}
+	for _, v := range versions {
+		err := f.Do("h2", func() error {
+			l, err := net.Listen("tcp", v.target().String())
+			if err == nil {
+				listeners = append(listeners, l)
+				served.Go(func() { serve(l) })
+			}
+			return err
+		})
+		if err != nil {
+			return nil, nil, errors.Join(err, end())
+		}
+	}
+	return &tracing{o: o, f: f}, end, nil
+}
+
+func runTracer(ctx context.Context, o Options) (_ []Result, err error) {
+	b, end, err := newTracing(ctx, o)
+	if err != nil {
 		return nil, err
 	}
-	b := &tracing{o: o, f: f}
-	var l net.Listener
-	err = f.Do("h2", func() (err error) {
-		l, err = net.Listen("tcp", fanTarget.String())
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		serve(l)
-	}()
-	defer func() {
-		err = errors.Join(err, l.Close(), f.Close())
-		<-served
-	}()
-	for _, part := range []struct {
-		what string
-		run  func(context.Context) error
-	}{
-		{"traces in a running process", b.running},
-		{"fresh processes, one path", b.process},
-		{"fresh processes, all paths", b.allPaths},
-		{"from retransmit to path, with traffic and 1 % loss", b.latency},
-		{"other tools", b.peers},
-	} {
-		o.Log("%s", part.what)
-		if err := part.run(ctx); err != nil {
-			return b.results, fmt.Errorf("%s: %w", part.what, err)
+	defer func() { err = errors.Join(err, end()) }()
+	for _, v := range versions {
+		for _, part := range []struct {
+			what string
+			run  func(context.Context, version) error
+		}{
+			{"traces in a running process", b.running},
+			{"fresh processes, one path", b.process},
+			{"fresh processes, all paths", b.allPaths},
+			{"from retransmit to path, with traffic and 1 % loss", b.latency},
+			{"other tools", b.peers},
+		} {
+			o.Log("%s", v.what(part.what))
+			if err := part.run(ctx, v); err != nil {
+				return b.results, fmt.Errorf("%s: %w", v.what(part.what), err)
+			}
 		}
 	}
 	return b.results, nil
@@ -154,13 +216,9 @@ func (b *tracing) tracer(ctx context.Context) (t *tracer.Tracer, stop func() err
 	return t, func() error { cancel(); return <-over }, nil
 }
 
-func fanFlow(port uint16) packet.Flow {
-	return packet.Flow{Src: netip.AddrPortFrom(fanSource, port), Dst: fanTarget, Proto: packet.TCP}
-}
-
 const runningTraces = 3000
 
-func (b *tracing) running(ctx context.Context) error {
+func (b *tracing) running(ctx context.Context, v version) error {
 	t, stop, err := b.tracer(ctx)
 	if err != nil {
 		return err
@@ -168,14 +226,14 @@ func (b *tracing) running(ctx context.Context) error {
 	var took []time.Duration
 	for i := range runningTraces {
 		start := time.Now()
-		p := t.Trace(ctx, fanFlow(uint16(20000+i)), 1)
+		p := t.Trace(ctx, v.flow(uint16(20000+i)), 1)
 		took = append(took, time.Since(start))
 		if p.GetStatus() != decafpb.PathStatus_PATH_STATUS_COMPLETE {
 			return errors.Join(fmt.Errorf("trace %d: %s: %s", i, p.GetStatus(), p.GetWhy()), stop())
 		}
 	}
-	b.add("one_path_running_p50_us", microseconds(durationAt(took, .5)), "us", "one path, three switches, in a running process")
-	b.add("one_path_running_p99_us", microseconds(durationAt(took, .99)), "us", "")
+	b.add(v, "one_path_running_p50_us", microseconds(durationAt(took, .5)), "us", "one path, three switches, in a running process")
+	b.add(v, "one_path_running_p99_us", microseconds(durationAt(took, .99)), "us", "")
 	return stop()
 }
 
@@ -216,36 +274,36 @@ func (b *tracing) timed(ctx context.Context, name string, args ...string) (took 
 }
 
 // spinesIn counts the spines that a text names, by the address that r1 reaches them at.
-func spinesIn(text []byte) (n int) {
-	for i := 1; i <= spines; i++ {
-		if bytes.Contains(text, fmt.Appendf(nil, "10.2.%d.1", i)) {
+func (v version) spinesIn(text []byte) (n int) {
+	for i := byte(1); i <= spines; i++ {
+		if bytes.Contains(text, []byte(v.spine(i).String())) {
 			n++
 		}
 	}
 	return n
 }
 
-func (b *tracing) process(ctx context.Context) error {
+func (b *tracing) process(ctx context.Context, v version) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	var took []time.Duration
 	for i := range b.o.Pairs {
-		d, out, _, err := b.timed(ctx, self, "trace", fanTarget.String(), "--flow", fanFlow(uint16(30000+i)).Src.String(), "--json")
+		d, out, _, err := b.timed(ctx, self, "trace", v.target().String(), "--flow", v.flow(uint16(30000+i)).Src.String(), "--json")
 		if err != nil {
 			return err
 		}
-		if spinesIn(out) != 1 {
+		if v.spinesIn(out) != 1 {
 			return fmt.Errorf("no single path in %s", out)
 		}
 		took = append(took, d)
 	}
-	b.add("one_path_process_ms", milliseconds(durationAt(took, .5)), "ms", `"decaf trace" as a fresh process, median`)
+	b.add(v, "one_path_process_ms", milliseconds(durationAt(took, .5)), "ms", `"decaf trace" as a fresh process, median`)
 	return nil
 }
 
-func (b *tracing) allPaths(ctx context.Context) error {
+func (b *tracing) allPaths(ctx context.Context, v version) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -253,21 +311,21 @@ func (b *tracing) allPaths(ctx context.Context) error {
 	var took []time.Duration
 	var probes, found []float64
 	for range b.o.Pairs {
-		d, out, packets, err := b.timed(ctx, self, "trace", fanTarget.String(), "--all-paths", "--json")
+		d, out, packets, err := b.timed(ctx, self, "trace", v.target().String(), "--all-paths", "--json")
 		if err != nil {
 			return err
 		}
-		var v struct {
+		var told struct {
 			Paths []json.RawMessage `json:"paths"`
 		}
-		if err := json.Unmarshal(out, &v); err != nil {
+		if err := json.Unmarshal(out, &told); err != nil {
 			return err
 		}
-		took, probes, found = append(took, d), append(probes, float64(packets)), append(found, float64(len(v.Paths)))
+		took, probes, found = append(took, d), append(probes, float64(packets)), append(found, float64(len(told.Paths)))
 	}
-	b.add("ecmp_all_paths_ms", milliseconds(durationAt(took, .5)), "ms", `"decaf trace --all-paths" as a fresh process, 95 % sure, median`)
-	b.add("ecmp_paths_found", meanOf(found), "paths", "of four, mean")
-	b.add("ecmp_packets", meanOf(probes), "packets", "sent by h1 for it, mean")
+	b.add(v, "ecmp_all_paths_ms", milliseconds(durationAt(took, .5)), "ms", `"decaf trace --all-paths" as a fresh process, 95 % sure, median`)
+	b.add(v, "ecmp_paths_found", meanOf(found), "paths", "of four, mean")
+	b.add(v, "ecmp_packets", meanOf(probes), "packets", "sent by h1 for it, mean")
 	return nil
 }
 
@@ -300,7 +358,7 @@ const (
 	benchBytes   = 32 << 10
 )
 
-func (b *tracing) latency(ctx context.Context) (err error) {
+func (b *tracing) latency(ctx context.Context, v version) (err error) {
 	t, stop, err := b.tracer(ctx)
 	if err != nil {
 		return err
@@ -324,7 +382,7 @@ func (b *tracing) latency(ctx context.Context) (err error) {
 		return ctx.Err()
 	}
 
-	truth, err := b.watchSpines()
+	truth, err := b.watchSpines(v)
 	if err != nil {
 		return err
 	}
@@ -336,16 +394,16 @@ func (b *tracing) latency(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, fault.Stop()) }()
 	}
-	before, err := b.timeExceeded()
+	before, err := b.timeExceeded(v)
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
-	if err := b.traffic(ctx, begin.Add(10*b.o.Duration)); err != nil {
+	if err := b.traffic(ctx, v, begin.Add(10*b.o.Duration)); err != nil {
 		return err
 	}
 	lasted := time.Since(begin)
-	after, err := b.timeExceeded()
+	after, err := b.timeExceeded(v)
 	if err != nil {
 		return err
 	}
@@ -357,21 +415,21 @@ func (b *tracing) latency(ctx context.Context) (err error) {
 	for name := range after {
 		most = max(most, after[name]-before[name])
 	}
-	b.judge(pub.seen, truth)
-	b.add("icmp_per_switch_max_pps", float64(most)/lasted.Seconds(), "1/s", "answers of the busiest switch, without a budget")
+	b.judge(v, pub.seen, truth)
+	b.add(v, "icmp_per_switch_max_pps", float64(most)/lasted.Seconds(), "1/s", "answers of the busiest switch, without a budget")
 	return nil
 }
 
 // judge compares the agent's records with what the spines saw.
-func (b *tracing) judge(seen []*decafpb.Retransmit, truth *spineWatch) {
+func (b *tracing) judge(v version, seen []*decafpb.Retransmit, truth *spineWatch) {
 	truth.mu.Lock()
 	defer truth.mu.Unlock()
-	var took []time.Duration
+	var took, began, traced []time.Duration
 	flows := make(map[uint32]bool)   // with a retransmission
 	correct := make(map[uint32]bool) // traced whole → by the spine that carried it
 	unknown := 0
 	for _, r := range seen {
-		if r.GetUndone() || r.GetFlow().GetDstPort() != uint32(fanTarget.Port()) {
+		if r.GetUndone() || r.GetFlow().GetDstPort() != fanPort || len(r.GetFlow().GetDst()) != v.target().Addr().BitLen()/8 {
 			continue
 		}
 		port, p := r.GetFlow().GetSrcPort(), r.GetPath()
@@ -380,13 +438,15 @@ func (b *tracing) judge(seen []*decafpb.Retransmit, truth *spineWatch) {
 			continue // repeated in the epoch, or in part
 		}
 		took = append(took, time.Duration(p.GetStartNs()+p.GetTookNs()-r.GetTimeNs()))
+		began = append(began, time.Duration(p.GetStartNs()-r.GetTimeNs()))
+		traced = append(traced, time.Duration(p.GetTookNs()))
 		spine, ok := truth.by[uint16(port)]
 		if !ok {
 			unknown++
 			continue
 		}
 		at, _ := netip.AddrFromSlice(p.GetHops()[1].GetAddress())
-		correct[port] = at == netip.AddrFrom4([4]byte{10, 2, spine, 1})
+		correct[port] = at == v.spine(spine)
 	}
 	right := 0
 	for _, ok := range correct {
@@ -394,15 +454,17 @@ func (b *tracing) judge(seen []*decafpb.Retransmit, truth *spineWatch) {
 			right++
 		}
 	}
-	b.add("path_latency_p50_ms", milliseconds(durationAt(took, .5)), "ms", "from the retransmission to the whole path")
-	b.add("path_latency_p99_ms", milliseconds(durationAt(took, .99)), "ms", "")
-	b.add("path_samples", float64(len(took)), "traces", "")
-	b.add("path_found_pct", 100*float64(len(correct)+unknown)/float64(max(len(flows), 1)), "%", "of the flows that retransmitted have their whole path")
-	b.add("path_correct_pct", 100*float64(right)/float64(max(len(correct), 1)), "%", "of those paths are the ones the flows' packets took")
+	b.add(v, "path_latency_p50_ms", milliseconds(durationAt(took, .5)), "ms", "from the retransmission to the whole path")
+	b.add(v, "path_latency_p99_ms", milliseconds(durationAt(took, .99)), "ms", "")
+	b.add(v, "path_begin_p50_ms", milliseconds(durationAt(began, .5)), "ms", "of this until the trace began")
+	b.add(v, "path_trace_p50_ms", milliseconds(durationAt(traced, .5)), "ms", "of this for the trace itself")
+	b.add(v, "path_samples", float64(len(took)), "traces", "")
+	b.add(v, "path_found_pct", 100*float64(len(correct)+unknown)/float64(max(len(flows), 1)), "%", "of the flows that retransmitted have their whole path")
+	b.add(v, "path_correct_pct", 100*float64(right)/float64(max(len(correct), 1)), "%", "of those paths are the ones the flows' packets took")
 }
 
 // traffic opens connections until a time.
-func (b *tracing) traffic(ctx context.Context, until time.Time) error {
+func (b *tracing) traffic(ctx context.Context, v version, until time.Time) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for w := range benchWorkers {
 		group.Go(func() error {
@@ -410,7 +472,7 @@ func (b *tracing) traffic(ctx context.Context, until time.Time) error {
 			tick := time.NewTicker(benchEvery)
 			defer tick.Stop()
 			for ctx.Err() == nil && time.Now().Before(until) {
-				if err := b.connection(fanFlow(port)); err != nil {
+				if err := b.connection(v.flow(port)); err != nil {
 					return err
 				}
 				if port++; port%2000 == 0 {
@@ -449,32 +511,12 @@ func (b *tracing) connection(f packet.Flow) error {
 }
 
 // timeExceeded gives the ICMP time exceeded messages that each switch sent.
-func (b *tracing) timeExceeded() (map[string]uint64, error) {
+func (b *tracing) timeExceeded(v version) (map[string]uint64, error) {
 	out := make(map[string]uint64)
 	for _, d := range b.f.Topology().Devices {
-		err := b.f.Do(d.Name, func() error {
-			text, err := os.ReadFile("/proc/thread-self/net/snmp")
-			if err != nil {
-				return err
-			}
-			var names []string
-			for line := range strings.Lines(string(text)) {
-				words := strings.Fields(line)
-				if words[0] != "Icmp:" {
-					continue
-				}
-				if names == nil {
-					names = words
-					continue
-				}
-				i := slices.Index(names, "OutTimeExcds")
-				if i < 0 || i >= len(words) {
-					break
-				}
-				out[d.Name], err = strconv.ParseUint(words[i], 10, 64)
-				return err
-			}
-			return errors.New("no OutTimeExcds in /proc/net/snmp")
+		err := b.f.Do(d.Name, func() (err error) {
+			out[d.Name], err = v.timeExceeded()
+			return err
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Name, err)
@@ -483,21 +525,61 @@ func (b *tracing) timeExceeded() (map[string]uint64, error) {
 	return out, nil
 }
 
+// timeExceeded reads the counter of the calling thread's namespace.
+func (v version) timeExceeded() (uint64, error) {
+	if v == ipv6 {
+		const name = "Icmp6OutTimeExcds"
+		text, err := os.ReadFile("/proc/thread-self/net/snmp6")
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(string(text)) { // a name and a value
+			if words := strings.Fields(line); len(words) == 2 && words[0] == name {
+				return strconv.ParseUint(words[1], 10, 64)
+			}
+		}
+		return 0, fmt.Errorf("no %s in /proc/net/snmp6", name)
+	}
+	text, err := os.ReadFile("/proc/thread-self/net/snmp")
+	if err != nil {
+		return 0, err
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) { // in pairs: names, values
+		words := strings.Fields(line)
+		if words[0] != "Icmp:" {
+			continue
+		}
+		if names == nil {
+			names = words
+			continue
+		}
+		if i := slices.Index(names, "OutTimeExcds"); i >= 0 && i < len(words) {
+			return strconv.ParseUint(words[i], 10, 64)
+		}
+	}
+	return 0, errors.New("no OutTimeExcds in /proc/net/snmp")
+}
+
 // spineWatch learns from the packets that reach the spines which one carries a
 // flow: from data only, which no probe has.
 type spineWatch struct {
+	v     version
 	files []*os.File
 	all   sync.WaitGroup
 	mu    sync.Mutex
 	by    map[uint16]byte // source port → spine
 }
 
-func (b *tracing) watchSpines() (*spineWatch, error) {
-	w := &spineWatch{by: make(map[uint16]byte)}
+func (b *tracing) watchSpines(v version) (*spineWatch, error) {
+	w := &spineWatch{v: v, by: make(map[uint16]byte)}
 	for i := byte(1); i <= spines; i++ {
 		err := b.f.Do(fmt.Sprint("s", i), func() error {
-			const protocol = uint16(unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8)
-			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(protocol))
+			protocol := unix.ETH_P_IP
+			if v == ipv6 {
+				protocol = unix.ETH_P_IPV6
+			}
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol>>8|protocol&0xff<<8)
 			if err != nil {
 				return err
 			}
@@ -520,22 +602,31 @@ func (w *spineWatch) read(file *os.File, spine byte) {
 		if err != nil {
 			return // closed
 		}
-		ip := b[:n]
-		if n < 40 || ip[9] != packet.TCP {
-			continue
-		}
-		header := int(ip[0]&0xf) * 4
-		if header < 20 || n < header+20 {
-			continue
-		}
-		tcp := ip[header:]
-		data := int(binary.BigEndian.Uint16(ip[2:])) - header - int(tcp[12]>>4)*4
-		if data > 0 && binary.BigEndian.Uint16(tcp[2:]) == fanTarget.Port() {
+		if port, ok := w.v.dataFrom(b[:n]); ok {
 			w.mu.Lock()
-			w.by[binary.BigEndian.Uint16(tcp)] = spine
+			w.by[port] = spine
 			w.mu.Unlock()
 		}
 	}
+}
+
+// dataFrom reads the source port of a packet of TCP that carries data to the target.
+func (v version) dataFrom(ip []byte) (port uint16, ok bool) {
+	var header, length int
+	switch {
+	case v == ipv6 && len(ip) >= 40 && ip[6] == packet.TCP:
+		header, length = 40, int(binary.BigEndian.Uint16(ip[4:]))+40
+	case v == ipv4 && len(ip) >= 20 && ip[9] == packet.TCP:
+		header, length = int(ip[0]&0xf)*4, int(binary.BigEndian.Uint16(ip[2:]))
+	default:
+		return 0, false
+	}
+	if header < 20 || len(ip) < header+20 {
+		return 0, false
+	}
+	tcp := ip[header:]
+	data := length - header - int(tcp[12]>>4)*4
+	return binary.BigEndian.Uint16(tcp), data > 0 && binary.BigEndian.Uint16(tcp[2:]) == fanPort
 }
 
 func (w *spineWatch) close() error {
@@ -549,14 +640,20 @@ func (w *spineWatch) close() error {
 }
 
 // peers runs other tools on the same fan.
-func (b *tracing) peers(ctx context.Context) error {
-	to, port := fanTarget.Addr().String(), strconv.Itoa(int(fanTarget.Port()))
+func (b *tracing) peers(ctx context.Context, v version) error {
+	to, port := v.target().Addr().String(), strconv.Itoa(fanPort)
+	family := "-4"
+	if v == ipv6 {
+		family = "-6"
+	}
 	tools := map[string][]string{
-		"traceroute":      {"traceroute", "-T", "-p", port, "-n", "--sport=40002", "-q1", to},
-		"tcptraceroute":   {"tcptraceroute", "-n", "-q1", to, port},
-		"mtr":             {"mtr", "-n", "--tcp", "-P", port, "-r", "-c", "1", to},
-		"scamper":         {"scamper", "-I", "trace -P tcp -d " + port + " -s 40010 " + to},
-		"scamper_tracelb": {"scamper", "-I", "tracelb -P tcp-sport -c 95 -W 15 -d " + port + " " + to},
+		"traceroute": {"traceroute", family, "-T", "-p", port, "-n", "--sport=40002", "-q1", to},
+		"mtr":        {"mtr", family, "-n", "--tcp", "-P", port, "-r", "-c", "1", to},
+		"scamper":    {"scamper", "-I", "trace -P tcp -d " + port + " -s 40010 " + to},
+	}
+	if v == ipv4 { // these know TCP over no other
+		tools["scamper_tracelb"] = []string{"scamper", "-I", "tracelb -P tcp-sport -c 95 -W 15 -d " + port + " " + to}
+		tools["tcptraceroute"] = []string{"tcptraceroute", "-n", "-q1", to, port}
 	}
 	for _, name := range slices.Sorted(maps.Keys(tools)) {
 		argv := tools[name]
@@ -573,7 +670,11 @@ func (b *tracing) peers(ctx context.Context) error {
 				b.o.Log("%v: left out", err)
 				break
 			}
-			took, packets, paths = append(took, d), append(packets, float64(sent)), spinesIn(out)
+			if sent == 0 {
+				b.o.Log("%s sends nothing: left out", strings.Join(argv, " "))
+				break
+			}
+			took, packets, paths = append(took, d), append(packets, float64(sent)), v.spinesIn(out)
 			if d > time.Second {
 				break // once says it
 			}
@@ -581,9 +682,9 @@ func (b *tracing) peers(ctx context.Context) error {
 		if len(took) == 0 {
 			continue
 		}
-		b.add(name+"_ms", milliseconds(durationAt(took, .5)), "ms", strings.Join(argv, " "))
-		b.add(name+"_packets", meanOf(packets), "packets", "sent by h1 for it")
-		b.add(name+"_paths", float64(paths), "paths", "found")
+		b.add(v, name+"_ms", milliseconds(durationAt(took, .5)), "ms", strings.Join(argv, " "))
+		b.add(v, name+"_packets", meanOf(packets), "packets", "sent by h1 for it")
+		b.add(v, name+"_paths", float64(paths), "paths", "found")
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ type Flow struct {
 	// to where the probes die too, or 0 when the trace budget is used up. A
 	// loss-free flow is not traced and shows its whole path here.
 	Traced uint8
+	V6     bool // over IPv6
 	Path   Path
 }
 
@@ -93,6 +94,7 @@ func (f *Fabric) Flows(from, to time.Duration, into *Epoch) *Epoch {
 			fl.At = from + time.Duration(unit(b.dice.src.Uint64())*float64(length))
 			dst := f.pattern.to(b.dice, src)
 			fl.Dst = int32(dst)
+			fl.V6 = f.v6(b.dice)
 			f.extend(b.dice, f.graph.HostNode(src), dst, &fl.Path)
 			fl.Traced = fl.Path.n
 			b.send(fl, low+b.dice.below(span))
@@ -207,8 +209,8 @@ func (b *bulk) packets(fl *Flow, n int, sum float64) {
 func (b *bulk) head(fl *Flow, flags uint8, size uint16) packetHead {
 	g := b.graph
 	return packetHead{
-		src: wireAddress(g.HostAddress(int(fl.Src))), dst: wireAddress(g.HostAddress(int(fl.Dst))),
-		host: int(fl.Dst), dstPort: Port, flags: flags, size: size,
+		v6: fl.V6, src: g.address(g.hostDown(int(fl.Src))), dst: g.address(g.hostDown(int(fl.Dst))),
+		host: int(fl.Dst), dstPort: Port, flags: flags, size: sizeOf(fl.V6, size),
 	}
 }
 

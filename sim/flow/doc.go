@@ -37,4 +37,7 @@
 // at the receiving end. The first that takes it is the truth. Each switch sends a
 // flow to one of its next hops at random, as a good hash does. TCP is modelled as
 // far as the kinds of retransmits and their times go, not its throughput.
+//
+// Addresses are those of topology.Clos, of IPv4, IPv6 or both. Inside they are the IPv4
+// number and a flag, since every IPv6 address of a Clos goes with one.
 package flow

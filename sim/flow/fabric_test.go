@@ -46,7 +46,7 @@ func TestFaultsThatCannotBe(t *testing.T) {
 		{scenario.Fault{Kind: "acl", On: "device p0-tor0-h0", Rate: 1}, "no device"},
 		{scenario.Fault{Kind: "no-route", On: "device t2-0", Rate: 1, Match: scenario.Match{Port: 80}}, "destinations only"},
 		{scenario.Fault{Kind: "device-down", On: "device t2-0", Rate: 1, Match: scenario.Match{Dst: "p0-tor0-h0"}}, "takes all"},
-		{scenario.Fault{Kind: "acl", On: "device t2-0", Rate: 1, Match: scenario.Match{Dst: "fd00::/8"}}, "IPv4 only"},
+		{scenario.Fault{Kind: "acl", On: "device t2-0", Rate: 1, Match: scenario.Match{Dst: "fd00::/8"}}, "no addresses of that version"},
 		{scenario.Fault{Kind: "acl", On: "device t2-0", Rate: 1, Match: scenario.Match{Src: "nobody"}}, "no host"},
 	} {
 		s := parse(t, "duration: 30s\n")

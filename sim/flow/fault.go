@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"decaf/sim/scenario"
+	"decaf/topology"
 )
 
 // A stage is where on a link a packet may die, in the order it meets them.
@@ -92,8 +93,24 @@ type fault struct {
 	port     uint16         // 0: any
 }
 
-// addressRange is of IPv4 addresses, both ends in it.
-type addressRange struct{ lo, hi uint32 }
+// addressRange is of addresses of one version, as toAddr takes them, both ends in it.
+type addressRange struct {
+	v6     bool
+	lo, hi uint32
+}
+
+// functionOf is the kernel's function for a version, given that for IPv4.
+func functionOf(v6 bool, function string) string {
+	if v6 {
+		switch function {
+		case "ip_forward":
+			return "ip6_forward"
+		case "ip_error":
+			return "ip6_pkt_discard"
+		}
+	}
+	return function
+}
 
 // resolve checks a fault against what its kind can do here.
 func (g *Graph) resolve(s scenario.Fault, sc *scenario.Scenario, seed uint64) (*fault, error) {
@@ -188,40 +205,55 @@ func (f *fault) match(g *Graph, m scenario.Match) error {
 	return nil
 }
 
-// addresses resolves a host's name, an address or a prefix.
+// addresses resolves a host's name, an address or a prefix; no ranges is any, and an
+// empty list none.
 func (g *Graph) addresses(s string) ([]addressRange, error) {
 	if s == "" {
 		return nil, nil
+	}
+	if n, ok := g.Lookup(s); ok {
+		if h, isHost := g.HostOf(n); isHost {
+			var all []addressRange
+			for _, v6 := range g.versions() {
+				a := g.address(g.hostDown(h))
+				all = append(all, addressRange{v6, a, a})
+			}
+			return all, nil
+		}
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			n, ok := g.Lookup(s)
-			h, isHost := g.HostOf(n)
-			if !ok || !isHost {
-				return nil, fmt.Errorf("%q is no host of the fabric, no address and no prefix", s)
-			}
-			a = g.HostAddress(h)
+			return nil, fmt.Errorf("%q is no host of the fabric, no address and no prefix", s)
 		}
 		a = a.Unmap()
 		p = netip.PrefixFrom(a, a.BitLen())
 	}
-	if !p.Addr().Is4() {
-		return nil, fmt.Errorf("%s: the flow-level fabric speaks IPv4 only", s)
+	p = p.Masked()
+	v6, length := p.Addr().Is6(), p.Bits()
+	if !g.Speaks(v6) {
+		return nil, fmt.Errorf("%s: the fabric has no addresses of that version (traffic.ip)", s)
 	}
-	lo := wireAddress(p.Masked().Addr())
-	return []addressRange{{lo, lo | uint32(1<<(32-p.Bits())-1)}}, nil
-}
-
-func wireAddress(a netip.Addr) uint32 {
+	a := p.Addr()
+	if v6 {
+		length -= 96
+		var ours bool
+		switch a, ours = topology.ClosAddr4(a); {
+		case length <= 0 && p.Contains(toAddr(0, true)):
+			return []addressRange{{true, 0, math.MaxUint32}}, nil
+		case !ours:
+			return []addressRange{}, nil
+		}
+	}
 	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
+	lo := binary.BigEndian.Uint32(b[:])
+	return []addressRange{{v6, lo, lo | uint32(1<<(32-length)-1)}}, nil
 }
 
-func within(list []addressRange, a uint32) bool {
+func within(list []addressRange, v6 bool, a uint32) bool {
 	for _, r := range list {
-		if a >= r.lo && a <= r.hi {
+		if r.v6 == v6 && a >= r.lo && a <= r.hi {
 			return true
 		}
 	}
@@ -240,7 +272,7 @@ func (f *fault) takes(g *Graph, p *packetHead, t timeNS, ends bool) float64 {
 		f.forwarding && ends,
 		f.routed && p.host >= 0 && g.torOf(p.host) == f.device,
 		f.port != 0 && p.dstPort != f.port,
-		!within(f.src, p.src), !within(f.dst, p.dst):
+		!within(f.src, p.v6, p.src), !within(f.dst, p.v6, p.dst):
 		return 0
 	}
 	return f.hazard

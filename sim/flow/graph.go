@@ -42,6 +42,8 @@ type Graph struct {
 // topology.Clos can hold are possible, and at most [MaxLinks] directed links.
 func NewGraph(s topology.ClosSpec) (*Graph, error) {
 	switch {
+	case s.IP > topology.IPBoth:
+		return nil, fmt.Errorf("ip is %d: give topology.IPv4, IPv6 or IPBoth", s.IP)
 	case s.Pods < 1 || s.Pods > 128:
 		return nil, fmt.Errorf("pods is %d: give 1 to 128", s.Pods)
 	case s.ToRs < 1 || s.ToRs > 256:
@@ -297,43 +299,50 @@ func (g *Graph) choices(n Node, host int) (first Link, step Link, count int) {
 	}
 }
 
+// Speaks says whether the fabric has addresses of a version of the Internet Protocol.
+func (g *Graph) Speaks(v6 bool) bool {
+	return g.spec.IP == topology.IPBoth || v6 == (g.spec.IP == topology.IPv6)
+}
+
+// versions are those that the fabric has addresses of, as what to give for v6.
+func (g *Graph) versions() (all []bool) {
+	for _, v6 := range []bool{false, true} {
+		if g.Speaks(v6) {
+			all = append(all, v6)
+		}
+	}
+	return all
+}
+
 // Address is the address of the interface at a link's receiving end, the one a
 // switch answers a trace from.
-func (g *Graph) Address(l Link) netip.Addr { return netip.AddrFrom4(g.address(l)) }
+func (g *Graph) Address(l Link, v6 bool) netip.Addr { return toAddr(g.address(l), v6) }
 
-// address is that of the receiving end. The A end of a cable has the even
-// address; link 2c goes from A to B.
-func (g *Graph) address(l Link) [4]byte {
+// address is the IPv4 address of the receiving end, or that which its IPv6 address
+// stands for. The A end of a cable has the even address; link 2c goes from A to B.
+func (g *Graph) address(l Link) uint32 {
 	cable, odd := int(l)/2, l&1 == 0
+	n := uint32(10<<24|128<<16) + 2*uint32(cable)
 	if h := cable - g.fabric; h >= 0 {
 		tor := h / g.spec.Hosts
-		a := [4]byte{10, byte(tor / g.spec.ToRs), byte(tor % g.spec.ToRs), byte(2 * (h % g.spec.Hosts))}
-		if odd {
-			a[3]++
-		}
-		return a
+		n = uint32(10<<24 | tor/g.spec.ToRs<<16 | tor%g.spec.ToRs<<8 | 2*(h%g.spec.Hosts))
 	}
-	n := uint32(10<<24|128<<16) + 2*uint32(cable)
 	if odd {
 		n++
 	}
-	return [4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
+	return n
 }
 
 // HostAddress is a host's address.
-func (g *Graph) HostAddress(host int) netip.Addr { return g.Address(g.hostDown(host)) }
+func (g *Graph) HostAddress(host int, v6 bool) netip.Addr { return g.Address(g.hostDown(host), v6) }
 
-// hostAt finds the host with an address.
-func (g *Graph) hostAt(a netip.Addr) (int, bool) {
-	if !a.Is4() {
-		return 0, false
+// toAddr is an address by its number, of IPv4 or the IPv6 one that goes with it.
+func toAddr(a uint32, v6 bool) netip.Addr {
+	four := netip.AddrFrom4([4]byte{byte(a >> 24), byte(a >> 16), byte(a >> 8), byte(a)})
+	if v6 {
+		return topology.ClosAddr6(four)
 	}
-	b := a.As4()
-	h := int(b[3]) / 2
-	if b[0] != 10 || int(b[1]) >= g.spec.Pods || int(b[2]) >= g.spec.ToRs || b[3]%2 == 0 || h >= g.spec.Hosts {
-		return 0, false
-	}
-	return (int(b[1])*g.spec.ToRs+int(b[2]))*g.spec.Hosts + h, true
+	return four
 }
 
 // ingress is the name of the interface at a link's receiving end.

@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -8,6 +10,15 @@ import (
 )
 
 var smallSpec = topology.ClosSpec{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2}
+
+// hostAddresses are all addresses of a host.
+func hostAddresses(g *Graph, host int) string {
+	var all []netip.Addr
+	for _, v6 := range g.versions() {
+		all = append(all, g.HostAddress(host, v6))
+	}
+	return fmt.Sprint(all)
+}
 
 // The fabric's arithmetic and topology.Clos must describe the same network, or
 // nobody could place the fabric's records.
@@ -17,6 +28,8 @@ func TestGraphIsTopologyClos(t *testing.T) {
 		{Pods: 1, ToRs: 1, Hosts: 2},
 		{Pods: 1, ToRs: 3, T1s: 2, Hosts: 1},
 		{Pods: 3, ToRs: 4, T1s: 2, T2s: 5, Hosts: 3},
+		{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2, IP: topology.IPv6},
+		{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2, IP: topology.IPBoth},
 	} {
 		topo, err := topology.Clos(spec)
 		if err != nil {
@@ -35,21 +48,22 @@ func TestGraphIsTopologyClos(t *testing.T) {
 			}
 		}
 		for i, h := range topo.Hosts {
-			if g.Name(g.HostNode(i)) != h.Name || g.HostAddress(i) != h.Addresses[0] {
-				t.Errorf("host %d is %s at %s, want %s at %s", i, g.Name(g.HostNode(i)), g.HostAddress(i), h.Name, h.Addresses[0])
+			if g.Name(g.HostNode(i)) != h.Name || hostAddresses(g, i) != fmt.Sprint(h.Addresses) {
+				t.Errorf("host %d is %s at %s, want %s at %s", i, g.Name(g.HostNode(i)), hostAddresses(g, i), h.Name, h.Addresses)
 			}
 			if n, ok := g.Lookup(h.Name); !ok || n != g.HostNode(i) {
 				t.Errorf("host %s is not found by name", h.Name)
 			}
-			if n, ok := g.hostAt(h.Addresses[0]); !ok || n != i {
-				t.Errorf("host %s is not found by address", h.Name)
-			}
 		}
 		for i, want := range topo.Links {
 			l := Link(i)
-			if g.LinkName(l) != want.Name || g.egress(l) != want.From.Name || g.ingress(l) != want.To.Name || g.Address(l) != want.To.Addr.Addr() {
-				t.Errorf("link %d is %s %s>%s %s, want %s %s>%s %s", i, g.LinkName(l), g.egress(l), g.ingress(l), g.Address(l),
-					want.Name, want.From.Name, want.To.Name, want.To.Addr.Addr())
+			if g.LinkName(l) != want.Name || g.egress(l) != want.From.Name || g.ingress(l) != want.To.Name {
+				t.Errorf("link %d is %s %s>%s, want %s %s>%s", i, g.LinkName(l), g.egress(l), g.ingress(l), want.Name, want.From.Name, want.To.Name)
+			}
+			for _, v6 := range g.versions() {
+				if a := g.Address(l, v6); a != want.To.Of(v6).Addr() {
+					t.Errorf("link %d ends at %s, want %s", i, a, want.To.Of(v6))
+				}
 			}
 			if g.LinkName(g.Reverse(l)) != topo.Reverse(want).Name {
 				t.Errorf("the reverse of %s is %s", want.Name, g.LinkName(g.Reverse(l)))

@@ -3,6 +3,7 @@ package flow
 import (
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -126,7 +127,7 @@ func (f *Fabric) die(path []Link, hop int, cause int32, p *packetHead, t time.Du
 		}
 		return
 	}
-	e := &decafpb.DropEvent{Class: ft.class, Reason: ft.reason, Function: ft.function}
+	e := &decafpb.DropEvent{Class: ft.class, Reason: ft.reason, Function: functionOf(p.v6, ft.function)}
 	in, out := l, Link(-1)
 	if hop+1 < len(path) {
 		out = path[hop+1]
@@ -228,26 +229,42 @@ func (f *Fabric) portErrors(c errorCount, t time.Duration) {
 // maxPrefixes bounds the addresses listed for a port.
 const maxPrefixes = 64
 
+// prefix is a range of addresses, by the IPv4 one.
+func prefix(v6 bool, length uint32, a uint32) *decafpb.Prefix {
+	if v6 {
+		length += 96
+	}
+	return &decafpb.Prefix{Address: toAddr(a, v6).AsSlice(), Length: length}
+}
+
 // behind lists the addresses that a device reaches by a link: a ToR's hosts as one
 // prefix, a pod's as another.
-func (g *Graph) behind(l Link) []*decafpb.Prefix {
-	prefix := func(bits uint32, a ...byte) *decafpb.Prefix { return &decafpb.Prefix{Address: a, Length: bits} }
+func (g *Graph) behind(l Link) (all []*decafpb.Prefix) {
+	add := func(length uint32, a, b, c, d int) {
+		for _, v6 := range g.versions() {
+			if len(all) < maxPrefixes {
+				all = append(all, prefix(v6, length, uint32(a<<24|b<<16|c<<8|d)))
+			}
+		}
+	}
 	if h, ok := g.HostOf(g.to[l]); ok {
-		a := g.address(g.hostDown(h))
-		return []*decafpb.Prefix{prefix(32, a[:]...)}
+		a := int(g.address(g.hostDown(h)))
+		add(32, a>>24, a>>16&0xff, a>>8&0xff, a&0xff)
+		return all
 	}
 	tier, pod, i := g.tier(g.to[l])
 	from, fromPod, _ := g.tier(g.from[l])
 	switch {
 	case tier == "tor":
-		return []*decafpb.Prefix{prefix(24, 10, byte(pod), byte(i), 0)}
+		add(24, 10, pod, i, 0)
+		return all
 	case from == "t2":
-		return []*decafpb.Prefix{prefix(16, 10, byte(pod), 0, 0)}
+		add(16, 10, pod, 0, 0)
+		return all
 	}
-	var all []*decafpb.Prefix // all that is not below the device itself
-	for p := range g.spec.Pods {
-		if p != fromPod && len(all) < maxPrefixes {
-			all = append(all, prefix(16, 10, byte(p), 0, 0))
+	for p := range g.spec.Pods { // all that is not below the device itself
+		if p != fromPod {
+			add(16, 10, p, 0, 0)
 		}
 	}
 	return all
@@ -269,30 +286,30 @@ func (f *Fabric) routeChange(fault int, t time.Duration) {
 		case gone:
 			change = decafpb.RouteChange_ROUTE_CHANGE_WITHDRAWN
 		}
-		e := &decafpb.RouteEvent{TimeNs: f.clock(t), Change: change, Prefix: &decafpb.Prefix{Address: []byte{10, 0, 0, 0}, Length: 8}}
-		if len(ft.dst) > 0 {
-			a := toAddr(ft.dst[0].lo).As4()
-			bits := uint32(32)
-			for w := ft.dst[0].hi - ft.dst[0].lo; w > 0; w >>= 1 {
-				bits--
+		for _, v6 := range f.graph.versions() {
+			e := &decafpb.RouteEvent{TimeNs: f.clock(t), Change: change, Prefix: prefix(v6, 8, 10<<24)}
+			if ft.dst != nil {
+				k := slices.IndexFunc(ft.dst, func(r addressRange) bool { return r.v6 == v6 })
+				if k < 0 {
+					continue
+				}
+				e.Prefix = prefix(v6, 32-uint32(bits.Len32(ft.dst[k].hi-ft.dst[k].lo)), ft.dst[k].lo)
 			}
-			e.Prefix = &decafpb.Prefix{Address: a[:], Length: bits}
-		}
-		hops := [][]byte{}
-		for _, l := range f.graph.linksFrom(ft.device) {
-			if len(hops) < 8 && f.graph.IsDevice(f.graph.to[l]) {
-				a := f.graph.address(l)
-				hops = append(hops, a[:])
+			hops := [][]byte{}
+			for _, l := range f.graph.linksFrom(ft.device) {
+				if len(hops) < 8 && f.graph.IsDevice(f.graph.to[l]) {
+					hops = append(hops, f.graph.Address(l, v6).AsSlice())
+				}
 			}
+			if gone {
+				e.OldNextHops = hops
+			} else {
+				e.NewNextHops = hops
+			}
+			at := f.arrives(t, deviceDelay)
+			e.ReceivedNs = f.clock(at)
+			f.push(at, &ready{ft.device, e})
 		}
-		if gone {
-			e.OldNextHops = hops
-		} else {
-			e.NewNextHops = hops
-		}
-		at := f.arrives(t, deviceDelay)
-		e.ReceivedNs = f.clock(at)
-		f.push(at, &ready{ft.device, e})
 	}
 	// The next edge: of this period, of the next one, or of the next window.
 	first := time.Duration(ft.times.duty * float64(flapPeriod))
@@ -377,6 +394,14 @@ type flowRow struct {
 	flows, packets, rttSum, rttMax, shut uint64
 }
 
+// rowOf is the key of a connection's row: its destination, doubled, and 1 more for IPv6.
+func rowOf(c *conn) int32 {
+	if c.v6 {
+		return int32(2*c.dst + 1)
+	}
+	return int32(2 * c.dst)
+}
+
 // closed ends a connection well.
 func (l *life) closed() {
 	if l.now < l.late {
@@ -386,7 +411,7 @@ func (l *life) closed() {
 	if l.options.Exchanges {
 		at := l.arrives(l.now+l.shut, hostDelay)
 		l.push(at, &ready{l.graph.HostNode(c.src), &decafpb.Exchange{
-			TimeNs: l.clock(l.now + l.shut), Flow: c.flow.PB(), RequestBytes: uint64(l.n) * mss, ThinkNs: uint64(roundTrip/10 + l.shut),
+			TimeNs: l.clock(l.now + l.shut), Flow: c.flow.PB(), RequestBytes: uint64(l.n) * uint64(segmentOf(c.v6)), ThinkNs: uint64(roundTrip/10 + l.shut),
 		}})
 	}
 	if c.resent > 0 {
@@ -400,10 +425,11 @@ func (l *life) closed() {
 	if *rows == nil {
 		*rows = make(map[int32]*flowRow)
 	}
-	r := (*rows)[int32(c.dst)]
+	to := rowOf(c)
+	r := (*rows)[to]
 	if r == nil {
 		r = new(flowRow)
-		(*rows)[int32(c.dst)] = r
+		(*rows)[to] = r
 	}
 	rtt := uint64(roundTrip)
 	r.flows++
@@ -419,9 +445,10 @@ func (l *life) record(state decafpb.FlowRecord_State, errno int32, t time.Durati
 		return
 	}
 	c := l.c
+	segment := uint64(segmentOf(c.v6))
 	r := &decafpb.FlowRecord{
 		StartNs: l.clock(l.begin), EndNs: l.clock(t), Flow: c.flow.PB(), State: state, Error: errno,
-		Packets: uint64(l.n) + c.resent, BytesSent: uint64(l.n) * mss, BytesPosted: uint64(l.n) * mss, Retransmits: c.resent,
+		Packets: uint64(l.n) + c.resent, BytesSent: uint64(l.n) * segment, BytesPosted: uint64(l.n) * segment, Retransmits: c.resent,
 		RttMeanNs: uint64(roundTrip + l.lag/2), RttMaxNs: uint64(roundTrip + l.lag), ZeroWindowNs: uint64(l.shut),
 	}
 	switch {
@@ -429,7 +456,7 @@ func (l *life) record(state decafpb.FlowRecord_State, errno int32, t time.Durati
 		r.Packets, r.BytesSent, r.BytesPosted = 1+c.resent, 0, 0
 		r.RttMeanNs, r.RttMaxNs = 0, 0
 	case errno == errReset:
-		r.Packets, r.BytesSent, r.ResetsReceived = 1, mss, 1
+		r.Packets, r.BytesSent, r.ResetsReceived = 1, segment, 1
 	}
 	n := l.graph.HostNode(c.src)
 	l.push(l.arrives(t, hostDelay), &ready{n, r})
@@ -446,14 +473,14 @@ func (f *Fabric) report(host int, t time.Duration) *decafpb.Batch {
 	}
 	f.rows[host] = nil
 	var all []*decafpb.FlowRecord
-	for _, dst := range slices.Sorted(maps.Keys(rows)) {
-		r := rows[dst]
-		src, to := f.graph.address(f.graph.hostDown(host)), f.graph.address(f.graph.hostDown(int(dst)))
+	for _, key := range slices.Sorted(maps.Keys(rows)) {
+		r, dst, v6 := rows[key], int(key/2), key%2 == 1
+		segment := uint64(segmentOf(v6))
 		all = append(all, &decafpb.FlowRecord{
 			StartNs: f.clock(max(t-f.options.Rows, 0)), EndNs: f.clock(t),
-			Flow:  &decafpb.Flow{Src: src[:], Dst: to[:], Protocol: uint32(packet.TCP)},
+			Flow:  &decafpb.Flow{Src: f.graph.HostAddress(host, v6).AsSlice(), Dst: f.graph.HostAddress(dst, v6).AsSlice(), Protocol: uint32(packet.TCP)},
 			State: decafpb.FlowRecord_STATE_CLOSED,
-			Flows: r.flows, Packets: r.packets, BytesSent: r.packets * mss, BytesPosted: r.packets * mss,
+			Flows: r.flows, Packets: r.packets, BytesSent: r.packets * segment, BytesPosted: r.packets * segment,
 			RttMeanNs: r.rttSum / r.flows, RttMaxNs: r.rttMax, ZeroWindowNs: r.shut,
 		})
 	}

@@ -6,6 +6,7 @@ import (
 
 	"decaf/api/decafpb"
 	"decaf/api/packet"
+	"decaf/topology"
 )
 
 // TCP's times, as Linux has them by default.
@@ -35,6 +36,8 @@ const (
 // conn is one direction of a connection, seen from the host that sends.
 type conn struct {
 	src, dst int
+	v6       bool
+	srcAddr  uint32 // of src, as toAddr takes it
 	flow     packet.Flow
 	cookie   uint64
 	isn      uint32
@@ -49,9 +52,9 @@ type conn struct {
 // head is a packet of this direction. seq is relative to the first of the sender.
 func (c *conn) head(size uint16, flags uint8, seq, ack uint32) packetHead {
 	return packetHead{
-		src: wireAddress(c.flow.Src.Addr()), dst: wireAddress(c.flow.Dst.Addr()), host: c.dst,
+		v6: c.v6, src: c.srcAddr, dst: c.back.srcAddr, host: c.dst,
 		srcPort: c.flow.Src.Port(), dstPort: c.flow.Dst.Port(),
-		proto: packet.TCP, flags: flags, ttl: firstTTL, size: size, id: c.id, seq: seq, ack: ack,
+		proto: packet.TCP, flags: flags, ttl: firstTTL, size: sizeOf(c.v6, size), id: c.id, seq: seq, ack: ack,
 	}
 }
 
@@ -66,11 +69,12 @@ func (f *Fabric) connect(t time.Duration) {
 		f.ports[src] = 32768
 	}
 	f.cookie += 2
+	v6 := f.v6(d)
 	fl := packet.Flow{
-		Src: netip.AddrPortFrom(g.HostAddress(src), f.ports[src]), Dst: netip.AddrPortFrom(g.HostAddress(dst), Port), Proto: packet.TCP,
+		Src: netip.AddrPortFrom(g.HostAddress(src, v6), f.ports[src]), Dst: netip.AddrPortFrom(g.HostAddress(dst, v6), Port), Proto: packet.TCP,
 	}
-	c := &conn{src: src, dst: dst, flow: fl, cookie: f.cookie, isn: d.rng.Uint32(), id: uint16(d.below(1 << 16))}
-	c.back = &conn{src: dst, dst: src, flow: fl.Reverse(), cookie: f.cookie + 1, isn: d.rng.Uint32(), id: uint16(d.below(1 << 16)), back: c}
+	c := &conn{src: src, dst: dst, v6: v6, srcAddr: g.address(g.hostDown(src)), flow: fl, cookie: f.cookie, isn: d.rng.Uint32(), id: uint16(d.below(1 << 16))}
+	c.back = &conn{src: dst, dst: src, v6: v6, srcAddr: g.address(g.hostDown(dst)), flow: fl.Reverse(), cookie: f.cookie + 1, isn: d.rng.Uint32(), id: uint16(d.below(1 << 16)), back: c}
 	f.route(d, g.HostNode(src), dst, &c.path)
 	f.route(d, g.HostNode(dst), src, &c.back.path)
 	f.truth.Connections++
@@ -78,6 +82,17 @@ func (f *Fabric) connect(t time.Duration) {
 	if l.concerned() || !l.quiet() {
 		l.run()
 	}
+}
+
+// v6 draws the version of the Internet Protocol of a connection.
+func (f *Fabric) v6(d *dice) bool {
+	switch f.graph.spec.IP {
+	case topology.IPv6:
+		return true
+	case topology.IPBoth:
+		return d.below(2) == 1
+	}
+	return false
 }
 
 // life is a connection at work: a client that sends n packets and closes, and a
@@ -222,7 +237,7 @@ func (l *life) flags(i int) uint8 {
 	return flags
 }
 
-func (l *life) seq(i int) uint32 { return l.c.isn + 1 + uint32(i)*mss }
+func (l *life) seq(i int) uint32 { return l.c.isn + 1 + uint32(i)*segmentOf(l.c.v6) }
 
 // ack sends an acknowledgement from a direction's sender; both numbers are relative
 // to the first ones.
@@ -233,12 +248,12 @@ func (l *life) ack(from *conn, t time.Duration, seq, ack uint32) bool {
 
 // ackData acknowledges the first i packets.
 func (l *life) ackData(i int, t time.Duration) bool {
-	return l.ack(l.c.back, t, 1, 1+uint32(i)*mss)
+	return l.ack(l.c.back, t, 1, 1+uint32(i)*segmentOf(l.c.v6))
 }
 
 // repeat sends packet i again.
 func (l *life) repeat(i int, t time.Duration, kind decafpb.RetransmitKind) bool {
-	l.again(l.c, t, kind, l.seq(i), mss, l.flags(i))
+	l.again(l.c, t, kind, l.seq(i), segmentOf(l.c.v6), l.flags(i))
 	return l.data(i, t)
 }
 
@@ -342,7 +357,7 @@ func (l *life) timeouts(i int, t time.Duration) bool {
 // close ends both directions.
 func (l *life) close() {
 	c, b := l.c, l.c.back
-	end := 1 + uint32(l.n)*mss
+	end := 1 + uint32(l.n)*segmentOf(c.v6)
 	if l.finAlone {
 		l.fin(c, end, func(t time.Duration) bool {
 			// Answered by the server's own FIN, below, in the common case.

@@ -105,6 +105,9 @@ func (f *Fabric) trace(c *conn, t time.Duration) *decafpb.Path {
 		Distance: uint32(n), ProbeSeq: f.dice.rng.Uint32(), ProbeId: uint32(1+f.dice.below(1022)) << 6,
 		StartNs: f.clock(t), Hops: make([]*decafpb.Hop, n),
 	}
+	if c.v6 {
+		p.ProbeId = 0 // there is no such field
+	}
 	answered, firstSilent := 0, 0
 	var took time.Duration
 	for ttl := 1; ttl <= n; ttl++ {
@@ -115,8 +118,7 @@ func (f *Fabric) trace(c *conn, t time.Duration) *decafpb.Path {
 			if !ok {
 				continue
 			}
-			address := f.graph.address(at)
-			h.Status, h.Address = decafpb.HopStatus_HOP_STATUS_ANSWERED, address[:]
+			h.Status, h.Address = decafpb.HopStatus_HOP_STATUS_ANSWERED, f.graph.Address(at, c.v6).AsSlice()
 			rtt := hopRTT*time.Duration(ttl) + time.Duration(f.dice.below(int(hopRTT)))
 			h.RttNs = uint64(rtt)
 			took = max(took, after+rtt)
@@ -172,8 +174,8 @@ func (f *Fabric) probe(c *conn, trace *decafpb.Path, ttl int, t time.Duration) (
 	}
 	// Time exceeded, from the interface that the probe came in by.
 	answer := packetHead{
-		src: wireAddress(g.Address(last)), dst: p.src, host: c.src, proto: packet.ICMP, dstPort: 11 << 8,
-		ttl: firstTTL, size: 20 + 8 + probeSize, id: uint16(f.dice.below(1 << 16)), probe: true, quotes: &p,
+		v6: c.v6, src: g.address(last), dst: p.src, host: c.src, proto: icmp(c.v6), dstPort: uint16(timeExceeded(c.v6)) << 8,
+		ttl: firstTTL, size: sizeOf(c.v6, 20+8+p.size), id: uint16(f.dice.below(1 << 16)), probe: true, quotes: &p,
 	}
 	var back Path
 	f.route(f.dice, at, c.src, &back)
@@ -189,7 +191,7 @@ func (f *Fabric) expired(path []Link, in Link, p *packetHead, t time.Duration) {
 		return
 	}
 	e := &decafpb.DropEvent{
-		Class: "errors/l3/rx/ttl-expired", Reason: "IP_INHDR", Function: "ip_forward",
+		Class: "errors/l3/rx/ttl-expired", Reason: "IP_INHDR", Function: functionOf(p.v6, "ip_forward"),
 		Packet: p.evidence(1, in),
 	}
 	out := Link(-1)

@@ -15,7 +15,7 @@ func (f *Fabric) acl(g *target) (effect, error) {
 		return nil, err
 	}
 	var rules [][]expr.Any
-	for _, match := range choices(g.src, g.dst, g.port) {
+	for _, match := range matches(g.src, g.dst, g.port) {
 		rules = append(rules, slices.Concat(match, g.chance(), []expr.Any{count, &expr.Verdict{Kind: expr.VerdictDrop}}))
 	}
 	t, err := newFilter(n.space, nftables.ChainHookForward, nftables.ChainPriorityFilter, rules)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -76,10 +77,10 @@ func (s *space) links() ([]netlink.Link, error) {
 	return links, nil
 }
 
-// raise gives an interface its address and brings it up.
-func (s *space) raise(index int, addr netip.Prefix) error {
-	if addr.IsValid() {
-		err := s.rt.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, address(addr))
+// raise gives an interface its addresses and brings it up.
+func (s *space) raise(index int, addrs ...netip.Prefix) error {
+	for _, addr := range addrs {
+		err := s.rt.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, &netlink.Addr{IPNet: ipNet(addr)})
 		if err != nil {
 			return fmt.Errorf("add address %s: %w", addr, err)
 		}
@@ -119,11 +120,27 @@ func (s *space) await(up bool, indexes ...int) error {
 	return nil
 }
 
-func address(p netip.Prefix) *netlink.Addr {
-	return &netlink.Addr{IPNet: &net.IPNet{
-		IP:   p.Addr().AsSlice(),
-		Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()),
-	}}
+// awaitOwn returns when the kernel takes packets for addresses of this space as its
+// own, which for IPv6 is some time after they were given.
+func (s *space) awaitOwn(addrs []netip.Prefix) error {
+	missing := slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return versionOf(p.Addr()) == ipv4 })
+	for deadline := time.Now().Add(carrierTime); len(missing) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("address %s was not in use within %v", missing[0], carrierTime)
+		}
+		routes, err := s.rt.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("list own addresses: %w", err)
+		}
+		missing = slices.DeleteFunc(missing, func(p netip.Prefix) bool {
+			return slices.ContainsFunc(routes, func(r netlink.Route) bool {
+				return r.Type == unix.RTN_LOCAL && r.Dst != nil && r.Dst.IP.Equal(p.Addr().AsSlice())
+			})
+		})
+	}
+	return nil
 }
 
 // pin makes a neighbour permanent: an unresolved one drops packets, some at once
@@ -131,7 +148,7 @@ func address(p netip.Prefix) *netlink.Addr {
 func (s *space) pin(index int, addr netip.Addr, mac net.HardwareAddr) error {
 	err := s.rt.NeighSet(&netlink.Neigh{
 		LinkIndex:    index,
-		Family:       unix.AF_INET,
+		Family:       versionOf(addr).family(),
 		State:        netlink.NUD_PERMANENT,
 		IP:           addr.AsSlice(),
 		HardwareAddr: mac,

@@ -18,8 +18,7 @@ import (
 // namespace. It ends on SIGTERM or SIGINT and prints its [TrafficStats] as JSON.
 func TrafficCommand() *cobra.Command {
 	cfg := DefaultGeneratorConfig()
-	var listen string
-	var targets []string
+	var listen, targets []string
 	var cpu int
 	var realtime bool
 	cmd := &cobra.Command{
@@ -28,8 +27,12 @@ func TrafficCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if cfg.Listen, err = netip.ParseAddrPort(listen); err != nil {
-				return fmt.Errorf("--listen: %w", err)
+			for _, s := range listen {
+				a, err := netip.ParseAddrPort(s)
+				if err != nil {
+					return fmt.Errorf("--listen: %w", err)
+				}
+				cfg.Listen = append(cfg.Listen, a)
 			}
 			for _, s := range targets {
 				t, err := parseTarget(s)
@@ -64,7 +67,7 @@ func TrafficCommand() *cobra.Command {
 	}
 	cmd.SetContext(context.Background())
 	f := cmd.Flags()
-	f.StringVar(&listen, "listen", "", "address and port to serve at")
+	f.StringArrayVar(&listen, "listen", nil, "address and port to serve at; may be given more than once")
 	f.Float64Var(&cfg.Rate, "rate", 0, "new connections per second; 0 serves only")
 	f.IntVar(&cfg.PacketsMin, "packets-min", cfg.PacketsMin, "fewest data packets of a connection")
 	f.IntVar(&cfg.PacketsMax, "packets-max", cfg.PacketsMax, "most data packets of a connection")

@@ -3,7 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -35,7 +35,7 @@ const firstDetour = 1000
 func (d *detour) numbers(n int) (first int, err error) {
 	var rules []netlink.Rule
 	for range 5 { // a listing during which something changed is taken again
-		if rules, err = d.space.rt.RuleList(netlink.FAMILY_V4); !errors.Is(err, netlink.ErrDumpInterrupted) {
+		if rules, err = d.space.rt.RuleList(netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
 	}
@@ -61,10 +61,10 @@ func (d *detour) route(r netlink.Route) error {
 	return nil
 }
 
-// rule adds a routing rule.
-func (d *detour) rule(change func(*netlink.Rule)) error {
+// rule adds a routing rule for a version.
+func (d *detour) rule(v version, change func(*netlink.Rule)) error {
 	r := netlink.NewRule()
-	r.Family = unix.AF_INET
+	r.Family = v.family()
 	change(r)
 	if err := d.space.rt.RuleAdd(r); err != nil {
 		return fmt.Errorf("add routing rule %d: %w", r.Priority, err)
@@ -138,14 +138,16 @@ func (f *Fabric) blackhole(g *target) (effect, error) {
 		if err != nil {
 			return err
 		}
-		if err := d.route(netlink.Route{Dst: anywhere(), Type: unix.RTN_BLACKHOLE, Table: number}); err != nil {
-			return err
-		}
-		if err := d.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.Mark = number, number, uint32(number) }); err != nil {
-			return err
+		for _, v := range f.versions {
+			if err := d.route(netlink.Route{Dst: ipNet(v.anywhere()), Type: unix.RTN_BLACKHOLE, Table: number}); err != nil {
+				return err
+			}
+			if err := d.rule(v, func(r *netlink.Rule) { r.Priority, r.Table, r.Mark = number, number, uint32(number) }); err != nil {
+				return err
+			}
 		}
 		var rules [][]expr.Any
-		for _, match := range choices(nil, g.towards, 0) {
+		for _, match := range matches(nil, g.towards, 0) {
 			rules = append(rules, slices.Concat(match, g.chance(), mark(number)))
 		}
 		return d.begin(rules)
@@ -171,26 +173,30 @@ func (f *Fabric) ttlLoop(g *target) (effect, error) {
 		var rules [][]expr.Any
 		for i, l := range back {
 			index := n.index[l.From.Name]
-			err := d.route(netlink.Route{Dst: anywhere(), Gw: l.To.Addr.Addr().AsSlice(), LinkIndex: index, Table: number + i})
-			if err != nil {
-				return err
-			}
-			err = d.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.Mark = number+i, number+i, uint32(number+i) })
-			if err != nil {
-				return err
+			for _, v := range f.versions {
+				err := d.route(netlink.Route{Dst: ipNet(v.anywhere()), Gw: v.at(l.To).Addr().AsSlice(), LinkIndex: index, Table: number + i})
+				if err != nil {
+					return err
+				}
+				err = d.rule(v, func(r *netlink.Rule) { r.Priority, r.Table, r.Mark = number+i, number+i, uint32(number+i) })
+				if err != nil {
+					return err
+				}
 			}
 			came := []expr.Any{
 				&expr.Meta{Key: expr.MetaKeyIIF, Register: 1},
 				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(index))},
 			}
-			last := []expr.Any{
-				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 1},
-				&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{2}},
-				count,
-			}
-			for _, match := range choices(nil, g.towards, 0) {
+			for _, to := range g.towards {
+				last := []expr.Any{
+					ttl.load(versionOf(to.Addr()), 1),
+					&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{2}},
+					count,
+				}
 				all := slices.DeleteFunc(mark(number+i), func(e expr.Any) bool { return e == expr.Any(count) })
-				rules = append(rules, slices.Concat(came, match, last), slices.Concat(came, match, all))
+				for _, match := range matches(nil, []netip.Prefix{to}, 0) {
+					rules = append(rules, slices.Concat(came, match, last), slices.Concat(came, match, all))
+				}
 			}
 		}
 		return d.begin(rules)
@@ -200,10 +206,13 @@ func (f *Fabric) ttlLoop(g *target) (effect, error) {
 // smallMTU is that of the mtu fault: full segments do not fit, all else does.
 const smallMTU = 1400
 
-// fragmentationNeeded is type and code of the ICMP message that tells a sender of a
-// smaller MTU. A routing rule finds them where other protocols have their
-// destination port (union flowi_uli of include/net/flow.h).
-const fragmentationNeeded = 3<<8 | 4
+// tooBig is type and code of the ICMP message that tells a sender of a smaller MTU:
+// fragmentation needed, and packet too big. A routing rule finds them where other
+// protocols have their destination port (union flowi_uli of include/net/flow.h).
+var tooBig = map[version]struct{ protocol, message int }{
+	ipv4: {unix.IPPROTO_ICMP, 3<<8 | 4},
+	ipv6: {unix.IPPROTO_ICMPV6, 2 << 8},
+}
 
 // mtu gives routes a smaller MTU than the links have, and keeps the device from
 // telling senders: with the message they would adapt, and nothing be lost after the
@@ -223,39 +232,59 @@ func (f *Fabric) mtu(g *target) (effect, error) {
 				continue
 			}
 			r.Table, r.MTU = number, smallMTU
+			// Unlocked, IPv6 forwards by the link's MTU and finds out when it sends.
+			r.MTULock = r.Family == unix.AF_INET6
 			if err := d.route(r); err != nil {
 				return err
 			}
 		}
-		err = d.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.Mark = number, number, uint32(number) })
-		if err != nil {
-			return err
-		}
-		err = d.rule(func(r *netlink.Rule) {
-			r.Priority, r.Type, r.IifName = number+1, unix.RTN_BLACKHOLE, "lo" // that is: sent by the device itself
-			r.IPProto, r.Dport = unix.IPPROTO_ICMP, netlink.NewRulePortRange(fragmentationNeeded, fragmentationNeeded)
-		})
-		if err != nil {
-			return err
-		}
-		// Of packets that may not be taken apart; those whose TTL ends here are gone
-		// before their size is looked at.
-		big := []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: binaryutil.BigEndian.PutUint16(smallMTU)},
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 1},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0x40}, Xor: []byte{0}},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0}},
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 1},
-			&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: []byte{1}},
+		for _, v := range f.versions {
+			err = d.rule(v, func(r *netlink.Rule) { r.Priority, r.Table, r.Mark = number, number, uint32(number) })
+			if err != nil {
+				return err
+			}
+			err = d.rule(v, func(r *netlink.Rule) {
+				r.Priority, r.Type, r.IifName = number+1, unix.RTN_BLACKHOLE, "lo" // that is: sent by the device itself
+				r.IPProto, r.Dport = tooBig[v].protocol, netlink.NewRulePortRange(uint16(tooBig[v].message), uint16(tooBig[v].message))
+			})
+			if err != nil {
+				return err
+			}
 		}
 		var rules [][]expr.Any
-		for _, match := range choices(g.src, g.towards, g.port) {
-			rules = append(rules, slices.Concat(match, big, g.chance(), mark(number)))
+		for _, v := range f.versions {
+			src, some := v.only(g.src)
+			towards, any := v.only(g.towards)
+			if !some || !any {
+				continue
+			}
+			for _, match := range matches(src, towards, g.port) {
+				rules = append(rules, slices.Concat(match, big(v), g.chance(), mark(number)))
+			}
 		}
 		return d.begin(rules)
 	})
 }
 
-// anywhere is the prefix of all addresses.
-func anywhere() *net.IPNet { return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)} }
+// big goes on with packets that do not fit smallMTU and may not be taken apart. Those
+// whose TTL ends here are gone before their size is looked at.
+func big(v version) []expr.Any {
+	longest := uint16(smallMTU)
+	var whole []expr.Any
+	if v == ipv4 {
+		whole = []expr.Any{ // don't fragment
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0x40}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0}},
+		}
+	} else {
+		longest -= 40 // its length is without the header
+	}
+	return slices.Concat([]expr.Any{
+		lengthField.load(v, 1),
+		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: binaryutil.BigEndian.PutUint16(longest)},
+	}, whole, []expr.Any{
+		ttl.load(v, 1),
+		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: []byte{1}},
+	})
+}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -23,6 +24,7 @@ import (
 type deviceDown struct {
 	space      *space
 	links      []*topology.Link // the device's
+	own        []netip.Prefix   // its addresses
 	index      map[string]int   // its interfaces
 	routes     []netlink.Route  // gone with the links
 	neighbours []netlink.Neigh  // the same
@@ -42,7 +44,7 @@ func (f *Fabric) deviceDown(g *target) (_ effect, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &deviceDown{space: n.space, links: f.topology.LinksFrom(g.device), index: n.index}
+	e := &deviceDown{space: n.space, links: f.topology.LinksFrom(g.device), own: f.own(g.device), index: n.index}
 	routes, err := n.space.routes()
 	if err != nil {
 		return nil, err
@@ -53,7 +55,7 @@ func (f *Fabric) deviceDown(g *target) (_ effect, err error) {
 		}
 	}
 	for _, l := range e.links {
-		list, err := n.space.rt.NeighList(n.index[l.From.Name], netlink.FAMILY_V4)
+		list, err := n.space.rt.NeighList(n.index[l.From.Name], netlink.FAMILY_ALL)
 		if err != nil {
 			return nil, fmt.Errorf("list neighbours: %w", err)
 		}
@@ -141,6 +143,6 @@ func (e *deviceDown) undo() error {
 	for _, l := range e.links {
 		own = append(own, e.index[l.From.Name])
 	}
-	errs = append(errs, e.space.await(true, own...))
+	errs = append(errs, e.space.await(true, own...), e.space.awaitOwn(e.own))
 	return errors.Join(errs...)
 }

@@ -21,6 +21,11 @@
 // What does not: scenarios and when a fault starts and ends (package scenario and
 // package sim), agents, and anything that reads evidence.
 //
+// A fabric speaks what its topology's links have addresses of: IPv4, IPv6 or both. The
+// kernel chooses among equal paths by the same five fields for both, never by IPv6's flow
+// label; faults take packets of either, and what a fault is told to match of one takes
+// none of the other. The management network is IPv4.
+//
 // Nothing here touches the namespace of the caller: namespaces have no name and
 // no file, they end with the process that holds them, and so do their links,
 // routes, queues and tables. Child processes are killed with their parent.

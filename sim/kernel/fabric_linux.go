@@ -20,6 +20,7 @@ import (
 // Fabric is a built network. Safe for concurrent use.
 type Fabric struct {
 	topology *topology.Topology
+	versions []version // that it speaks
 	log      *slog.Logger
 	nodes    []*node // the management namespace first
 	byName   map[string]*node
@@ -56,22 +57,23 @@ func Build(ctx context.Context, t *topology.Topology, o Options) (_ *Fabric, err
 	if err := check(t); err != nil {
 		return nil, fmt.Errorf("kernel fabric: %w", err)
 	}
-	f := &Fabric{topology: t, log: o.Log, byName: make(map[string]*node)}
+	f := &Fabric{topology: t, versions: versions(t), log: o.Log, byName: make(map[string]*node)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("kernel fabric: %w", err), f.Close())
 		}
 	}()
-	if err := f.addNode(ctx, "", everywhere()); err != nil {
+	// Nothing but IPv4 on the management network.
+	if err := f.addNode(ctx, "", everywhere(ipv4)); err != nil {
 		return nil, err
 	}
 	for _, d := range t.Devices {
-		if err := f.addNode(ctx, d.Name, append(everywhere(), forwarding(hashSeed(o.Seed, d.Name))...)); err != nil {
+		if err := f.addNode(ctx, d.Name, append(everywhere(f.versions...), forwarding(hashSeed(o.Seed, d.Name), f.versions...)...)); err != nil {
 			return nil, err
 		}
 	}
 	for _, h := range t.Hosts {
-		if err := f.addNode(ctx, h.Name, everywhere()); err != nil {
+		if err := f.addNode(ctx, h.Name, everywhere(f.versions...)); err != nil {
 			return nil, err
 		}
 	}
@@ -96,7 +98,7 @@ func Build(ctx context.Context, t *topology.Topology, o Options) (_ *Fabric, err
 	return f, f.awaitCarriers()
 }
 
-// awaitCarriers returns when all cables can carry packets.
+// awaitCarriers returns when all cables can carry packets, and all nodes take them.
 func (f *Fabric) awaitCarriers() error {
 	for i, n := range f.nodes {
 		index := n.index
@@ -112,7 +114,7 @@ func (f *Fabric) awaitCarriers() error {
 				all = append(all, number)
 			}
 		}
-		if err := n.space.await(true, all...); err != nil {
+		if err := errors.Join(n.space.await(true, all...), n.space.awaitOwn(f.own(n.Name))); err != nil {
 			return fmt.Errorf("%s: %w", n.title(), err)
 		}
 	}
@@ -155,8 +157,32 @@ func (f *Fabric) addNode(ctx context.Context, name string, settings []setting) e
 
 // neighbour is what an interface has at its other end.
 type neighbour struct {
-	addr netip.Addr
-	mac  []byte
+	addrs []netip.Addr
+	mac   []byte
+}
+
+// addresses are an interface's, by version.
+func (f *Fabric) addresses(i *topology.Interface) (all []netip.Prefix) {
+	for _, v := range f.versions {
+		all = append(all, v.at(i))
+	}
+	return all
+}
+
+// own are the addresses of a node's interfaces.
+func (f *Fabric) own(node string) (all []netip.Prefix) {
+	for _, l := range f.topology.LinksFrom(node) {
+		all = append(all, f.addresses(l.From)...)
+	}
+	return all
+}
+
+func (f *Fabric) neighbour(at *topology.Interface, mac []byte) neighbour {
+	n := neighbour{mac: mac}
+	for _, p := range f.addresses(at) {
+		n.addrs = append(n.addrs, p.Addr())
+	}
+	return n
 }
 
 // addCables makes all veth pairs, those of the management network too, and gives
@@ -181,8 +207,8 @@ func (f *Fabric) addCables(ctx context.Context) (map[topology.Interface]neighbou
 		if err := cable(a, b); err != nil {
 			return nil, fmt.Errorf("make the link between %s and %s: %w", l.From, l.To, err)
 		}
-		neighbours[*l.From] = neighbour{addr: l.To.Addr.Addr(), mac: b.mac}
-		neighbours[*l.To] = neighbour{addr: l.From.Addr.Addr(), mac: a.mac}
+		neighbours[*l.From] = f.neighbour(l.To, b.mac)
+		neighbours[*l.To] = f.neighbour(l.From, a.mac)
 	}
 	bridge := f.nodes[0].space
 	if err := buildBridge(bridge); err != nil {
@@ -204,42 +230,39 @@ func (f *Fabric) furnish(i int, n *node, routes []route, neighbours map[topology
 	if n.index, err = s.indexes(); err != nil {
 		return err
 	}
-	if err := s.raise(n.index["lo"], netip.Prefix{}); err != nil {
+	if err := s.raise(n.index["lo"]); err != nil {
 		return fmt.Errorf("lo: %w", err)
 	}
 	var names []string
-	own := make(map[netip.Addr]bool)
-	for _, l := range f.topology.Links {
-		if l.From.Node == n.Name {
-			names = append(names, l.From.Name)
-			own[l.From.Addr.Addr()] = true
-		}
+	for _, l := range f.topology.LinksFrom(n.Name) {
+		names = append(names, l.From.Name)
 	}
 	err = s.onResident(func() error {
 		return errors.Join(
 			without(plainOffloads, append(names, ManagementInterface)),
 			writeSysctl("ipv4/conf/"+ManagementInterface+"/forwarding", "0"),
+			f.quietManagement(),
 		)
 	})
 	if err != nil {
 		return err
 	}
-	for _, l := range f.topology.Links {
-		if l.From.Node != n.Name {
-			continue
-		}
+	for _, l := range f.topology.LinksFrom(n.Name) {
 		index := n.index[l.From.Name]
-		if err := s.raise(index, l.From.Addr); err != nil {
+		if err := s.raise(index, f.addresses(l.From)...); err != nil {
 			return fmt.Errorf("%s: %w", l.From.Name, err)
 		}
 		peer := neighbours[*l.From]
-		if err := s.pin(index, peer.addr, peer.mac); err != nil {
-			return fmt.Errorf("%s: %w", l.From.Name, err)
+		for _, a := range peer.addrs {
+			if err := s.pin(index, a, peer.mac); err != nil {
+				return fmt.Errorf("%s: %w", l.From.Name, err)
+			}
 		}
 	}
 	if h, ok := f.topology.Host(n.Name); ok {
+		own := f.own(n.Name)
 		for _, a := range h.Addresses {
-			if own[a] {
+			if slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr() == a }) {
 				continue
 			}
 			if err := s.raise(n.index["lo"], netip.PrefixFrom(a, a.BitLen())); err != nil {
@@ -251,6 +274,15 @@ func (f *Fabric) furnish(i int, n *node, routes []route, neighbours map[topology
 		return err
 	}
 	return s.install(routes, n.index)
+}
+
+// quietManagement keeps IPv6 off the management interface of the calling thread's
+// namespace.
+func (f *Fabric) quietManagement() error {
+	if !slices.Contains(f.versions, ipv6) {
+		return nil // off everywhere
+	}
+	return writeSysctl("ipv6/conf/"+ManagementInterface+"/disable_ipv6", "1")
 }
 
 // Topology is what the fabric was built from.

@@ -29,6 +29,7 @@ import (
 // standard is the fabric and traffic that scenarios use most.
 var (
 	standard        = topology.ClosSpec{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2}
+	dual            = topology.ClosSpec{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2, IP: topology.IPBoth}
 	standardTraffic = scenario.Traffic{ConnectionsPerHost: 10, PacketsMin: 1, PacketsMax: 100, Pattern: scenario.Pattern{Kind: "uniform"}}
 )
 
@@ -181,10 +182,15 @@ func links(t *testing.T, f *Fabric) map[string]Counters {
 // ends.
 func serve(t *testing.T, f *Fabric, host string) netip.AddrPort {
 	t.Helper()
-	h, _ := f.Topology().Host(host)
+	return serveAt(t, f, ipv4, host)
+}
+
+// serveAt is serve at the host's address of a version.
+func serveAt(t *testing.T, f *Fabric, v version, host string) netip.AddrPort {
+	t.Helper()
 	var ln net.Listener
 	err := f.Do(host, func() (err error) {
-		ln, err = net.Listen("tcp", netip.AddrPortFrom(h.Addresses[0], 0).String())
+		ln, err = net.Listen("tcp", netip.AddrPortFrom(address(f, v, host), 0).String())
 		return err
 	})
 	if err != nil {
@@ -197,7 +203,12 @@ func serve(t *testing.T, f *Fabric, host string) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { io.Copy(io.Discard, c); c.Close() })
+			wg.Go(func() {
+				// One whose other end was reset would wait for long.
+				defer context.AfterFunc(t.Context(), func() { c.SetDeadline(time.Now()) })()
+				io.Copy(io.Discard, c)
+				c.Close()
+			})
 		}
 	})
 	t.Cleanup(func() { ln.Close(); wg.Wait() })
@@ -208,7 +219,7 @@ func serve(t *testing.T, f *Fabric, host string) netip.AddrPort {
 // library made inside, since the runtime may move a goroutine while it waits.
 func dial(f *Fabric, host string, to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
 	err = f.Do(host, func() (err error) {
-		conn, err = net.DialTimeout("tcp4", to.String(), timeout)
+		conn, err = net.DialTimeout("tcp", to.String(), timeout)
 		return err
 	})
 	return conn, err
@@ -307,7 +318,7 @@ func TestBuildRefusesWhatItCannotBuild(t *testing.T) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
 	}
-	f("IPv4 only", "2001:db8::1", cable("eth1", "eth0", "10.0.0.0/31", "10.0.0.1/31"))
+	f("no link has an address of that version", "2001:db8::1", cable("eth1", "eth0", "10.0.0.0/31", "10.0.0.1/31"))
 	f("1 to 15 characters", "10.0.0.1", cable("a-very-long-name", "eth0", "10.0.0.0/31", "10.0.0.1/31"))
 	f("keeps this name", "10.0.0.1", cable("mgmt0", "eth0", "10.0.0.0/31", "10.0.0.1/31"))
 	f("management network", "198.18.5.1", cable("eth1", "eth0", "198.18.5.0/31", "198.18.5.1/31"))

@@ -42,8 +42,8 @@ type Drop struct {
 	Link     string         // the directed link
 	Src, Dst netip.AddrPort // port 0 where the protocol has none
 	Protocol uint8          // IP protocol number
-	IPID     uint16
-	TTL      uint8
+	IPID     uint16         // 0 for IPv6
+	TTL      uint8          // or hop limit
 	// Of TCP only: the header's sequence number and flags, and the payload's length.
 	Seq     uint32
 	Flags   uint8
@@ -53,9 +53,13 @@ type Drop struct {
 // maxDrops bounds the packets that one fault lists.
 const maxDrops = 1 << 17
 
-// recordSize is one packet in a wire's ring: the time, 20 bytes of
-// IP header and 20 from behind its options.
-const recordSize = 8 + 20 + 20
+// A record of one packet in a wire's ring: the time, the IP header without options
+// (20 bytes of IPv4 or 40 of IPv6), and 20 bytes from behind it and its options.
+const (
+	recordIP   = 8
+	recordL4   = recordIP + 40
+	recordSize = recordL4 + 20 + 4 // a multiple of 8
+)
 
 // parseDrop reads a record; boot is the wall-clock time at which the kernel's
 // monotonic clock was 0.
@@ -63,24 +67,31 @@ func parseDrop(b []byte, boot time.Time) (Drop, error) {
 	if len(b) < recordSize {
 		return Drop{}, fmt.Errorf("record of %d bytes, want %d", len(b), recordSize)
 	}
-	ip, l4 := b[8:28], b[28:48]
-	d := Drop{
-		Time:     boot.Add(time.Duration(binary.NativeEndian.Uint64(b))),
-		Protocol: ip[9],
-		IPID:     binary.BigEndian.Uint16(ip[4:]),
-		TTL:      ip[8],
+	ip, l4 := b[recordIP:recordL4], b[recordL4:recordSize]
+	d := Drop{Time: boot.Add(time.Duration(binary.NativeEndian.Uint64(b)))}
+	var src, dst netip.Addr
+	var carried int // bytes behind the IP header
+	switch ip[0] >> 4 {
+	case 4:
+		d.Protocol, d.IPID, d.TTL = ip[9], binary.BigEndian.Uint16(ip[4:]), ip[8]
+		src, dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
+		carried = int(binary.BigEndian.Uint16(ip[2:])) - int(ip[0]&0xf)*4
+	case 6:
+		d.Protocol, d.TTL = ip[6], ip[7]
+		src, dst = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
+		carried = int(binary.BigEndian.Uint16(ip[4:]))
+	default:
+		return Drop{}, fmt.Errorf("record of IP version %d", ip[0]>>4)
 	}
 	var sport, dport uint16
 	const tcp, udp = 6, 17
 	if d.Protocol == tcp || d.Protocol == udp {
 		sport, dport = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	}
-	d.Src = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:16])), sport)
-	d.Dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[16:20])), dport)
+	d.Src, d.Dst = netip.AddrPortFrom(src, sport), netip.AddrPortFrom(dst, dport)
 	if d.Protocol == tcp {
 		d.Seq, d.Flags = binary.BigEndian.Uint32(l4[4:]), l4[13]
-		headers := int(ip[0]&0xf)*4 + int(l4[12]>>4)*4
-		d.Payload = max(0, int(binary.BigEndian.Uint16(ip[2:]))-headers)
+		d.Payload = max(0, carried-int(l4[12]>>4)*4)
 	}
 	return d, nil
 }
@@ -227,12 +238,57 @@ func (g *target) setMatch(t *topology.Topology, k kind) (err error) {
 	if g.src, g.dst, err = m.Prefixes(t); err != nil {
 		return err
 	}
+	speaks := versions(t)
 	for _, p := range slices.Concat(g.src, g.dst) {
-		if !p.Addr().Is4() {
-			return fmt.Errorf("match: %s: the kernel fabric speaks IPv4 only", p)
+		if !slices.Contains(speaks, versionOf(p.Addr())) {
+			return fmt.Errorf("match: %s: the fabric has no addresses of IPv%d", p, versionOf(p.Addr()))
 		}
 	}
+	if len(choices(g.src, g.dst)) == 0 {
+		return fmt.Errorf("match: src %s and dst %s have no version of the Internet Protocol in common", m.Src, m.Dst)
+	}
 	return nil
+}
+
+// choice is a source and a destination of packets, of one version; not valid is any.
+type choice struct{ src, dst netip.Prefix }
+
+// choices pairs prefixes of sources and destinations of one version; an empty list is
+// any. No packet fits two.
+func choices(src, dst []netip.Prefix) (all []choice) {
+	for _, src := range orAny(src) {
+		for _, dst := range orAny(dst) {
+			if !src.IsValid() || !dst.IsValid() || versionOf(src.Addr()) == versionOf(dst.Addr()) {
+				all = append(all, choice{src, dst})
+			}
+		}
+	}
+	return all
+}
+
+// orAny gives one invalid prefix, any, for an empty list.
+func orAny(list []netip.Prefix) []netip.Prefix {
+	if len(list) == 0 {
+		return []netip.Prefix{{}}
+	}
+	return list
+}
+
+// only gives the prefixes of one version, or any if the list is empty; false if
+// there are others only.
+func (v version) only(list []netip.Prefix) ([]netip.Prefix, bool) {
+	if len(list) == 0 {
+		return nil, true
+	}
+	list = slices.DeleteFunc(slices.Clone(list), func(p netip.Prefix) bool { return versionOf(p.Addr()) != v })
+	return list, len(list) > 0
+}
+
+// takes says whether the fault may be about packets of a version.
+func (g *target) takes(v version) bool {
+	_, src := v.only(g.src)
+	_, dst := v.only(g.dst)
+	return src && dst
 }
 
 // setRoutes finds the addresses that a fault of a device's routes is about.

@@ -50,19 +50,31 @@ func stop(t *testing.T, a *Active) Truth {
 // a packet is sent spreads them over the paths.
 func datagrams(t *testing.T, f *Fabric, from, to string, port uint16, n int) (arrived uint64) {
 	t.Helper()
-	src, _ := f.Topology().Host(from)
-	dst, _ := f.Topology().Host(to)
+	return datagramsOf(t, f, ipv4, from, to, port, n)
+}
+
+// address is a host's of a version.
+func address(f *Fabric, v version, host string) netip.Addr {
+	h, _ := f.Topology().Host(host)
+	return h.Addresses[slices.IndexFunc(h.Addresses, func(a netip.Addr) bool { return versionOf(a) == v })]
+}
+
+// datagramsOf is datagrams of a version of the Internet Protocol.
+func datagramsOf(t *testing.T, f *Fabric, v version, from, to string, port uint16, n int) (arrived uint64) {
+	t.Helper()
+	src, dst := address(f, v, from), address(f, v, to)
 	var sink *net.UDPConn
 	err := f.Do(to, func() (err error) {
-		sink, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst.Addresses[0], port)))
+		sink, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, port)))
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sink.Close()
+	group := map[version]string{ipv4: "Ip", ipv6: "Ip6"}[v]
 	received := func() uint64 {
-		return counter(t, f, []string{to}, "Ip", "InDelivers")
+		return counter(t, f, []string{to}, group, "InDelivers")
 	}
 	before := received()
 	err = f.Do(from, func() error {
@@ -82,7 +94,7 @@ func datagrams(t *testing.T, f *Fabric, from, to string, port uint16, n int) (ar
 		payload := make([]byte, 1200)
 		var conns [sockets]*net.UDPConn
 		for i := range conns {
-			c, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(src.Addresses[0], 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst.Addresses[0], port)))
+			c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(src, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, port)))
 			if err != nil {
 				return err
 			}
@@ -97,7 +109,7 @@ func datagrams(t *testing.T, f *Fabric, from, to string, port uint16, n int) (ar
 				if err == nil {
 					break
 				}
-				if !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) {
+				if !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EACCES) {
 					return err
 				}
 			}
@@ -110,6 +122,9 @@ func datagrams(t *testing.T, f *Fabric, from, to string, port uint16, n int) (ar
 	// A sent datagram is in flight for microseconds; on an idle fabric what has not
 	// come within many of them is lost.
 	last, since := received(), time.Now()
+	if last-before == uint64(n) {
+		return last - before
+	}
 	eventually(t, 10*time.Second, "no more datagrams arrive", func() bool {
 		if now := received(); now != last {
 			last, since = now, time.Now()
@@ -120,67 +135,84 @@ func datagrams(t *testing.T, f *Fabric, from, to string, port uint16, n int) (ar
 }
 
 func TestFaultsDropWhatTheySay(t *testing.T) {
-	f := build(t, standard)
+	f := build(t, dual)
 	const (
 		from, to = "p0-tor0-h0", "p1-tor1-h1"
-		sent     = 4000
+		sent     = 4000 // of each version of the Internet Protocol
 		port     = 7000
 	)
 	for _, c := range []struct {
 		name  string
 		fault scenario.Fault
-		share float64 // of the datagrams that must be lost; negative: some
+		share float64 // of the datagrams that must be lost
+		only  version // those of this one alone, if given
 	}{
-		{"silent loss of all", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0"}, 1},
-		{"silent loss of a part", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Rate: 0.05}, 0.05},
-		{"silent loss at the last link", scenario.Fault{Kind: "silent-loss", On: "link p1-tor1>p1-tor1-h1", Rate: 0.5}, 0.5},
-		{"silent loss to this port", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Src: from, Dst: to, Port: port}}, 1},
-		{"silent loss to another port", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Port: port + 1}}, 0},
-		{"silent loss to another host", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
-		{"silent loss from a prefix", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Src: "10.0.0.0/16"}}, 1},
-		{"silent loss on the way back", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0>p0-tor0-h0"}, 0},
-		{"acl", scenario.Fault{Kind: "acl", On: "device p0-tor0"}, 1},
-		{"acl of a part", scenario.Fault{Kind: "acl", On: "device p0-tor0", Rate: 0.1}, 0.1},
-		{"acl of this conversation", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Src: from, Dst: "10.1.1.0/24", Port: port}}, 1},
-		{"acl of another port", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Port: port + 1}}, 0},
-		{"acl of another source", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Src: "p0-tor0-h1"}}, 0},
-		{"no route", scenario.Fault{Kind: "no-route", On: "device p0-tor0"}, 1},
-		{"no route to this host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: to}}, 1},
-		{"no route to another host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
-		{"blackhole", scenario.Fault{Kind: "blackhole", On: "device p0-tor0"}, 1},
-		{"blackhole of a part", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Rate: 0.1}, 0.1},
-		{"blackhole to this host", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Match: scenario.Match{Dst: to}}, 1},
-		{"blackhole to another host", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
-		{"blackhole of what is on its own links", scenario.Fault{Kind: "blackhole", On: "device p1-tor1"}, 0},
-		{"loop at the last device", scenario.Fault{Kind: "ttl-loop", On: "device p1-tor1"}, 1},
-		{"loop to another host", scenario.Fault{Kind: "ttl-loop", On: "device p1-tor1", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0},
-		{"loop on the way back", scenario.Fault{Kind: "ttl-loop", On: "device p0-tor0"}, 0},
-		{"mtu", scenario.Fault{Kind: "mtu", On: "device p0-tor0"}, 0}, // the datagrams fit
-		{"device down", scenario.Fault{Kind: "device-down", On: "device p0-tor0"}, 1},
-		{"device down elsewhere", scenario.Fault{Kind: "device-down", On: "device p0-tor1"}, 0},
-		{"device loss", scenario.Fault{Kind: "device-loss", On: "device p0-tor0"}, 1},
-		{"device loss of a part, twice", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Rate: 0.05}, 1 - 0.95*0.95},
-		{"device loss to this port", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Match: scenario.Match{Port: port}}, 1},
-		{"device loss to another port", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Match: scenario.Match{Port: port + 1}}, 0},
-		{"syn blackhole", scenario.Fault{Kind: "syn-blackhole", On: "device p0-tor0"}, 0}, // these are no SYNs
-		{"server reset", scenario.Fault{Kind: "server-reset", On: "host " + to}, 0},       // nor TCP
+		{"silent loss of all", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0"}, 1, 0},
+		{"silent loss of a part", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Rate: 0.05}, 0.05, 0},
+		{"silent loss at the last link", scenario.Fault{Kind: "silent-loss", On: "link p1-tor1>p1-tor1-h1", Rate: 0.5}, 0.5, 0},
+		{"silent loss to this port", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Src: from, Dst: to, Port: port}}, 1, 0},
+		{"silent loss to another port", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Port: port + 1}}, 0, 0},
+		{"silent loss to another host", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0, 0},
+		{"silent loss from a prefix", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Src: "10.0.0.0/16"}}, 1, ipv4},
+		{"silent loss from a prefix of IPv6", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0-h0>p0-tor0", Match: scenario.Match{Src: "fd0a::a00:0/112"}}, 1, ipv6},
+		{"silent loss on the way back", scenario.Fault{Kind: "silent-loss", On: "link p0-tor0>p0-tor0-h0"}, 0, 0},
+		{"acl", scenario.Fault{Kind: "acl", On: "device p0-tor0"}, 1, 0},
+		{"acl of a part", scenario.Fault{Kind: "acl", On: "device p0-tor0", Rate: 0.1}, 0.1, 0},
+		{"acl of this conversation", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Src: from, Dst: "10.1.1.0/24", Port: port}}, 1, ipv4},
+		{"acl of this conversation, IPv6", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Src: "fd0a::a00:1", Dst: "fd0a::a01:100/120", Port: port}}, 1, ipv6},
+		{"acl of another port", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Port: port + 1}}, 0, 0},
+		{"acl of another source", scenario.Fault{Kind: "acl", On: "device p0-tor0", Match: scenario.Match{Src: "p0-tor0-h1"}}, 0, 0},
+		{"no route", scenario.Fault{Kind: "no-route", On: "device p0-tor0"}, 1, 0},
+		{"no route to this host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: to}}, 1, 0},
+		{"no route to another host", scenario.Fault{Kind: "no-route", On: "device p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0, 0},
+		{"blackhole", scenario.Fault{Kind: "blackhole", On: "device p0-tor0"}, 1, 0},
+		{"blackhole of a part", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Rate: 0.1}, 0.1, 0},
+		{"blackhole to this host", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Match: scenario.Match{Dst: to}}, 1, 0},
+		{"blackhole to another host", scenario.Fault{Kind: "blackhole", On: "device p0-tor0", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0, 0},
+		{"blackhole of what is on its own links", scenario.Fault{Kind: "blackhole", On: "device p1-tor1"}, 0, 0},
+		{"loop at the last device", scenario.Fault{Kind: "ttl-loop", On: "device p1-tor1"}, 1, 0},
+		{"loop to another host", scenario.Fault{Kind: "ttl-loop", On: "device p1-tor1", Match: scenario.Match{Dst: "p1-tor1-h0"}}, 0, 0},
+		{"loop on the way back", scenario.Fault{Kind: "ttl-loop", On: "device p0-tor0"}, 0, 0},
+		{"mtu", scenario.Fault{Kind: "mtu", On: "device p0-tor0"}, 0, 0}, // the datagrams fit
+		{"device down", scenario.Fault{Kind: "device-down", On: "device p0-tor0"}, 1, 0},
+		{"device down elsewhere", scenario.Fault{Kind: "device-down", On: "device p0-tor1"}, 0, 0},
+		{"device loss", scenario.Fault{Kind: "device-loss", On: "device p0-tor0"}, 1, 0},
+		{"device loss of a part, twice", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Rate: 0.05}, 1 - 0.95*0.95, 0},
+		{"device loss to this port", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Match: scenario.Match{Port: port}}, 1, 0},
+		{"device loss to another port", scenario.Fault{Kind: "device-loss", On: "device p0-tor0", Match: scenario.Match{Port: port + 1}}, 0, 0},
+		{"syn blackhole", scenario.Fault{Kind: "syn-blackhole", On: "device p0-tor0"}, 0, 0}, // these are no SYNs
+		{"server reset", scenario.Fault{Kind: "server-reset", On: "host " + to}, 0, 0},       // nor TCP
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := state(t, f)
-			if n := datagrams(t, f, from, to, port, 200); n != 200 {
-				t.Fatalf("%d of 200 datagrams arrive before the fault", n)
+			all := func(when string) {
+				t.Helper()
+				for _, v := range f.versions {
+					if n := datagramsOf(t, f, v, from, to, port, 200); n != 200 {
+						t.Errorf("%d of 200 datagrams of IPv%d arrive %s the fault", n, v, when)
+					}
+				}
 			}
+			all("before")
 			a := apply(t, f, c.fault)
-			lost := sent - datagrams(t, f, from, to, port, sent)
+			var lost uint64
+			for _, v := range f.versions {
+				of := sent - datagramsOf(t, f, v, from, to, port, sent)
+				share := c.share
+				if c.only != 0 && c.only != v {
+					share = 0
+				}
+				// Six standard deviations: one run in 5e8 is wrong by chance.
+				slack := 6 * math.Sqrt(sent*share*(1-share))
+				if math.Abs(float64(of)-share*sent) > slack {
+					t.Errorf("%d of %d of IPv%d lost, want a share of %v", of, sent, v, share)
+				}
+				lost += of
+			}
 			live := a.Truth()
 			truth := stop(t, a)
 			if truth.Packets != lost || live.Packets != lost {
 				t.Errorf("the fault's counter says %d dropped (%d before the end), %d did not arrive", truth.Packets, live.Packets, lost)
-			}
-			// Six standard deviations: one run in 5e8 is wrong by chance.
-			slack := 6 * math.Sqrt(sent*c.share*(1-c.share))
-			if math.Abs(float64(lost)-c.share*sent) > slack {
-				t.Errorf("%d of %d lost, want a share of %v", lost, sent, c.share)
 			}
 			if truth.Source == "xdp" && uint64(len(truth.Drops))+truth.LeftOut != lost {
 				t.Errorf("%d packets listed and %d left out, %d lost", len(truth.Drops), truth.LeftOut, lost)
@@ -188,9 +220,7 @@ func TestFaultsDropWhatTheySay(t *testing.T) {
 			if truth.Component != c.fault.On {
 				t.Errorf("blames %q", truth.Component)
 			}
-			if n := datagrams(t, f, from, to, port, 200); n != 200 {
-				t.Errorf("%d of 200 datagrams arrive after the fault", n)
-			}
+			all("after")
 			restored(t, f, before)
 		})
 	}
@@ -209,17 +239,17 @@ func state(t *testing.T, f *Fabric) (lines []string) {
 	for _, n := range f.nodes {
 		var some []string
 		add := func(format string, args ...any) { some = append(some, fmt.Sprintf(n.Name+": "+format, args...)) }
-		routes, err := n.space.rt.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		routes, err := n.space.rt.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		check(err)
 		for _, r := range routes {
 			add("%v table %d mtu %d flags %v", r, r.Table, r.MTU, r.ListFlags())
 		}
-		rules, err := n.space.rt.RuleList(netlink.FAMILY_V4)
+		rules, err := n.space.rt.RuleList(netlink.FAMILY_ALL)
 		check(err)
 		for _, r := range rules {
 			add("%v", r)
 		}
-		neighbours, err := n.space.rt.NeighList(0, netlink.FAMILY_V4)
+		neighbours, err := n.space.rt.NeighList(0, netlink.FAMILY_ALL)
 		check(err)
 		for _, x := range neighbours {
 			if x.State == netlink.NUD_PERMANENT {
@@ -509,20 +539,26 @@ func offload(t *testing.T, f *Fabric, node, name string, command uint32) bool {
 func TestQueueUnderTraffic(t *testing.T) {
 	f := build(t, standard)
 	tr := startTraffic(t, f, standardTraffic)
-	for _, name := range []string{"p0-t1-0>t2-1", "p0-tor0>p0-t1-1", "p0-tor0>p0-tor0-h0", "p0-tor0-h0>p0-tor0"} {
-		before := counter(t, f, hostNames(f), "Tcp", "RetransSegs")
-		began := time.Now()
-		a := apply(t, f, scenario.Fault{Kind: "queue", On: "link " + name})
-		const enough = 3000
+	names := []string{"p0-t1-0>t2-1", "p0-tor0>p0-t1-1", "p0-tor0>p0-tor0-h0", "p0-tor0-h0>p0-tor0"}
+	before := counter(t, f, hostNames(f), "Tcp", "RetransSegs")
+	began := time.Now()
+	var all []*Active
+	for _, name := range names {
+		all = append(all, apply(t, f, scenario.Fault{Kind: "queue", On: "link " + name}))
+	}
+	const enough = 3000
+	for _, a := range all {
 		eventually(t, 60*time.Second, "packets pass the queue", func() bool { return a.Truth().Seen > enough })
+	}
+	for i, a := range all {
 		truth := stop(t, a)
 		share := float64(truth.Packets) / float64(truth.Seen)
-		t.Logf("%s: %d of %d packets lost (%.2f %%) in %v, %d segments retransmitted", name, truth.Packets, truth.Seen, 100*share,
-			time.Since(began).Round(time.Millisecond), counter(t, f, hostNames(f), "Tcp", "RetransSegs")-before)
+		t.Logf("%s: %d of %d packets lost (%.2f %%) in %v", names[i], truth.Packets, truth.Seen, 100*share, time.Since(began).Round(time.Millisecond))
 		if share < 0.005 || share > 0.2 {
-			t.Errorf("%s: a share of %.4f lost, want a few per cent", name, share)
+			t.Errorf("%s: a share of %.4f lost, want a few per cent", names[i], share)
 		}
 	}
+	t.Logf("%d segments retransmitted", counter(t, f, hostNames(f), "Tcp", "RetransSegs")-before)
 	// A connection that loses its SYN twice, or is in a long back-off when the
 	// traffic stops, fails by right; the queue must not fail more than those.
 	if s := tr.stop(t); s.Failed > s.Started/100 {

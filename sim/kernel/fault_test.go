@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,7 +81,7 @@ func TestFaultsThatCannotBeHonoured(t *testing.T) {
 	f("by port", scenario.Fault{Kind: "no-route", On: device, Match: scenario.Match{Port: 80}})
 	f("by dst", scenario.Fault{Kind: "queue", On: link, Match: scenario.Match{Dst: "p0-tor0-h0"}})
 	f("p9-tor0-h0", scenario.Fault{Kind: "acl", On: device, Match: scenario.Match{Src: "p9-tor0-h0"}})
-	f("IPv4 only", scenario.Fault{Kind: "acl", On: device, Match: scenario.Match{Src: "2001:db8::/32"}})
+	f("no addresses of IPv6", scenario.Fault{Kind: "acl", On: device, Match: scenario.Match{Src: "2001:db8::/32"}})
 	f("not in 1..65535", scenario.Fault{Kind: "acl", On: device, Match: scenario.Match{Port: 70000}})
 
 	f("smallest that can be drawn", scenario.Fault{Kind: "acl", On: device, Rate: 1e-12})
@@ -112,28 +113,43 @@ func TestFaultKindsAreWhole(t *testing.T) {
 
 // record is a dropped segment of TCP with IP and TCP options: 1000 bytes of
 // payload behind 24 and 32 bytes of headers.
-var record = append(make([]byte, 8),
-	0x46, 0, 0x04, 0x20, 0x12, 0x34, 0x40, 0, 61, 6, 0, 0, 10, 0, 0, 1, 10, 1, 1, 3,
-	0x9c, 0x40, 0x14, 0x51, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 1, 0x80, 0x18, 0, 0, 0, 0, 0, 0)
+var record = slices.Concat(make([]byte, 8),
+	[]byte{0x46, 0, 0x04, 0x20, 0x12, 0x34, 0x40, 0, 61, 6, 0, 0, 10, 0, 0, 1, 10, 1, 1, 3}, make([]byte, 20), segment)
+
+var segment = []byte{0x9c, 0x40, 0x14, 0x51, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 1, 0x80, 0x18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+// record6 is the same segment over IPv6.
+var record6 = slices.Concat(make([]byte, 8),
+	[]byte{0x60, 0, 0, 0, 0x04, 0x08, 6, 61},
+	netip.MustParseAddr("fd0a::a00:1").AsSlice(), netip.MustParseAddr("fd0a::a01:103").AsSlice(), segment)
 
 func TestParseDrop(t *testing.T) {
 	boot := time.Unix(1000, 0)
-	d, err := parseDrop(record, boot)
-	if err != nil {
-		t.Fatal(err)
-	}
 	want := Drop{
 		Time: boot,
 		Src:  netip.MustParseAddrPort("10.0.0.1:40000"), Dst: netip.MustParseAddrPort("10.1.1.3:5201"),
 		Protocol: 6, IPID: 0x1234, TTL: 61, Seq: 0xdeadbeef, Flags: 0x18, Payload: 1000,
 	}
-	if d != want {
-		t.Errorf("got %+v, want %+v", d, want)
+	want6 := want
+	want6.Src, want6.Dst, want6.IPID = netip.MustParseAddrPort("[fd0a::a00:1]:40000"), netip.MustParseAddrPort("[fd0a::a01:103]:5201"), 0
+	for _, c := range []struct {
+		record []byte
+		want   Drop
+	}{{record, want}, {record6, want6}} {
+		if d, err := parseDrop(c.record, boot); err != nil || d != c.want {
+			t.Errorf("got %+v, %v; want %+v", d, err, c.want)
+		}
+	}
+	for _, short := range [][]byte{record[:recordSize-1], make([]byte, recordSize)} {
+		if d, err := parseDrop(short, boot); err == nil {
+			t.Errorf("%x is taken for %+v", short, d)
+		}
 	}
 }
 
 func FuzzParseDrop(f *testing.F) {
 	f.Add(record)
+	f.Add(record6)
 	f.Add(record[:20])
 	f.Add(make([]byte, recordSize))
 	f.Fuzz(func(t *testing.T, b []byte) {

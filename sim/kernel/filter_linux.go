@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filter is a table of its own in a namespace's packet filter, with one chain and one
-// counter. It comes and goes in one step each, so that its rules see a packet all or
+// filter is a table of its own in a namespace's packet filter, of both versions of the
+// Internet Protocol, with one chain and one counter. It comes and goes in one step each, so that its rules see a packet all or
 // not at all.
 type filter struct {
 	conn  *nftables.Conn
@@ -36,7 +36,7 @@ func newFilter(s *space, hook *nftables.ChainHook, priority *nftables.ChainPrior
 	if err != nil {
 		return nil, err
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables tables: %w", err)
 	}
@@ -45,7 +45,7 @@ func newFilter(s *space, hook *nftables.ChainHook, priority *nftables.ChainPrior
 		name = fmt.Sprintf("%s_%d", filterTable, i)
 	}
 	f := &filter{conn: conn}
-	f.table = conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: name})
+	f.table = conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: name})
 	conn.AddObj(&nftables.CounterObj{Table: f.table, Name: counterName})
 	f.chain = conn.AddChain(&nftables.Chain{
 		Name: "fault", Table: f.table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: priority,
@@ -104,38 +104,59 @@ func (f *filter) remove() error {
 	return err
 }
 
-// choices lists, for packets that match a source, a destination and a port, the
+// matches lists, for packets that match a source, a destination and a port, the
 // expressions of one rule each; no packet fits two. Empty lists and port 0 are any.
-func choices(src, dst []netip.Prefix, port uint16) [][]expr.Any {
-	var all [][]expr.Any
-	for _, src := range orAny(src) {
-		for _, dst := range orAny(dst) {
-			for _, port := range toPort(port) {
-				all = append(all, slices.Concat(inPrefix(src, 12), inPrefix(dst, 16), port))
-			}
+func matches(src, dst []netip.Prefix, port uint16) (all [][]expr.Any) {
+	for _, c := range choices(src, dst) {
+		for _, port := range toPort(port) {
+			all = append(all, slices.Concat(c.version(), inPrefix(c.src, source), inPrefix(c.dst, destination), port))
 		}
 	}
 	return all
 }
 
-// orAny gives one invalid prefix, any, for an empty list.
-func orAny(list []netip.Prefix) []netip.Prefix {
-	if len(list) == 0 {
-		return []netip.Prefix{{}}
+// version compares the IP version of a packet, if the choice is of one.
+func (c choice) version() []expr.Any {
+	for _, p := range []netip.Prefix{c.src, c.dst} {
+		if p.IsValid() {
+			return ofVersion(versionOf(p.Addr()))
+		}
 	}
-	return list
+	return nil
 }
 
-// inPrefix compares the address at an offset of the IPv4 header.
-func inPrefix(p netip.Prefix, offset uint32) []expr.Any {
+func ofVersion(v version) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(v.family())}},
+	}
+}
+
+// field is where something stands in the IP header, by version.
+type field map[version]struct{ offset, length uint32 }
+
+var (
+	source      = field{ipv4: {12, 4}, ipv6: {8, 16}}
+	destination = field{ipv4: {16, 4}, ipv6: {24, 16}}
+	lengthField = field{ipv4: {2, 2}, ipv6: {4, 2}} // of IPv4 with the header, of IPv6 without
+	ttl         = field{ipv4: {8, 1}, ipv6: {7, 1}}
+)
+
+// load reads a field into a register.
+func (f field) load(v version, register uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: f[v].offset, Len: f[v].length}
+}
+
+// inPrefix compares an address of a packet of the prefix's version.
+func inPrefix(p netip.Prefix, f field) []expr.Any {
 	if !p.IsValid() || p.Bits() == 0 {
 		return nil
 	}
-	mask := binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - p.Bits()))
+	n := ipNet(p.Masked())
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
+		f.load(versionOf(p.Addr()), 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(n.Mask)), Mask: n.Mask, Xor: make([]byte, len(n.Mask))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: n.IP},
 	}
 }
 

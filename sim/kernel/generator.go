@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,9 +17,9 @@ import (
 
 // GeneratorConfig is one host's traffic.
 type GeneratorConfig struct {
-	Listen     netip.AddrPort // where its server listens
-	Rate       float64        // new connections per second; 0: serve only
-	PacketsMin int            // data packets of a connection, drawn evenly
+	Listen     []netip.AddrPort // where its server listens
+	Rate       float64          // new connections per second; 0: serve only
+	PacketsMin int              // data packets of a connection, drawn evenly
 	PacketsMax int
 	Targets    []Target
 	Seed       uint64
@@ -43,7 +44,7 @@ func DefaultGeneratorConfig() GeneratorConfig {
 
 func (c GeneratorConfig) check() error {
 	switch {
-	case !c.Listen.IsValid():
+	case len(c.Listen) == 0 || slices.ContainsFunc(c.Listen, func(a netip.AddrPort) bool { return !a.IsValid() }):
 		return errors.New("listen: no address to serve at")
 	case c.Rate < 0 || c.Rate > 1e6:
 		return fmt.Errorf("rate: %v connections per second is not in 0..1e6", c.Rate)
@@ -118,12 +119,24 @@ func (g *Generator) Stats() TrafficStats {
 // finish for a while and resets the rest.
 func (g *Generator) Run(ctx context.Context) error {
 	// The context ends arrivals, not connections: those are drained.
-	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(g.cfg.Listen))
-	if err != nil {
-		return fmt.Errorf("traffic: listen at %s: %w", g.cfg.Listen, err)
+	var listeners []*net.TCPListener
+	stop := func() (err error) {
+		for _, ln := range listeners {
+			err = errors.Join(err, ln.Close())
+		}
+		return err
+	}
+	for _, a := range g.cfg.Listen {
+		ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+		if err != nil {
+			return errors.Join(fmt.Errorf("traffic: listen at %s: %w", a, err), stop())
+		}
+		listeners = append(listeners, ln)
 	}
 	var all sync.WaitGroup
-	all.Go(func() { g.serve(ln, &all) })
+	for _, ln := range listeners {
+		all.Go(func() { g.serve(ln, &all) })
+	}
 	dialing, hangUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer hangUp()
 	if g.cfg.Rate > 0 {
@@ -138,7 +151,7 @@ func (g *Generator) Run(ctx context.Context) error {
 	hangUp()
 	g.awaitQuiet(deadline)
 	g.served.drain(deadline)
-	err = ln.Close()
+	err := stop()
 	all.Wait()
 	if err != nil {
 		return fmt.Errorf("traffic: stop listening: %w", err)

@@ -11,9 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"decaf/sim/scenario"
@@ -45,7 +47,7 @@ const (
 )
 
 func TestLoopEndsPacketsWhereTheirTTLEnds(t *testing.T) {
-	f := build(t, standard)
+	f := build(t, dual)
 	const from, to, port, sent = "p0-tor0-h0", "p0-tor1-h0", 7000, 400
 	before := state(t, f)
 	for _, c := range []struct{ on, ends, to string }{
@@ -54,39 +56,49 @@ func TestLoopEndsPacketsWhereTheirTTLEnds(t *testing.T) {
 		{"p0-tor1", "p0-t1-0 p0-t1-1", "p0-tor1-h0"},
 		{"t2-0", "p0-t1-0 p0-t1-1", "p1-tor1-h1"},
 	} {
-		expired := make(map[string]uint64)
-		for _, d := range f.Topology().Devices {
-			expired[d.Name] = counter(t, f, []string{d.Name}, "Ip", "InHdrErrors")
-		}
-		a := apply(t, f, scenario.Fault{Kind: "ttl-loop", On: "device " + c.on})
-		lost := sent - datagrams(t, f, from, c.to, port, sent)
-		truth := stop(t, a)
-		if lost == 0 || truth.Packets != lost {
-			t.Errorf("%+v: the fault's counter says %d, %d did not arrive", c, truth.Packets, lost)
-		}
-		var ended uint64
-		for _, d := range f.Topology().Devices {
-			n := counter(t, f, []string{d.Name}, "Ip", "InHdrErrors") - expired[d.Name]
-			ended += n
-			if n > 0 && !bytes.Contains([]byte(c.ends), []byte(d.Name)) {
-				t.Errorf("%+v: the TTL of %d packets ends at %s", c, n, d.Name)
+		for v, group := range map[version]string{ipv4: "Ip", ipv6: "Ip6"} {
+			expired := make(map[string]uint64)
+			for _, d := range f.Topology().Devices {
+				expired[d.Name] = counter(t, f, []string{d.Name}, group, "InHdrErrors")
 			}
+			a := apply(t, f, scenario.Fault{Kind: "ttl-loop", On: "device " + c.on})
+			lost := sent - datagramsOf(t, f, v, from, c.to, port, sent)
+			truth := stop(t, a)
+			if lost == 0 || truth.Packets != lost {
+				t.Errorf("%+v: the fault's counter says %d, %d of IPv%d did not arrive", c, truth.Packets, lost, v)
+			}
+			var ended uint64
+			for _, d := range f.Topology().Devices {
+				n := counter(t, f, []string{d.Name}, group, "InHdrErrors") - expired[d.Name]
+				ended += n
+				if n > 0 && !bytes.Contains([]byte(c.ends), []byte(d.Name)) {
+					t.Errorf("%+v: the TTL of %d packets of IPv%d ends at %s", c, n, v, d.Name)
+				}
+			}
+			if ended != lost {
+				t.Errorf("%+v: the TTL of %d packets ends, %d of IPv%d are lost", c, ended, lost, v)
+			}
+			restored(t, f, before)
 		}
-		if ended != lost {
-			t.Errorf("%+v: the TTL of %d packets ends, %d are lost", c, ended, lost)
-		}
-		restored(t, f, before)
 	}
 }
 
 func TestMTUTakesFullSegmentsOnly(t *testing.T) {
-	f := build(t, standard)
-	to := serve(t, f, "p1-tor1-h1")
+	f := build(t, dual)
+	eachVersion(t, func(t *testing.T, v version) { mtuTakesFullSegmentsOnly(t, f, v) })
+}
+
+func mtuTakesFullSegmentsOnly(t *testing.T, f *Fabric, v version) {
+	to := serveAt(t, f, v, "p1-tor1-h1")
 	const from, device = "p0-tor0-h0", "p0-tor0"
 	before := state(t, f)
-	tooBig := func() uint64 { return counter(t, f, []string{device}, "Ip", "FragFails") }
-	unreachable := counter(t, f, []string{device}, "Icmp", "OutDestUnreachs")
-	fails := tooBig()
+	refused, said := [2]string{"Ip", "FragFails"}, [2]string{"Icmp", "OutDestUnreachs"}
+	if v == ipv6 {
+		refused, said = [2]string{"Ip6", "InTooBigErrors"}, [2]string{"Icmp6", "OutPktTooBigs"}
+	}
+	tooBig := func() uint64 { return counter(t, f, []string{device}, refused[0], refused[1]) }
+	told := func() uint64 { return counter(t, f, []string{device}, said[0], said[1]) }
+	fails, unreachable := tooBig(), told()
 	a := apply(t, f, scenario.Fault{Kind: "mtu", On: "device " + device, Match: scenario.Match{Src: from, Port: int(to.Port())}})
 	if err := sends(t, f, from, to, 1000, soon); err != nil {
 		t.Errorf("a small segment does not pass: %v", err)
@@ -101,7 +113,7 @@ func TestMTUTakesFullSegmentsOnly(t *testing.T) {
 	if n := tooBig() - fails; n == 0 || truth.Packets != n {
 		t.Errorf("the fault's counter says %d, the kernel refused %d for their size", truth.Packets, n)
 	}
-	if n := counter(t, f, []string{device}, "Icmp", "OutDestUnreachs") - unreachable; n > 0 {
+	if n := told() - unreachable; n > 0 {
 		t.Errorf("the device told the sender %d times", n)
 	}
 	restored(t, f, before)
@@ -117,6 +129,13 @@ func TestMTUTakesFullSegmentsOnly(t *testing.T) {
 		t.Error("of 207 full segments a fifth is to be lost, none is")
 	}
 	restored(t, f, before)
+}
+
+// eachVersion runs a test for each version of the Internet Protocol.
+func eachVersion(t *testing.T, test func(t *testing.T, v version)) {
+	for _, v := range []version{ipv4, ipv6} {
+		t.Run(fmt.Sprintf("IPv%d", v), func(t *testing.T) { test(t, v) })
+	}
 }
 
 func TestRouteFlaps(t *testing.T) {
@@ -177,7 +196,7 @@ func TestDeviceDownTakesTheCarrier(t *testing.T) {
 
 // Corrupted packets pass every device and end at the host, by TCP's own counter.
 func TestCorruptEndsAtTheHost(t *testing.T) {
-	f := build(t, standard)
+	f := build(t, dual)
 	before := state(t, f)
 	bad := func() uint64 { return counter(t, f, hostNames(f), "Tcp", "InCsumErrors") }
 	found := bad()
@@ -195,6 +214,11 @@ func TestCorruptEndsAtTheHost(t *testing.T) {
 	if share := float64(truth.Packets) / float64(truth.Seen); share < 0.05 || share > 0.2 {
 		t.Errorf("%d of %d corrupted, want a tenth", truth.Packets, truth.Seen)
 	}
+	for _, v := range f.versions {
+		if !slices.ContainsFunc(truth.Drops, func(d Drop) bool { return versionOf(d.Src.Addr()) == v }) {
+			t.Errorf("no packet of IPv%d is corrupted", v)
+		}
+	}
 	if n := heard(); n != 0 {
 		t.Errorf("the device drops %d packets", n)
 	}
@@ -202,8 +226,12 @@ func TestCorruptEndsAtTheHost(t *testing.T) {
 }
 
 func TestSYNBlackholeLeavesConnectionsAlone(t *testing.T) {
-	f := build(t, standard)
-	to := serve(t, f, "p1-tor1-h1")
+	f := build(t, dual)
+	eachVersion(t, func(t *testing.T, v version) { synBlackholeLeavesConnectionsAlone(t, f, v) })
+}
+
+func synBlackholeLeavesConnectionsAlone(t *testing.T, f *Fabric, v version) {
+	to := serveAt(t, f, v, "p1-tor1-h1")
 	const from = "p0-tor0-h0"
 	before := state(t, f)
 	open, err := dial(f, from, to, soon)
@@ -242,8 +270,12 @@ func TestSYNBlackholeLeavesConnectionsAlone(t *testing.T) {
 }
 
 func TestServerResets(t *testing.T) {
-	f := build(t, standard)
-	to := serve(t, f, "p1-tor1-h1")
+	f := build(t, dual)
+	eachVersion(t, func(t *testing.T, v version) { serverResets(t, f, v) })
+}
+
+func serverResets(t *testing.T, f *Fabric, v version) {
+	to := serveAt(t, f, v, "p1-tor1-h1")
 	const from, tries, rate = "p0-tor0-h0", 150, 0.5
 	before := state(t, f)
 	a := apply(t, f, scenario.Fault{Kind: "server-reset", On: "host p1-tor1-h1"})
@@ -254,14 +286,23 @@ func TestServerResets(t *testing.T) {
 		t.Error("nothing counted")
 	}
 	a = apply(t, f, scenario.Fault{Kind: "server-reset", On: "host p1-tor1-h1", Rate: rate, Match: scenario.Match{Port: int(to.Port())}})
-	resets := 0
+	var group errgroup.Group
+	group.SetLimit(30)
+	var reset atomic.Int64
 	for range tries {
-		if err := sends(t, f, from, to, 200, soon); isReset(err) {
-			resets++
-		} else if err != nil {
-			t.Fatal(err)
-		}
+		group.Go(func() error {
+			err := sends(t, f, from, to, 200, soon)
+			if isReset(err) {
+				reset.Add(1)
+				return nil
+			}
+			return err
+		})
 	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	resets := int(reset.Load())
 	truth := stop(t, a)
 	// Each sends one packet of data. Six standard deviations.
 	if truth.Packets != uint64(resets) || math.Abs(float64(resets)-rate*tries) > 6*math.Sqrt(rate*(1-rate)*tries) {
@@ -309,7 +350,7 @@ func TestHostSlowLosesNothing(t *testing.T) {
 
 // serveChild is a server that reads what it gets; it says where it listens.
 func serveChild() {
-	ln, err := net.Listen("tcp4", net.JoinHostPort(os.Args[1], "0"))
+	ln, err := net.Listen("tcp", net.JoinHostPort(os.Args[1], "0"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -388,13 +429,15 @@ func processState(t *testing.T, cmd *exec.Cmd) byte {
 }
 
 func TestListenerLines(t *testing.T) {
-	at := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	at := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd0a::a00:1")}
 	const line = "   0: 0100000A:1451 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0"
 	for _, c := range []struct {
 		line string
 		want uint64
 	}{
 		{line, 4711},
+		{"   0: 00000AFD00000000000000000100000A:1451 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1", 4712},
+		{"   0: 00000AFD00000000000000000200000A:1451 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1", 0},
 		{"   0: 0200000A:1451 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1", 0},
 		{"   0: 0100000A:1451 00000000:0000 01 00000000:00000000 00:00000000 00000000     0        0 4711 1", 0},
 		{"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode", 0},

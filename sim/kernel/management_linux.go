@@ -59,7 +59,7 @@ func connectBridge(s *space, n int) error {
 		if err := s.rt.LinkSetIsolated(port, true); err != nil {
 			return fmt.Errorf("isolate management port %d: %w", i, err)
 		}
-		if err := s.raise(port.Index, netip.Prefix{}); err != nil {
+		if err := s.raise(port.Index); err != nil {
 			return fmt.Errorf("management port %d: %w", i, err)
 		}
 		if err := s.pin(bridge, managementAddr(i), managementMAC(i)); err != nil {

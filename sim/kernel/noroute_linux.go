@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -76,7 +78,7 @@ func (e *noRoute) restore() error { return e.space.restore(e.removed) }
 // again, a few times.
 func (s *space) routes() (routes []netlink.Route, err error) {
 	for range 5 {
-		routes, err = s.rt.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		routes, err = s.rt.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
@@ -143,8 +145,15 @@ func (e *noRoute) undo() error {
 	return errors.Join(restored, err)
 }
 
-// misses reads the namespace's IpExtInNoRoutes.
-func (e *noRoute) misses() (uint64, error) { return e.space.netstat("IpExt", "InNoRoutes") }
+// misses reads the namespace's IpExtInNoRoutes and Ip6InNoRoutes.
+func (e *noRoute) misses() (uint64, error) {
+	four, err := e.space.netstat("IpExt", "InNoRoutes")
+	if err != nil {
+		return 0, err
+	}
+	six, err := e.space.netstat("Ip6", "InNoRoutes")
+	return four + six, err
+}
 
 // netstat reads a counter of the space.
 func (s *space) netstat(group, name string) (n uint64, err error) {
@@ -156,8 +165,23 @@ func (s *space) netstat(group, name string) (n uint64, err error) {
 }
 
 // netstat reads a counter of the calling thread's namespace, from /proc/net/netstat
-// (groups TcpExt, IpExt) or /proc/net/snmp (Ip, Icmp, Tcp, Udp).
+// (groups TcpExt, IpExt), /proc/net/snmp (Ip, Icmp, Tcp, Udp) or /proc/net/snmp6 (Ip6,
+// Icmp6); that is not there on a machine without IPv6, which counts as 0.
 func netstat(group, name string) (uint64, error) {
+	if strings.HasSuffix(group, "6") {
+		b, err := os.ReadFile("/proc/thread-self/net/snmp6")
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0, nil
+		} else if err != nil {
+			return 0, fmt.Errorf("read kernel counters: %w", err)
+		}
+		for line := range bytes.Lines(b) { // a name and a value
+			if f := bytes.Fields(line); len(f) == 2 && string(f[0]) == group+name {
+				return strconv.ParseUint(string(f[1]), 10, 64)
+			}
+		}
+		return 0, fmt.Errorf("the kernel has no counter %s%s", group, name)
+	}
 	for _, file := range []string{"/proc/thread-self/net/netstat", "/proc/thread-self/net/snmp"} {
 		b, err := os.ReadFile(file)
 		if err != nil {

@@ -8,6 +8,44 @@ import (
 	"decaf/topology"
 )
 
+// version is one of the Internet Protocol's.
+type version int
+
+const (
+	ipv4 version = 4
+	ipv6 version = 6
+)
+
+// versionOf is the version of an address.
+func versionOf(a netip.Addr) version {
+	if a.Is4() {
+		return ipv4
+	}
+	return ipv6
+}
+
+// anywhere is the prefix of all addresses.
+func (v version) anywhere() netip.Prefix {
+	if v == ipv4 {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// at is an interface's address of that version; not valid where it has none.
+func (v version) at(i *topology.Interface) netip.Prefix { return i.Of(v == ipv6) }
+
+// versions are those that a topology's links have addresses of; [check] says that
+// they all have.
+func versions(t *topology.Topology) (all []version) {
+	for _, v := range []version{ipv4, ipv6} {
+		if slices.ContainsFunc(t.Links, func(l *topology.Link) bool { return v.at(l.From).IsValid() }) {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
 // route leads to one host address over one or more links, all of equal cost.
 type route struct {
 	dst  netip.Prefix
@@ -28,11 +66,11 @@ func routesOf(t *topology.Topology) map[string][]route {
 	isHost := make(map[string]bool, len(t.Hosts))
 	for _, h := range t.Hosts {
 		isHost[h.Name] = true
-		if len(out[h.Name]) > 0 {
-			routes[h.Name] = append(routes[h.Name], route{
-				dst:  netip.PrefixFrom(netip.IPv4Unspecified(), 0),
-				over: out[h.Name],
-			})
+		if len(out[h.Name]) == 0 {
+			continue
+		}
+		for _, v := range versions(t) {
+			routes[h.Name] = append(routes[h.Name], route{dst: v.anywhere(), over: out[h.Name]})
 		}
 	}
 	for _, h := range t.Hosts {
@@ -62,7 +100,7 @@ func routesOf(t *topology.Topology) map[string][]route {
 			for _, a := range h.Addresses {
 				// The interface's own prefix covers a host that is on the link.
 				onLink := slices.ContainsFunc(over, func(l *topology.Link) bool {
-					return l.To.Node == h.Name && l.To.Addr.Addr() == a
+					return l.To.Node == h.Name && l.To.Owns(a)
 				})
 				if !onLink {
 					routes[d.Name] = append(routes[d.Name], route{dst: netip.PrefixFrom(a, a.BitLen()), over: over})
@@ -78,10 +116,11 @@ func check(t *topology.Topology) error {
 	if n := len(t.Devices) + len(t.Hosts); n > MaxNodes {
 		return fmt.Errorf("%d devices and hosts: the kernel fabric builds up to %d", n, MaxNodes)
 	}
+	speaks := versions(t)
 	for _, h := range t.Hosts {
 		for _, a := range h.Addresses {
-			if !a.Is4() {
-				return fmt.Errorf("host %s: address %s: the kernel fabric speaks IPv4 only", h.Name, a)
+			if !slices.Contains(speaks, versionOf(a)) {
+				return fmt.Errorf("host %s: address %s: no link has an address of that version to reach it by", h.Name, a)
 			}
 		}
 	}
@@ -92,14 +131,20 @@ func check(t *topology.Topology) error {
 				return fmt.Errorf("interface %s:%s: Linux takes names of 1 to 15 characters", i.Node, i.Name)
 			case i.Name == "lo" || i.Name == ManagementInterface:
 				return fmt.Errorf("interface %s:%s: the kernel fabric keeps this name for itself", i.Node, i.Name)
-			case !i.Addr.IsValid() || !i.Addr.Addr().Is4():
-				return fmt.Errorf("interface %s:%s: needs an IPv4 address with a prefix, has %q", i.Node, i.Name, i.Addr)
+			case !i.Addr.IsValid():
+				return fmt.Errorf("interface %s:%s: needs an address with a prefix", i.Node, i.Name)
 			case management.Overlaps(i.Addr):
 				return fmt.Errorf("interface %s:%s: %s overlaps the management network %s", i.Node, i.Name, i.Addr, management)
 			}
 		}
-		if l.From.Addr.Masked() != l.To.Addr.Masked() {
-			return fmt.Errorf("link %s: %s and %s are not in one subnet", l.Name, l.From.Addr, l.To.Addr)
+		for _, v := range speaks {
+			from, to := v.at(l.From), v.at(l.To)
+			switch {
+			case !from.IsValid() || !to.IsValid():
+				return fmt.Errorf("link %s: has no IPv%d addresses and others have: give all links some, or none", l.Name, v)
+			case from.Masked() != to.Masked():
+				return fmt.Errorf("link %s: %s and %s are not in one subnet", l.Name, from, to)
+			}
 		}
 	}
 	return nil

@@ -27,27 +27,43 @@ func (f *Fabric) serverReset(g *target) (effect, error) {
 	for _, a := range h.Addresses {
 		own = append(own, netip.PrefixFrom(a, a.BitLen()))
 	}
-	const longestHeaders = 20 + 60 // of IP without options and TCP with all
-	reset := slices.Concat(ofProtocol(unix.IPPROTO_TCP), []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: []byte{0, longestHeaders}},
-	})
-	if !g.all {
-		reset = append(reset,
-			&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
-			&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 4},
-			&expr.Hash{SourceRegister: unix.NFT_REG32_00, Length: 8, DestRegister: 1, Modulus: 1<<32 - 1, Seed: rand.Uint32(), Type: expr.HashTypeJenkins},
-		)
-		reset = append(reset, below(g.below)...)
-	}
-	reset = append(reset, count, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 	var rules [][]expr.Any
-	for _, match := range choices(g.src, own, g.port) {
-		rules = append(rules, slices.Concat(match, reset))
+	for _, v := range f.versions {
+		src, some := v.only(g.src)
+		to, any := v.only(own)
+		if !some || !any {
+			continue
+		}
+		for _, match := range matches(src, to, g.port) {
+			rules = append(rules, slices.Concat(match, g.reset(v)))
+		}
 	}
 	t, err := newFilter(n.space, nftables.ChainHookInput, nftables.ChainPriorityFilter, rules)
 	if err != nil {
 		return nil, err
 	}
 	return &filtered{t}, nil
+}
+
+// reset answers packets with data, or those of a share of connections.
+func (g *target) reset(v version) []expr.Any {
+	longest := byte(60) // a TCP header with all options
+	if v == ipv4 {
+		longest += 20 // the length is with the IP header
+	}
+	all := slices.Concat(ofProtocol(unix.IPPROTO_TCP), []expr.Any{
+		lengthField.load(v, 1),
+		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: []byte{0, longest}},
+	})
+	if !g.all {
+		// The address and both ports, one after the other in registers of 4 bytes.
+		n := source[v].length
+		all = append(all,
+			source.load(v, unix.NFT_REG32_00),
+			&expr.Payload{DestRegister: unix.NFT_REG32_00 + n/4, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 4},
+			&expr.Hash{SourceRegister: unix.NFT_REG32_00, Length: n + 4, DestRegister: 1, Modulus: 1<<32 - 1, Seed: rand.Uint32(), Type: expr.HashTypeJenkins},
+		)
+		all = append(all, below(g.below)...)
+	}
+	return append(all, count, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 }

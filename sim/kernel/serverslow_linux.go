@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -137,13 +138,17 @@ func (e *serverSlow) release() {
 // their numbers.
 func (s *space) listening(at []netip.Addr) (inodes []uint64, err error) {
 	err = s.do(func() error {
-		table, err := os.ReadFile("/proc/thread-self/net/tcp")
-		if err != nil {
-			return fmt.Errorf("list TCP sockets: %w", err)
-		}
-		for line := range bytes.Lines(table) {
-			if inode, ok := listener(line, at); ok {
-				inodes = append(inodes, inode)
+		for _, name := range []string{"tcp", "tcp6"} {
+			table, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // a machine without IPv6
+			} else if err != nil {
+				return fmt.Errorf("list TCP sockets: %w", err)
+			}
+			for line := range bytes.Lines(table) {
+				if inode, ok := listener(line, at); ok {
+					inodes = append(inodes, inode)
+				}
 			}
 		}
 		return nil
@@ -151,8 +156,8 @@ func (s *space) listening(at []netip.Addr) (inodes []uint64, err error) {
 	return inodes, err
 }
 
-// listener reads a line of /proc/net/tcp: number, local address and port in
-// hexadecimal, the address as the machine has it in memory, the remote ones, the state,
+// listener reads a line of /proc/net/tcp or tcp6: number, local address and port in
+// hexadecimal, the address in words as the machine has them in memory, the remote ones, the state,
 // and as the tenth field the socket's number.
 func listener(line []byte, at []netip.Addr) (inode uint64, ok bool) {
 	const listen = "0A"
@@ -161,16 +166,18 @@ func listener(line []byte, at []netip.Addr) (inode uint64, ok bool) {
 		return 0, false
 	}
 	local, _, _ := bytes.Cut(f[1], []byte(":"))
-	var word [4]byte
-	if n, err := hex.Decode(word[:], local[:min(len(local), 8)]); err != nil || n != 4 {
+	var addr [16]byte
+	n, err := hex.Decode(addr[:], local[:min(len(local), 2*len(addr))])
+	if err != nil || n != 4 && n != 16 {
 		return 0, false
 	}
-	var addr [4]byte
-	binary.NativeEndian.PutUint32(addr[:], binary.BigEndian.Uint32(word[:]))
-	if !slices.Contains(at, netip.AddrFrom4(addr)) {
+	for word := addr[:n]; len(word) > 0; word = word[4:] {
+		binary.NativeEndian.PutUint32(word, binary.BigEndian.Uint32(word))
+	}
+	if a, _ := netip.AddrFromSlice(addr[:n]); !slices.Contains(at, a) {
 		return 0, false
 	}
-	inode, err := strconv.ParseUint(string(f[9]), 10, 64)
+	inode, err = strconv.ParseUint(string(f[9]), 10, 64)
 	return inode, err == nil
 }
 

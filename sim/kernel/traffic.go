@@ -22,9 +22,9 @@ type Target struct {
 }
 
 // Targets gives the servers that a host's connections go to under a traffic
-// pattern, with their shares; they sum up to 1. Hosts are known by their first
-// address. The seed draws the ToRs of the pattern skew: all hosts of one run are
-// given the same.
+// pattern, with their shares; they sum up to 1. Each address of a host is a server,
+// all as likely. The seed draws the ToRs of the pattern skew: all hosts of one run
+// are given the same.
 //
 //   - uniform: any other host.
 //   - skew(share, part): share of the connections go to the hosts of part of the
@@ -57,16 +57,15 @@ func Targets(t *topology.Topology, p scenario.Pattern, host string, seed uint64)
 	default:
 		return nil, fmt.Errorf("pattern %q is not known; use uniform, skew or hot", p.Kind)
 	}
-	var chosen, others []Target
+	var chosen, others []*topology.Host
 	for _, h := range t.Hosts {
 		if h.Name == host || len(h.Addresses) == 0 {
 			continue
 		}
-		target := Target{Addr: netip.AddrPortFrom(h.Addresses[0], TrafficPort)}
 		if slices.ContainsFunc(t.LinksFrom(h.Name), func(l *topology.Link) bool { return hot[l.To.Node] }) {
-			chosen = append(chosen, target)
+			chosen = append(chosen, h)
 		} else {
-			others = append(others, target)
+			others = append(others, h)
 		}
 	}
 	switch {
@@ -77,13 +76,18 @@ func Targets(t *topology.Topology, p scenario.Pattern, host string, seed uint64)
 	case len(others) == 0:
 		share = 1
 	}
-	for i := range chosen {
-		chosen[i].Weight = share / float64(len(chosen))
+	var all []Target
+	add := func(hosts []*topology.Host, share float64) {
+		for _, h := range hosts {
+			for _, a := range h.Addresses {
+				weight := share / float64(len(hosts)) / float64(len(h.Addresses))
+				all = append(all, Target{Addr: netip.AddrPortFrom(a, TrafficPort), Weight: weight})
+			}
+		}
 	}
-	for i := range others {
-		others[i].Weight = (1 - share) / float64(len(others))
-	}
-	return slices.Concat(chosen, others), nil
+	add(chosen, share)
+	add(others, 1-share)
+	return all, nil
 }
 
 // torsOf gives the devices that hosts are attached to, in the order of the file.
@@ -112,11 +116,13 @@ func TrafficArgs(t *topology.Topology, traffic scenario.Traffic, host string, se
 		return nil, fmt.Errorf("traffic of %s: the host has no address", host)
 	}
 	args := []string{
-		"--listen", netip.AddrPortFrom(h.Addresses[0], TrafficPort).String(),
 		"--rate", strconv.FormatFloat(traffic.ConnectionsPerHost, 'g', -1, 64),
 		"--packets-min", strconv.Itoa(traffic.PacketsMin),
 		"--packets-max", strconv.Itoa(traffic.PacketsMax),
 		"--seed", strconv.FormatUint(seed^uint64(hashSeed(0, host)), 10),
+	}
+	for _, a := range h.Addresses {
+		args = append(args, "--listen", netip.AddrPortFrom(a, TrafficPort).String())
 	}
 	for _, g := range targets {
 		if g.Weight > 0 {

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"math"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -121,8 +122,9 @@ func TestGeneratorConfigIsChecked(t *testing.T) {
 	f := func(want string, change func(*GeneratorConfig)) {
 		t.Helper()
 		c := DefaultGeneratorConfig()
-		c.Listen, _ = parseAddr("127.0.0.1:0")
-		c.Rate, c.Targets = 1, []Target{{Addr: c.Listen, Weight: 1}}
+		at, _ := parseAddr("127.0.0.1:0")
+		c.Listen = []netip.AddrPort{at}
+		c.Rate, c.Targets = 1, []Target{{Addr: at, Weight: 1}}
 		change(&c)
 		_, err := NewGenerator(c, nil)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
@@ -142,10 +144,11 @@ func TestGeneratorConfigIsChecked(t *testing.T) {
 
 func TestGeneratorSendsWholeSegments(t *testing.T) {
 	serverConfig, clientConfig := DefaultGeneratorConfig(), DefaultGeneratorConfig()
-	serverConfig.Listen, _ = parseAddr("127.0.0.1:" + freePort(t))
-	clientConfig.Listen, _ = parseAddr("127.0.0.1:" + freePort(t))
+	serveAt, _ := parseAddr("127.0.0.1:" + freePort(t))
+	callFrom, _ := parseAddr("127.0.0.1:" + freePort(t))
+	serverConfig.Listen, clientConfig.Listen = []netip.AddrPort{serveAt}, []netip.AddrPort{callFrom}
 	clientConfig.Rate, clientConfig.PacketsMin, clientConfig.PacketsMax = 500, 2, 3
-	clientConfig.Targets = []Target{{Addr: serverConfig.Listen, Weight: 1}}
+	clientConfig.Targets = []Target{{Addr: serveAt, Weight: 1}}
 	server, err := NewGenerator(serverConfig, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -175,5 +178,34 @@ func TestGeneratorSendsWholeSegments(t *testing.T) {
 	}
 	if mean := float64(c.SentPackets) / float64(c.Completed); mean < 2 || mean > 3 {
 		t.Errorf("%v packets a connection, want 2..3", mean)
+	}
+}
+
+// Where hosts have addresses of both versions, each is a server and as many connections
+// go to one as to the other.
+func TestTrafficOfBothVersions(t *testing.T) {
+	spec := topology.ClosSpec{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2, IP: topology.IPBoth}
+	top, err := topology.Clos(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Targets(top, scenario.Pattern{Kind: "hot", ToR: "p1-tor0", Share: 0.8}, "p0-tor0-h0", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := make(map[version]float64)
+	hot := 0.0
+	for _, g := range all {
+		share[versionOf(g.Addr.Addr())] += g.Weight
+		if h, ok := top.HostAt(g.Addr.Addr()); ok && strings.HasPrefix(h.Name, "p1-tor0") {
+			hot += g.Weight
+		}
+	}
+	if len(all) != 14 || math.Abs(share[ipv4]-0.5) > 1e-9 || math.Abs(share[ipv6]-0.5) > 1e-9 || math.Abs(hot-0.8) > 1e-9 {
+		t.Errorf("%d targets, shares %v, %v to the hot ToR", len(all), share, hot)
+	}
+	args, err := TrafficArgs(top, scenario.Traffic{ConnectionsPerHost: 1, PacketsMin: 1, PacketsMax: 1}, "p0-tor0-h0", 1)
+	if text := strings.Join(args, " "); err != nil || !strings.Contains(text, "--listen 10.0.0.1:5201") || !strings.Contains(text, "--listen [fd0a::a00:1]:5201") {
+		t.Errorf("%s, %v", text, err)
 	}
 }

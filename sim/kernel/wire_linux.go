@@ -214,16 +214,19 @@ func (s *wire) release() {
 // Where the program keeps things, from the frame pointer down: one record, a map
 // key, a byte.
 const (
-	recordAt = -recordSize
-	ipAt     = recordAt + 8
-	l4At     = ipAt + 20
-	keyAt    = recordAt - 8
-	byteAt   = keyAt - 8 // one byte of the packet
+	recordAt   = -recordSize
+	ipAt       = recordAt + recordIP
+	l4At       = recordAt + recordL4
+	keyAt      = recordAt - 8
+	byteAt     = keyAt - 8  // one byte of the packet
+	lastAt     = byteAt - 8 // where the packet's last byte is
+	protocolAt = lastAt - 8 // what it carries
+	lowestAt   = protocolAt // the lowest of all
+	ethernet   = 14         // bytes of that header
 )
 
-// wireProgram harms IPv4 packets that match, with the chance below/2^32, or all.
+// wireProgram harms IP packets that match, with the chance below/2^32, or all.
 func wireProgram(g *target, h harm, counters, ring, queue int) asm.Instructions {
-	const ethernet = 14
 	native := func(b []byte) int32 { return int32(binary.NativeEndian.Uint32(b)) }
 	load := func(offset int32, at, size int16) asm.Instructions {
 		return asm.Instructions{
@@ -239,26 +242,84 @@ func wireProgram(g *target, h harm, counters, ring, queue int) asm.Instructions 
 		asm.Mov.Reg(asm.R6, asm.R1),
 		asm.Mov.Imm(asm.R0, 0),
 	}
-	for at := int16(byteAt); at < 0; at += 8 {
+	for at := int16(lowestAt); at < 0; at += 8 {
 		ins = append(ins, asm.StoreMem(asm.RFP, at, asm.R0, asm.DWord))
 	}
-	// The Ethernet type says whether it is IPv4 at all.
+	match := func(v version, list []netip.Prefix, f field, found string) {
+		list, _ = v.only(list)
+		if len(list) == 0 {
+			return
+		}
+		for i, p := range list {
+			n, other := ipNet(p.Masked()), fmt.Sprint(found, i)
+			for k := 0; k < len(n.Mask); k += 4 {
+				ins = append(ins,
+					asm.LoadMem(asm.R1, asm.RFP, ipAt+int16(f[v].offset)+int16(k), asm.Word),
+					asm.And.Imm32(asm.R1, native(n.Mask[k:])),
+					asm.JNE.Imm32(asm.R1, native(n.IP[k:]), other),
+				)
+			}
+			ins = append(ins, asm.Ja.Label(found), asm.Mov.Imm(asm.R0, 0).WithSymbol(other))
+		}
+		ins = append(ins,
+			asm.Ja.Label("pass"),
+			asm.Mov.Imm(asm.R0, 0).WithSymbol(found),
+		)
+	}
+	// The Ethernet type says whether it is IP at all. Each version leaves the offset of
+	// what follows the header in register 7. Code that cannot be reached would be
+	// refused, so that of a version that no packet may have is left out.
+	four, six := g.takes(ipv4), g.takes(ipv6)
 	ins = append(ins, load(ethernet-2, recordAt, 2)...)
 	ins = append(ins,
 		asm.JNE.Imm(asm.R0, 0, "pass"),
 		asm.LoadMem(asm.R1, asm.RFP, recordAt, asm.Half),
 		asm.HostTo(asm.BE, asm.R1, asm.Half),
-		asm.JNE.Imm(asm.R1, unix.ETH_P_IP, "pass"),
 	)
-	ins = append(ins, load(ethernet, ipAt, 20)...)
-	ins = append(ins,
-		asm.JNE.Imm(asm.R0, 0, "pass"),
-		// What follows the header and its options: 20 bytes, or 8 of a short one.
-		asm.LoadMem(asm.R7, asm.RFP, ipAt, asm.Byte),
-		asm.And.Imm(asm.R7, 0xf),
-		asm.LSh.Imm(asm.R7, 2),
-		asm.Add.Imm(asm.R7, ethernet),
-	)
+	if six {
+		ins = append(ins, asm.JEq.Imm(asm.R1, unix.ETH_P_IPV6, "six"))
+	}
+	if four {
+		ins = append(ins, asm.JNE.Imm(asm.R1, unix.ETH_P_IP, "pass"))
+		ins = append(ins, load(ethernet, ipAt, 20)...)
+		ins = append(ins,
+			asm.JNE.Imm(asm.R0, 0, "pass"),
+			asm.LoadMem(asm.R7, asm.RFP, ipAt+2, asm.Half),
+			asm.HostTo(asm.BE, asm.R7, asm.Half),
+			asm.Add.Imm(asm.R7, ethernet-1),
+			asm.StoreMem(asm.RFP, lastAt, asm.R7, asm.DWord),
+			asm.LoadMem(asm.R1, asm.RFP, ipAt+9, asm.Byte),
+			asm.StoreMem(asm.RFP, protocolAt, asm.R1, asm.DWord),
+			asm.LoadMem(asm.R7, asm.RFP, ipAt, asm.Byte),
+			asm.And.Imm(asm.R7, 0xf),
+			asm.LSh.Imm(asm.R7, 2),
+			asm.Add.Imm(asm.R7, ethernet),
+		)
+		match(ipv4, g.src, source, "source4")
+		match(ipv4, g.dst, destination, "destination4")
+		ins = append(ins, asm.Ja.Label("behind"))
+	} else {
+		ins = append(ins, asm.Ja.Label("pass"))
+	}
+	if six {
+		part := load(ethernet, ipAt, 40)
+		part[0] = part[0].WithSymbol("six")
+		ins = append(ins, part...)
+		ins = append(ins,
+			asm.JNE.Imm(asm.R0, 0, "pass"),
+			asm.LoadMem(asm.R7, asm.RFP, ipAt+4, asm.Half),
+			asm.HostTo(asm.BE, asm.R7, asm.Half),
+			asm.Add.Imm(asm.R7, ethernet+40-1),
+			asm.StoreMem(asm.RFP, lastAt, asm.R7, asm.DWord),
+			asm.LoadMem(asm.R1, asm.RFP, ipAt+6, asm.Byte),
+			asm.StoreMem(asm.RFP, protocolAt, asm.R1, asm.DWord),
+			asm.Mov.Imm(asm.R7, ethernet+40),
+		)
+		match(ipv6, g.src, source, "source6")
+		match(ipv6, g.dst, destination, "destination6")
+	}
+	ins = append(ins, asm.Mov.Imm(asm.R0, 0).WithSymbol("behind"))
+	// 20 bytes, or 8 where there are no more.
 	for _, size := range []int16{20, 8} {
 		part := load(0, l4At, size)
 		part[1] = asm.Mov.Reg(asm.R2, asm.R7)
@@ -267,35 +328,9 @@ func wireProgram(g *target, h harm, counters, ring, queue int) asm.Instructions 
 	}
 	ins = append(ins, asm.Mov.Imm(asm.R0, 0).WithSymbol("loaded"))
 
-	match := func(list []netip.Prefix, at int16, found string) {
-		if len(list) == 0 {
-			return
-		}
-		ins = append(ins, asm.LoadMem(asm.R1, asm.RFP, at, asm.Word))
-		for _, p := range list {
-			mask := ^uint32(0)
-			if p.Bits() < 32 {
-				mask = ^(^uint32(0) >> p.Bits())
-			}
-			var m [4]byte
-			binary.BigEndian.PutUint32(m[:], mask)
-			net := p.Masked().Addr().As4()
-			ins = append(ins,
-				asm.Mov.Reg32(asm.R2, asm.R1),
-				asm.And.Imm32(asm.R2, native(m[:])),
-				asm.JEq.Imm32(asm.R2, native(net[:]), found),
-			)
-		}
-		ins = append(ins,
-			asm.Ja.Label("pass"),
-			asm.Mov.Imm(asm.R0, 0).WithSymbol(found),
-		)
-	}
-	match(g.src, ipAt+12, "source")
-	match(g.dst, ipAt+16, "destination")
 	if g.port != 0 {
 		ins = append(ins,
-			asm.LoadMem(asm.R1, asm.RFP, ipAt+9, asm.Byte),
+			asm.LoadMem(asm.R1, asm.RFP, protocolAt, asm.DWord),
 			asm.JEq.Imm(asm.R1, unix.IPPROTO_TCP, "ported"),
 			asm.JNE.Imm(asm.R1, unix.IPPROTO_UDP, "pass"),
 			asm.LoadMem(asm.R1, asm.RFP, l4At+2, asm.Half).WithSymbol("ported"),
@@ -308,7 +343,7 @@ func wireProgram(g *target, h harm, counters, ring, queue int) asm.Instructions 
 	if h.syn {
 		const syn, ack = 0x02, 0x10
 		ins = append(ins,
-			asm.LoadMem(asm.R1, asm.RFP, ipAt+9, asm.Byte),
+			asm.LoadMem(asm.R1, asm.RFP, protocolAt, asm.DWord),
 			asm.JNE.Imm(asm.R1, unix.IPPROTO_TCP, "pass"),
 			asm.LoadMem(asm.R1, asm.RFP, l4At+13, asm.Byte),
 			asm.And.Imm(asm.R1, syn|ack),
@@ -336,9 +371,7 @@ func wireProgram(g *target, h harm, counters, ring, queue int) asm.Instructions 
 		// The last byte of the IP packet: of the payload, or where there is none of
 		// the header that carries the checksum.
 		ins = append(ins,
-			asm.LoadMem(asm.R7, asm.RFP, ipAt+2, asm.Half),
-			asm.HostTo(asm.BE, asm.R7, asm.Half),
-			asm.Add.Imm(asm.R7, ethernet-1),
+			asm.LoadMem(asm.R7, asm.RFP, lastAt, asm.DWord),
 		)
 		at := load(0, byteAt, 1)
 		at[1] = asm.Mov.Reg(asm.R2, asm.R7)

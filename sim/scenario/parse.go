@@ -108,8 +108,11 @@ func (r *reader) read(root strictyaml.Value) {
 			v.Errorf("duration must be above 0")
 		}
 	}
+	// What the traffic speaks is what the fabric's interfaces have addresses of.
+	traffic := f.Get("traffic").Fields("ip", "connections_per_host", "packets", "pattern")
+	s.Fabric.IP = read(traffic.Get("ip"), topology.ParseIP, s.Fabric.IP)
 	r.fabric(f.Need("fabric"))
-	r.traffic(f.Get("traffic"))
+	r.traffic(traffic)
 	s.Noise = read(f.Get("noise"), parseShare, 0)
 	s.Instrumented = read(f.Get("instrumented"), parseShare, 1)
 	s.Lying = read(f.Get("lying"), parseShare, 0)
@@ -182,6 +185,7 @@ func (r *reader) fabric(v strictyaml.Value) {
 		T1s:   f.Get("t1").Int(0, maxClosSide, d.T1s),
 		T2s:   f.Get("t2").Int(0, maxClosSide, d.T2s),
 		Hosts: f.Get("hosts").Int(1, maxClosSide, d.Hosts),
+		IP:    d.IP,
 	}
 	t, err := topology.Clos(r.s.Fabric.ClosSpec)
 	if err != nil {
@@ -191,8 +195,7 @@ func (r *reader) fabric(v strictyaml.Value) {
 	r.t = t
 }
 
-func (r *reader) traffic(v strictyaml.Value) {
-	f := v.Fields("connections_per_host", "packets", "pattern")
+func (r *reader) traffic(f strictyaml.Fields) {
 	tr := &r.s.Traffic
 	tr.ConnectionsPerHost = read(f.Get("connections_per_host"), parseRate, tr.ConnectionsPerHost)
 	packets := read(f.Get("packets"), parseRange, span{tr.PacketsMin, tr.PacketsMax})

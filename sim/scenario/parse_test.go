@@ -63,7 +63,7 @@ fabric:
   t1: 2
   t2: 0
   hosts: 1
-traffic: {connections_per_host: 600/m, packets: 7, pattern: skew(80%, 0.25)}
+traffic: {ip: both, connections_per_host: 600/m, packets: 7, pattern: skew(80%, 0.25)}
 duration: 1h30m
 seed: 18446744073709551615
 instrumented: 90%
@@ -94,7 +94,7 @@ expect:
 	two := 2
 	want := &Scenario{
 		Name:         "all.keys_of-a.scenario",
-		Fabric:       Fabric{Kind: "clos", ClosSpec: topology.ClosSpec{Site: "sim", Pods: 1, ToRs: 3, T1s: 2, T2s: 0, Hosts: 1}},
+		Fabric:       Fabric{Kind: "clos", ClosSpec: topology.ClosSpec{Site: "sim", Pods: 1, ToRs: 3, T1s: 2, T2s: 0, Hosts: 1, IP: topology.IPBoth}},
 		Traffic:      Traffic{ConnectionsPerHost: 10, PacketsMin: 7, PacketsMax: 7, Pattern: Pattern{Kind: "skew", Args: []string{"80%", "0.25"}, Share: 0.8, ToRs: 0.25}},
 		Duration:     90 * time.Minute,
 		Seed:         1<<64 - 1,
@@ -156,6 +156,7 @@ func TestMistakesInFiles(t *testing.T) {
 		{"pods: 2", "pods: 0", `s.yaml:2: pods is 0: give 1 to 1024`},
 		{"t2: 2", "t2: 0", `s.yaml:2: fabric: clos: 2 pods but no t2 to join them: give t2 at least 1`},
 		{"10/s", "10", `s.yaml:3: connections_per_host: "10" is no rate: write it like 10/s, at most 1000000/s`},
+		{"pattern: uniform}", "ip: 5}", `s.yaml:3: ip: "5" is no version of the Internet Protocol: write 4, 6 or both`},
 		{"1..100", "100..1", `s.yaml:3: packets: 100..1 runs backwards; did you mean 1..100?`},
 		{"1..100", "many", `s.yaml:3: packets: "many" is no range: write it like 1..100`},
 		{"1..100", "0..5", `s.yaml:3: packets: 0..5 is not within 1..1000000`},

@@ -35,7 +35,9 @@ type Scenario struct {
 	TraceBudget float64
 }
 
-// Fabric is what the scenario runs on.
+// Fabric is what the scenario runs on. Its IP is the file's traffic.ip: interfaces
+// and hosts have addresses of what the hosts speak, and with both a connection is of
+// one or the other, as likely.
 type Fabric struct {
 	Kind string // "clos"
 	topology.ClosSpec

@@ -12,7 +12,8 @@ import (
 
 func TestNames(t *testing.T) {
 	want := []string{"acl", "blackhole", "corrupt", "device-down", "device-loss", "host-slow", "mtu", "no-route", "queue", "quiet",
-		"route-flap", "server-reset", "server-slow", "silent-loss-1", "silent-loss-5", "syn-blackhole", "ttl-loop"}
+		"route-flap", "server-reset", "server-slow", "silent-loss-1", "silent-loss-5", "silent-loss-both", "silent-loss-ipv6",
+		"syn-blackhole", "ttl-loop"}
 	if got := Names(); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -42,7 +43,8 @@ func TestScenariosHold(t *testing.T) {
 			if s.Name != name {
 				t.Errorf("is named %q", s.Name)
 			}
-			if want := (topology.ClosSpec{Site: "sim", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2}); s.Fabric.ClosSpec != want {
+			ip := map[string]topology.IP{"silent-loss-ipv6": topology.IPv6, "silent-loss-both": topology.IPBoth}[name]
+			if want := (topology.ClosSpec{Site: "sim", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2, IP: ip}); s.Fabric.ClosSpec != want {
 				t.Errorf("fabric %+v", s.Fabric)
 			}
 			if s.Traffic.ConnectionsPerHost != 10 || s.Traffic.PacketsMin != 1 || s.Traffic.PacketsMax != 100 {
@@ -86,7 +88,7 @@ func TestScenariosHold(t *testing.T) {
 				}
 			}
 			want := map[string]int{
-				"silent-loss-1": 48, "silent-loss-5": 48, "corrupt": 32, "queue": 16,
+				"silent-loss-1": 48, "silent-loss-5": 48, "silent-loss-ipv6": 48, "silent-loss-both": 48, "corrupt": 32, "queue": 16,
 				"acl": 6, "blackhole": 6, "mtu": 6, "device-loss": 6, "ttl-loop": 4, "no-route": 2, "route-flap": 2,
 				"device-down": 6, "syn-blackhole": 6, "host-slow": 8, "server-slow": 8, "server-reset": 8,
 			}[name]
