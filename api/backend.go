@@ -87,6 +87,7 @@ type AgentRow struct {
 	LastSeen time.Time // zero if never
 	Fresh    bool      // heard of recently enough to trust its silence
 	BootID   uint64
+	Reports  string            // what a device tells of as its fuse and settings are: "full", "full but policy/l3/acl"
 	Revision uint64            // of the settings in force that the service gave it; 0 without any
 	Gaps     uint64            // records lost on the way, by sequence numbers
 	Counters map[string]uint64 // what it had to leave out, and other counts of its heartbeat

@@ -64,12 +64,7 @@ func findingColumns() []column[FindingView] {
 			show: func(fs []FindingView) bool {
 				return slices.ContainsFunc(fs, func(f FindingView) bool { return len(f.Interfaces) > 0 })
 			}},
-		{name: "class", text: func(f FindingView) string {
-			if f.Class == "" {
-				return "silent"
-			}
-			return f.Class
-		}, raw: func(f FindingView) string { return f.Class }},
+		{name: "class", text: FindingView.what, raw: func(f FindingView) string { return f.Class }},
 		{name: "method", text: func(f FindingView) string { return f.Method }},
 		{name: "from", text: func(f FindingView) string { return moment(f.FromNS) }, raw: func(f FindingView) string { return f.From }},
 		{name: "detected", raw: func(f FindingView) string { return f.Detected }},
@@ -268,6 +263,8 @@ func agentColumns(now time.Time) []column[AgentView] {
 		}},
 		{name: "last_seen", text: func(a AgentView) string { return ago(now, a.LastSeenNS) }, raw: func(a AgentView) string { return a.LastSeen }},
 		{name: "gaps", text: func(a AgentView) string { return number(a.Gaps) }},
+		{name: "reports", text: func(a AgentView) string { return a.Reports }},
+		{name: "left_out", text: func(a AgentView) string { return leftOutShort(a.Counters) }, raw: func(a AgentView) string { return strings.Join(leftOut(a.Counters), " ") }},
 		{name: "version", text: func(a AgentView) string { return a.Version }},
 		{name: "source", text: func(a AgentView) string { return a.Source }},
 		{name: "boot_id", raw: func(a AgentView) string { return a.BootID }},

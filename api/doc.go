@@ -10,7 +10,7 @@
 // view.go turns the records of decafpb into the JSON that is served and that
 // the client reads back. page.go and page/ render the same views as HTML,
 // picture.go lays out the paths. client.go fetches the views for the command
-// line: verbs.go has its commands, columns.go, table.go and show.go what they
+// line: verbs.go has its commands, columns.go, leftout.go, table.go and show.go what they
 // print.
 //
 // What does not live here: evidence, votes and verdicts (correlator), the wire

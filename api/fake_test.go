@@ -158,6 +158,8 @@ func newFake(t testing.TB) *fake {
 		f.agents = append(f.agents, AgentRow{Name: h.Name, Role: "host", Version: "1.0", Source: "tp_btf", LastSeen: noon.Add(-time.Second), Fresh: true, BootID: 0x0123456789abcdef})
 	}
 	f.agents[3].Gaps = 12
+	f.agents[4].Reports, f.agents[5].Reports = "full", "counters"
+	f.agents[5].Counters = map[string]uint64{"aggregates_merged": 40, "drops_missed": 2, "drops_uncounted": 7, "events": 9}
 	f.agents[9] = AgentRow{Name: f.agents[9].Name, Role: "device", Error: "connection refused; is `decaf device` running there?"}
 	f.agents[13].Fresh, f.agents[13].LastSeen = false, noon.Add(-3*time.Minute)
 	f.reports = []*decafpb.FaultReport{

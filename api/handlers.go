@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -135,49 +136,17 @@ func none(r *http.Request) error {
 }
 
 func (s *Server) listReports(w http.ResponseWriter, r *http.Request) error {
-	rng, q, err := s.asked(r, "since", "until", "limit", "component", "class", "evidence")
-	if err != nil {
-		return err
-	}
-	full, err := withEvidence(q)
-	if err != nil {
-		return err
-	}
-	rows, err := s.backend.Reports(r.Context(), rng)
-	if err != nil {
-		return fmt.Errorf("list reports: %w", err)
-	}
-	v := s.views()
-	return writeJSON(w, http.StatusOK, each(rows, rng, func(r *decafpb.FaultReport) ReportView {
-		view := v.Report(r)
-		if !full && view.Verdict != nil {
-			view.Verdict.Evidence = onlyCounts(view.Verdict.Evidence)
+	return listWithEvidence(s, w, r, "reports", s.backend.Reports, s.views().Report, func(v *ReportView) {
+		if v.Verdict != nil {
+			v.Verdict.Evidence = onlyCounts(v.Verdict.Evidence)
 		}
-		return view
-	}))
+	})
 }
 
 func (s *Server) listFindings(w http.ResponseWriter, r *http.Request) error {
-	rng, q, err := s.asked(r, "since", "until", "limit", "component", "class", "evidence")
-	if err != nil {
-		return err
-	}
-	full, err := withEvidence(q)
-	if err != nil {
-		return err
-	}
-	rows, err := s.backend.Findings(r.Context(), rng)
-	if err != nil {
-		return fmt.Errorf("list findings: %w", err)
-	}
-	v := s.views()
-	return writeJSON(w, http.StatusOK, each(rows, rng, func(f *decafpb.Finding) FindingView {
-		view := v.Finding(f)
-		if !full {
-			view.Evidence = onlyCounts(view.Evidence)
-		}
-		return view
-	}))
+	return listWithEvidence(s, w, r, "findings", s.backend.Findings, s.views().Finding, func(v *FindingView) {
+		v.Evidence = onlyCounts(v.Evidence)
+	})
 }
 
 func (s *Server) getFinding(w http.ResponseWriter, r *http.Request) error {
@@ -204,27 +173,48 @@ func (s *Server) listLinks(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) listDrops(w http.ResponseWriter, r *http.Request) error {
-	rng, _, err := s.asked(r, "since", "until", "limit", "component", "class", "src", "dst", "src_port", "dst_port")
-	if err != nil {
-		return err
-	}
-	rows, err := s.backend.Drops(r.Context(), rng)
-	if err != nil {
-		return fmt.Errorf("list drops: %w", err)
-	}
-	return writeJSON(w, http.StatusOK, each(rows, rng, s.views().Drop))
+	return answerList(s, w, r, "drops", s.backend.Drops, s.views().Drop, "component", "class", "src", "dst", "src_port", "dst_port")
 }
 
 func (s *Server) listPaths(w http.ResponseWriter, r *http.Request) error {
-	rng, _, err := s.asked(r, "since", "until", "limit", "component", "src", "dst", "src_port", "dst_port")
+	return answerList(s, w, r, "paths", s.backend.Paths, s.views().Retransmit, "component", "src", "dst", "src_port", "dst_port")
+}
+
+// answerList answers with the rows of a range, of which these parameters choose some.
+func answerList[R, V any](s *Server, w http.ResponseWriter, r *http.Request, what string, rows func(context.Context, Range) ([]R, error), view func(R) V, parameters ...string) error {
+	rng, _, err := s.asked(r, append([]string{"since", "until", "limit"}, parameters...)...)
 	if err != nil {
 		return err
 	}
-	rows, err := s.backend.Paths(r.Context(), rng)
+	return answerRows(w, r, what, rng, rows, view)
+}
+
+// listWithEvidence is [answerList] for rows with evidence, of which only the counts are
+// shown unless all of it is asked for.
+func listWithEvidence[R, V any](s *Server, w http.ResponseWriter, r *http.Request, what string, rows func(context.Context, Range) ([]R, error), view func(R) V, brief func(*V)) error {
+	rng, q, err := s.asked(r, "since", "until", "limit", "component", "class", "evidence")
 	if err != nil {
-		return fmt.Errorf("list paths: %w", err)
+		return err
 	}
-	return writeJSON(w, http.StatusOK, each(rows, rng, s.views().Retransmit))
+	full, err := withEvidence(q)
+	if err != nil {
+		return err
+	}
+	return answerRows(w, r, what, rng, rows, func(row R) V {
+		v := view(row)
+		if !full {
+			brief(&v)
+		}
+		return v
+	})
+}
+
+func answerRows[R, V any](w http.ResponseWriter, r *http.Request, what string, rng Range, rows func(context.Context, Range) ([]R, error), view func(R) V) error {
+	found, err := rows(r.Context(), rng)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", what, err)
+	}
+	return writeJSON(w, http.StatusOK, each(found, rng, view))
 }
 
 func (s *Server) listAgents(w http.ResponseWriter, r *http.Request) error {

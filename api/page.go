@@ -45,7 +45,7 @@ func newPage() (*page, error) {
 	for _, name := range []string{"overview", "report", "finding", "error"} {
 		t, err := template.New("frame.html").Funcs(template.FuncMap{
 			"clock": clock, "ago": ago, "heard": heard, "span": span, "percent": percent, "sure": sure, "plural": plural[int], "pluralu": plural[uint64],
-			"votes": votes, "alike": alike, "short": short, "ends": ends, "join": strings.Join, "kindName": kindName, "bar": bar,
+			"votes": votes, "alike": alike, "short": short, "ends": ends, "join": strings.Join, "kindName": kindName, "bar": bar, "words": FindingView.words,
 		}).ParseFS(pageFiles, "page/frame.html", "page/parts.html", "page/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)
@@ -221,7 +221,7 @@ func groupAgents(agents []AgentView) (groups []agentGroup, troubled []AgentView)
 		if a.Fresh {
 			g.Fresh++
 		}
-		if !a.Fresh || a.Error != "" || a.Gaps > 0 {
+		if !a.Fresh || a.Error != "" || a.Gaps > 0 || a.Partial() {
 			troubled = append(troubled, a)
 		}
 	}
@@ -261,7 +261,7 @@ func overall(o overview, notReady error) state {
 		f := open[0]
 		how := "no device saw the drops"
 		if f.Class != "" {
-			how = f.Class
+			how = f.what()
 		}
 		return state{"bad", "Packets are being lost at " + f.Component, strings.TrimSpace(fmt.Sprintf("For %s, %s; it hurt %s of %s. %s",
 			span(o.Frame.Now, f.FromNS, 0), how, plural(f.Flows, "flow"), plural(len(f.Hosts), "host"), silent))}

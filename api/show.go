@@ -78,7 +78,7 @@ func showFinding(w io.Writer, output string, raw json.RawMessage, f FindingView)
 	}
 	p := &prose{w: w}
 	p.line("%s", plain(f.Component+" "+strings.Join(f.Interfaces, " ")))
-	p.line("  %s", plain(classWords(f.Class)))
+	p.line("  %s", plain(f.words()))
 	p.line("")
 	p.line("finding   %s, %s", plain(f.ID), f.State)
 	p.line("from      %s UTC", moment(f.FromNS))

@@ -154,7 +154,8 @@ type EvidenceView struct {
 type FindingView struct {
 	ID          string       `json:"id"`
 	Component   string       `json:"component"`
-	Class       string       `json:"class"` // empty when no device saw the drops
+	Class       string       `json:"class"`                // empty when no device saw the drops
+	Congestion  string       `json:"congestion,omitempty"` // of class no-buffer: when, in words
 	Method      string       `json:"method"`
 	State       string       `json:"state"`       // open, resolved
 	Probability float64      `json:"probability"` // 0 with the method vote
@@ -168,7 +169,8 @@ type FindingView struct {
 	Detected    string       `json:"detected,omitempty"`
 	DetectedNS  uint64       `json:"detected_ns"`
 	Resolved    string       `json:"resolved,omitempty"`
-	ResolvedNS  uint64       `json:"resolved_ns"` // 0 while open
+	ResolvedNS  uint64       `json:"resolved_ns"`    // 0 while open
+	Late        bool         `json:"late,omitempty"` // found when evidence of its time came late
 	Flows       uint64       `json:"flows"`
 	Hosts       []string     `json:"hosts"`
 	Interfaces  []string     `json:"interfaces"`
@@ -240,6 +242,7 @@ type AgentView struct {
 	LastSeen   string            `json:"last_seen,omitempty"`
 	LastSeenNS uint64            `json:"last_seen_ns"`
 	Fresh      bool              `json:"fresh"`
+	Reports    string            `json:"reports,omitempty"`  // what a device tells of as its fuse and settings are
 	BootID     string            `json:"boot_id,omitempty"`  // hexadecimal
 	Revision   uint64            `json:"revision,omitempty"` // of its settings, see "decaf agents config"
 	Gaps       uint64            `json:"gaps"`
@@ -568,10 +571,10 @@ func (v Views) Finding(f *decafpb.Finding) FindingView {
 		state = "resolved"
 	}
 	return FindingView{
-		ID: f.Id, Component: f.Component, Class: f.Class, Method: f.Method, State: state,
+		ID: f.Id, Component: f.Component, Class: f.Class, Congestion: congestion(f), Method: f.Method, State: state,
 		Probability: f.Probability, Equivalent: texts(f.Equivalent), Votes: f.Votes, VotesShare: f.VotesShare,
 		From: timeText(f.FromNs), FromNS: f.FromNs, Last: timeText(f.LastNs), LastNS: f.LastNs,
-		Detected: timeText(f.DetectedNs), DetectedNS: f.DetectedNs, Resolved: timeText(f.ResolvedNs), ResolvedNS: f.ResolvedNs,
+		Detected: timeText(f.DetectedNs), DetectedNS: f.DetectedNs, Resolved: timeText(f.ResolvedNs), ResolvedNS: f.ResolvedNs, Late: f.Late,
 		Flows: f.Flows, Hosts: texts(f.Hosts), Interfaces: texts(f.Interfaces), Evidence: v.Evidence(f.Evidence),
 	}
 }
@@ -614,7 +617,7 @@ func (v Views) Links(r LinkRanking, rng Range) LinksView {
 // Agent views an agent.
 func (v Views) Agent(a AgentRow) AgentView {
 	out := AgentView{Name: a.Name, Role: a.Role, Version: a.Version, Source: a.Source, Fresh: a.Fresh,
-		Revision: a.Revision, Gaps: a.Gaps, Counters: map[string]uint64{}, Error: a.Error}
+		Reports: a.Reports, Revision: a.Revision, Gaps: a.Gaps, Counters: map[string]uint64{}, Error: a.Error}
 	if !a.LastSeen.IsZero() {
 		out.LastSeen, out.LastSeenNS = stamp(a.LastSeen), uint64(a.LastSeen.UnixNano())
 	}

@@ -173,7 +173,7 @@ func (c *Correlator) Drops(_ context.Context, r api.Range) ([]api.DropRow, error
 	var rows []api.DropRow
 	for _, d := range c.engine.store.drops {
 		if !d.evidence() || !r.Holds(d.Event.GetTimeNs()) || !r.MatchComponent(d.Component.String(), "device "+d.Device) ||
-			!r.MatchClass(d.Event.GetClass()) || !r.Flow.Match(d.Event.GetPacket().GetFlow()) {
+			!r.MatchClass(d.Event.GetClass()) || !r.Flow.Match(d.Event.GetPacket().GetFlow()) && !r.Flow.Match(sentPacket(d.Event).GetFlow()) {
 			continue
 		}
 		rows = append(rows, api.DropRow{DropEvent: d.Event, Device: d.Device, Component: d.Component.String(), Matched: d.Matched})
@@ -215,7 +215,7 @@ func (c *Correlator) Agents(context.Context) ([]api.AgentRow, error) {
 		row := api.AgentRow{
 			Name: p.name, Role: p.role, Version: p.version, Source: p.source,
 			Fresh: c.agents.fresh(p.name, now) && p.err == "", BootID: p.boot, Error: p.err,
-			Revision: p.revision, Gaps: c.engine.store.Gaps(p.name, p.boot), Counters: maps.Clone(p.counters),
+			Reports: p.reports(), Revision: p.revision, Gaps: c.engine.store.Gaps(p.name, p.boot), Counters: maps.Clone(p.counters),
 		}
 		// What a spool merged was not lost, only its number.
 		row.Gaps -= min(row.Gaps, row.Counters[counterMerged])
@@ -246,5 +246,7 @@ func sortBy[T any](list []T, key func(T) uint64) {
 func (c *Correlator) Stats() StoreStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.engine.store.Stats()
+	st := c.engine.store.Stats()
+	st.Late = c.engine.late.stats
+	return st
 }

@@ -97,7 +97,9 @@ func BenchmarkStep(b *testing.B) {
 			next := 2000
 			for b.Loop() {
 				if next < len(list) {
-					e.store.AddRetransmit(proto.CloneOf(list[next]), now-2*second) // ripe at once
+					r := proto.CloneOf(list[next])
+					r.TimeNs = uint64(now - 3*second)
+					e.store.AddRetransmit(r, now-2*second) // ripe at once
 					next++
 				}
 				now += stepEvery / 250

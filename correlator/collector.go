@@ -204,10 +204,11 @@ func (c *collector) take(d *topology.Device, p publisher, n *gnmipb.Notification
 	}
 	p.Publish(&decafpb.Heartbeat{
 		TimeNs: now, ReceivedNs: now, Role: "device", Version: a.Version, Source: a.EventSource,
+		IntervalNs: uint64(sampleEvery), Fuse: a.Fuse, Unreported: a.Unreported,
 		Counters: map[string]uint64{
 			counterBoot: a.BootID, "events": a.Events, "events_lost": a.EventsLost, "events_lost_queue": a.EventsLostQueue,
-			"drops_ignored": a.DropsIgnored, "drops_unclassified": a.DropsUnclassified, "drops_uncounted": a.DropsUncounted,
-			"aggregates": a.Aggregates, "unreadable": *bad,
+			"drops_ignored": a.DropsIgnored, "drops_unclassified": a.DropsUnclassified, counterUncounted: a.DropsUncounted,
+			"aggregates": a.Aggregates, "aggregates_merged": a.AggregatesMerged, counterMissed: a.DropsMissed, "unreadable": *bad,
 		},
 	})
 	return nil
@@ -218,7 +219,7 @@ func (c *collector) take(d *topology.Device, p publisher, n *gnmipb.Notification
 func lossAggregate(a *yang.Aggregate, device string, now uint64) *decafpb.LossAggregate {
 	w := a.LossAggregate
 	w.Origin.Producer, w.ReceivedNs = device, now
-	w.Events, w.Unattributed, w.SuppressedDuplicate = a.Events, a.Unattributed, a.Suppressed.Duplicate
+	w.Events, w.Unattributed = a.Events, a.Unattributed
 	return w
 }
 

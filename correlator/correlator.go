@@ -94,6 +94,7 @@ func New(cfg Config, deps Deps) (*Correlator, error) {
 	}
 	c.engine = NewEngine(cfg.Engine, cfg.Topology, m, func() string { return newID("f") })
 	c.engine.Watch(c.agents.watching)
+	c.engine.Attend(c.agents.heard, c.agents.blindWithin)
 	for _, d := range cfg.Topology.Devices {
 		c.agents.of(d.Name, "device")
 	}
@@ -285,6 +286,9 @@ func (c *Correlator) step(start time.Time) {
 	}
 	for _, f := range c.engine.Step(ns) {
 		switch {
+		case f.GetLate():
+			c.log.Info("finding, by evidence that came late", "finding", f.GetId(), "what", describe(f), "from", time.Unix(0, int64(f.GetFromNs())).UTC(), "last", time.Unix(0, int64(f.GetLastNs())).UTC())
+			c.reopen(f, ns)
 		case f.GetResolvedNs() != 0:
 			c.log.Info("finding resolved", "finding", f.GetId(), "what", describe(f))
 		case f.GetDetectedNs() == uint64(ns):
@@ -309,24 +313,38 @@ func latest(a, b time.Time) time.Time {
 // revise answers the reports again that are not final.
 func (c *Correlator) revise(now int64) {
 	for _, id := range c.order {
-		r := c.reports[id]
-		if r.GetVerdict().GetFinal() {
-			continue
+		if !c.reports[id].GetVerdict().GetFinal() {
+			c.answer(id, now)
 		}
-		v, err := c.engine.Answer(r, c.agents.freshAll, now)
-		if err != nil { // the topology lost a host since it was filed
-			v = &decafpb.Verdict{Verdict: verdictInsufficient, TimeNs: uint64(now), Final: true,
-				Evidence: &decafpb.Evidence{Reasons: []string{err.Error()}}}
-		}
-		if !better(r.GetVerdict(), v) {
-			continue
-		}
-		v.Revision = r.GetVerdict().GetRevision() + 1
-		next := proto.CloneOf(r)
-		next.Verdict = v
-		c.reports[id] = next
-		c.saves.put(saveReport, id, next)
 	}
+}
+
+// reopen answers again the reports of a time for which a finding came late, though
+// they were final.
+func (c *Correlator) reopen(f *decafpb.Finding, now int64) {
+	for _, id := range c.order {
+		if r := c.reports[id]; r.GetFromNs() <= f.GetLastNs() && r.GetToNs() >= f.GetFromNs() {
+			c.answer(id, now)
+		}
+	}
+}
+
+// answer gives a report the verdict by what is known now.
+func (c *Correlator) answer(id string, now int64) {
+	r := c.reports[id]
+	v, err := c.engine.Answer(r, c.agents.freshAll, now)
+	if err != nil { // the topology lost a host since it was filed
+		v = &decafpb.Verdict{Verdict: verdictInsufficient, TimeNs: uint64(now), Final: true,
+			Evidence: &decafpb.Evidence{Reasons: []string{err.Error()}}}
+	}
+	if !better(r.GetVerdict(), v) {
+		return
+	}
+	v.Revision = r.GetVerdict().GetRevision() + 1
+	next := proto.CloneOf(r)
+	next.Verdict = v
+	c.reports[id] = next
+	c.saves.put(saveReport, id, next)
 }
 
 // hold keeps a report in memory.

@@ -10,6 +10,9 @@
 //     suppressed.go, flap.go, hostlog.go: what devices only count, what they say of
 //     routes, and how hosts' connections went
 //   - probe.go: our own probes' drops are never evidence
+//   - wire.go: packets as a tunnel or a translation made them look
+//   - losstime.go: when a packet was lost that was sent again
+//   - tailprobe.go: a lone tail loss probe counts half
 //   - route.go, trail.go: from a trace's addresses to directed links, and to who
 //     was alive
 //   - pathset.go: the ECMP set between two hosts, and the share of a link in it
@@ -20,6 +23,7 @@
 //     blame makes of it
 //   - fused.go, view.go, network.go: the default, inference from all evidence at
 //     once (package blame), fed with what changed since the last step
+//   - timing.go: when a window's evidence was, in the terms of package blame
 //   - vote.go: 007's votes and Algorithm 1
 //   - rule.go: what a voted link must show before it is named
 //   - device.go: components that devices themselves accuse
@@ -28,12 +32,13 @@
 //   - find.go: findings over time
 //   - report.go: the verdict on a fault report
 //   - epoch.go: the record of closed epochs
+//   - late.go: evidence of a time that the live window has left behind
 //   - engine.go: all of these in order, one step at a time
 //
 // Adapters around them:
 //
 //   - collector.go: gNMI subscriptions to devices, published onto the bus
-//   - agents.go: who has been heard of, and whose silence means something
+//   - agents.go, witness.go: who has been heard of, and whose silence means something
 //   - saver.go: findings and verdicts into their buckets
 //   - correlator.go: bus, key-value buckets and the tick
 //   - backend.go: what the API shows
@@ -44,6 +49,18 @@
 // How evidence is gathered (packages device, hostagent, tracer), how it travels
 // (api/bus), how it is shown (api). Nothing concluded here is ever fed back in
 // as evidence.
+//
+// # Congestion
+//
+// Components are named by how much was lost, whatever the times; times then say
+// whether a link loses for a moment, see [blame.Options]. What began lately or has
+// passed is a finding of class no-buffer: it becomes a fault when it goes on, and is
+// resolved soon after it ends.
+//
+// # The topology
+//
+// There is always one: a file that people wrote, one of containerlab, or one that
+// `decaf trace HOST:PORT --all-paths --learn FILE` made of what it found.
 //
 // # The way through
 //

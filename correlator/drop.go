@@ -25,6 +25,8 @@ type Drop struct {
 	settled bool // waited long enough to be no probe's
 	gone    bool // found to be a probe's, or evicted
 
+	late bool // it came so: the live window leaves it out
+
 	in *Window // the latest window that took it
 }
 

@@ -30,6 +30,7 @@ type EngineConfig struct {
 	Handshake               HandshakeRule
 	Find                    FindRule
 	Report                  ReportRule
+	Late                    LateRule
 }
 
 // DefaultEngineConfig is that of the design.
@@ -38,7 +39,7 @@ func DefaultEngineConfig() EngineConfig {
 		Epoch: 30e9, Recent: 8e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9, ProbeHoldMax: 5e9,
 		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Fused: DefaultFusedRule(), Device: DefaultDeviceRule(), Host: DefaultHostRule(),
 		Down: DefaultDownRule(), Handshake: DefaultHandshakeRule(),
-		Find: DefaultFindRule(), Report: DefaultReportRule(),
+		Find: DefaultFindRule(), Report: DefaultReportRule(), Late: DefaultLateRule(),
 	}
 }
 
@@ -54,9 +55,19 @@ type Engine struct {
 	epochs epochs
 	// watching lists the devices heard all through a time; nil: none is known to be.
 	watching func(start, end int64) []string
+	// heard lists those that were heard, whatever they tell of; nil: as watching. blind
+	// says why one did not tell of all that it dropped.
+	heard func(start, end int64) []string
+	blind func(device string, start, end int64) string
+
+	late lateEvidence
+	// past is of an engine that looks at a time that has passed: what came up to
+	// ripeNow is all that there is.
+	past    bool
+	ripeNow int64
 
 	live     *Ranking
-	lookBack int64 // when to look at it next, ns
+	pastDue  int64 // when to look at history next, ns
 	lookAt   hostLook
 	downs    *downs
 	shakes   *handshakes
@@ -87,9 +98,15 @@ func NewEngine(cfg EngineConfig, t *topology.Topology, m Method, newID func() st
 	}
 }
 
-// Watch tells the engine how to ask which devices were heard all through a time,
-// so that their silence means something; without it no device's silence does.
-func (e *Engine) Watch(heard func(start, end int64) []string) { e.watching = heard }
+// Watch tells the engine how to ask which devices were heard all through a time and
+// told of all that they dropped, so that their silence means something; without it no device's silence does.
+func (e *Engine) Watch(watching func(start, end int64) []string) { e.watching = watching }
+
+// Attend tells it beside how to ask which devices were heard, though their silence
+// may mean nothing, and why it does not, "" if it does.
+func (e *Engine) Attend(heard func(start, end int64) []string, blind func(device string, start, end int64) string) {
+	e.heard, e.blind = heard, blind
+}
 
 // Restore takes a finding of an earlier run.
 func (e *Engine) Restore(pb *decafpb.Finding) {
@@ -100,6 +117,7 @@ func (e *Engine) Restore(pb *decafpb.Finding) {
 // Add takes evidence; now is when it was received, ns. The records become the
 // engine's own.
 func (e *Engine) Add(b *decafpb.Batch, now int64) {
+	e.lateBatch(b, now)
 	for _, r := range b.GetRetransmits() {
 		e.store.AddRetransmit(r, now)
 	}
@@ -119,6 +137,9 @@ func (e *Engine) Add(b *decafpb.Batch, now int64) {
 
 // ripe is the time up to which retransmits received have waited long enough.
 func (e *Engine) ripe(now int64) int64 {
+	if e.past {
+		return e.ripeNow
+	}
 	wait := 2 * e.store.lag.max(now)
 	return now - min(max(wait, e.cfg.SettleMin), e.cfg.SettleMax)
 }
@@ -127,15 +148,39 @@ func (e *Engine) ripe(now int64) int64 {
 func (e *Engine) Step(now int64) []*decafpb.Finding {
 	// Our own probes' drops are never evidence.
 	e.store.Settle(now - min(max(2*e.store.trace.max(now), e.cfg.ProbeHold), e.cfg.ProbeHoldMax))
+	e.store.started = true
+	var changed []*decafpb.Finding
+	if !e.late.pouring(now) {
+		changed = e.look(now)
+	}
+	for _, f := range changed {
+		e.keep(f)
+	}
+	e.closeEpoch(now)
+	changed = append(changed, e.lookBack(now)...)
+	e.store.connsFrom = e.late.looksFrom()
+	e.store.Prune(now)
+	return changed
+}
 
+// look looks at the window that ends at this moment and returns the findings that
+// changed.
+func (e *Engine) look(now int64) []*decafpb.Finding {
 	// A loss that a device saw is the device's; the rest is put to the vote.
 	w := e.window(now-e.cfg.Epoch, now+clockSlack, now)
 	w.kind = viewLive
 	// A device that is down explains what its neighbours drop at their ports to it.
-	if e.watching != nil {
+	switch {
+	case e.heard != nil:
+		e.downs.fresh(e.heard(now, now), now)
+	case e.watching != nil:
 		e.downs.fresh(e.watching(now, now), now)
 	}
-	down := e.downs.accuse(w, now, e.store.spoke)
+	spoke := e.store.spoke
+	if e.past {
+		spoke = e.store.spokeUntil(now)
+	}
+	down := e.downs.accuse(w, now, spoke)
 	gone := e.finder.OpenOf(classDown)
 	for _, c := range down {
 		if _, ok := gone[c.Component]; !ok {
@@ -157,7 +202,12 @@ func (e *Engine) Step(now int64) []*decafpb.Finding {
 	candidates = append(candidates, e.live.Candidates...)
 	// The last part of the window once more by itself, so that a fault that is
 	// over does not stand in the light of one that has just begun.
-	candidates = append(candidates, e.method.Rank(w.since(now-e.cfg.Recent)).Candidates...)
+	// Where nothing stands out there is no light to stand in.
+	if e.method.History() == 0 || len(w.Open) > 0 || len(e.live.likely()) > 0 {
+		recent := e.method.Rank(w.since(now - e.cfg.Recent))
+		recent.besides(e.live)
+		candidates = append(candidates, recent.Candidates...)
+	}
 	candidates = append(candidates, e.history(now, named, since, gone)...)
 	candidates = append(candidates, e.shakes.accuse(w)...)
 	candidates = append(candidates, e.hosts(now, w, candidates)...)
@@ -165,13 +215,7 @@ func (e *Engine) Step(now int64) []*decafpb.Finding {
 	e.downs.hold(candidates, w.Open, now)
 	e.store.unsteady(w, candidates)
 
-	changed := e.finder.Step(now, candidates)
-	for _, f := range changed {
-		e.keep(f)
-	}
-	e.closeEpoch(now)
-	e.store.Prune(now)
-	return changed
+	return e.finder.Step(now, candidates)
 }
 
 // hostLook is when hosts were looked at last, and by how many records.
@@ -186,11 +230,15 @@ const hostsEvery = 1e9
 // hosts looks at what connections came to, when there are new records of them. A
 // host whose own links or device are under suspicion is not slow by itself.
 func (e *Engine) hosts(now int64, w *Window, others []Candidate) []Candidate {
-	if now-e.lookAt.at < hostsEvery || e.store.conns.came == e.lookAt.came {
+	if now-e.lookAt.at < hostsEvery || e.store.conns.came == e.lookAt.came && !e.past {
 		return nil
 	}
 	e.lookAt = hostLook{now, e.store.conns.came}
-	return e.cfg.Host.accuse(e.topo, e.store.conns.rows, now, func(host string) bool {
+	rows := e.store.conns.rows
+	if e.past {
+		rows = e.store.conns.until(now, now-slices.Max(e.cfg.Host.Spans))
+	}
+	return e.cfg.Host.accuse(e.topo, rows, now, func(host string) bool {
 		suspect := func(c Component) bool {
 			return !c.host && slices.ContainsFunc(e.topo.LinksFrom(host), func(l *topology.Link) bool {
 				return c.touches(l) || c.touches(e.topo.Reverse(l))
@@ -213,10 +261,10 @@ const historyEvery = 6
 // loses so little that one window cannot show it.
 func (e *Engine) history(now int64, named []Component, since, gone map[Component]int64) []Candidate {
 	n := int64(e.method.History())
-	if n == 0 || now < e.lookBack {
+	if n == 0 || now < e.pastDue {
 		return nil
 	}
-	e.lookBack = now + e.cfg.Epoch/historyEvery
+	e.pastDue = now + e.cfg.Epoch/historyEvery
 	w := e.window(now-(n+1)*e.cfg.Epoch, now+clockSlack, now)
 	w.kind = viewPast
 	w.Current, w.Decay = now-e.cfg.Epoch, int64(e.cfg.Fused.Decay*float64(e.cfg.Epoch))
@@ -229,26 +277,43 @@ func (e *Engine) history(now int64, named []Component, since, gone map[Component
 func (e *Engine) window(start, end, now int64) *Window {
 	w := e.store.span(start, end, e.ripe(now), e.finder.Past(start), e.paths)
 	w.Open = e.finder.Open()
+	if e.past {
+		w.Known, w.Counted = end, end
+		// As in their time traces are known before what devices dropped: it may have
+		// been a probe's, or before a device that is down.
+		w.Drops = slices.DeleteFunc(w.Drops, func(d *Drop) bool { return d.Time > now-e.cfg.ProbeHold })
+	} else {
+		w.onTime()
+	}
 	if e.watching != nil {
 		w.Watching = e.watching(start, min(end, now))
+		if e.blind != nil {
+			w.blind = func(device string) string { return e.blind(device, start, min(end, now)) }
+		}
 	}
 	return w
 }
 
 // closeEpoch records the epoch that closed, if one did.
 func (e *Engine) closeEpoch(now int64) {
-	start, end, ok := e.epochs.due(e.ripe(now))
-	if !ok {
-		return
+	if _, end, ok := e.epochs.due(e.ripe(now)); ok {
+		e.record(end, now)
 	}
+}
+
+// record records the epoch that closed at this moment, in the place of what was
+// known of it before.
+func (e *Engine) record(end, now int64) {
+	start := end - e.cfg.Epoch
 	w := e.store.span(start, end, now, nil, e.paths)
+	w.Known, w.Counted = min(w.Known, end), min(w.Counted, end)
 	x := Epoch{Ranking: e.method.Rank(w), Lossy: len(w.Flows), Joined: len(w.Joined), Drops: len(w.Drops)}
 	for _, f := range e.findings {
 		if int64(f.GetFromNs()) < end && (f.GetResolvedNs() == 0 || int64(f.GetResolvedNs()) >= start) {
 			x.Blamed = append(x.Blamed, f.GetComponent())
 		}
 	}
-	e.epochs.add(x)
+	e.epochs.put(x)
 }
 
 // Rank ranks the links by the evidence of any span, without naming any.

@@ -1,5 +1,10 @@
 package correlator
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Epoch is the record of a closed epoch: tumbling, aligned to its length.
 type Epoch struct {
 	Ranking   *Ranking
@@ -38,7 +43,8 @@ func (e *epochs) due(ripe int64) (start, end int64, ok bool) {
 	return last - e.length, last, true
 }
 
-func (e *epochs) add(x Epoch) {
+// put records an epoch, in the place of an older record of it.
+func (e *epochs) put(x Epoch) {
 	if len(x.Ranking.Links) > linksPerEpoch {
 		x.Ranking.Links = x.Ranking.Links[:linksPerEpoch]
 	}
@@ -46,7 +52,12 @@ func (e *epochs) add(x Epoch) {
 		c := &x.Ranking.Candidates[i]
 		c.Flows, c.Drops, c.own = nil, nil, nil
 	}
-	e.closed = append(e.closed, x)
+	at, known := slices.BinarySearchFunc(e.closed, x.Ranking.End, func(y Epoch, end int64) int { return cmp.Compare(y.Ranking.End, end) })
+	if known {
+		e.closed[at] = x
+		return
+	}
+	e.closed = slices.Insert(e.closed, at, x)
 	if len(e.closed) > maxEpochs {
 		e.closed = e.closed[1:]
 	}

@@ -18,10 +18,15 @@ type FindRule struct {
 	// up to Patience.
 	Quiet, Patience int64 // ns
 	PatienceFactor  float64
+	// Moment is the same of congestion that hosts alone tell of and that has passed,
+	// and Quiet is then the most: it is named only while it lasts.
+	Moment int64 // ns
 }
 
 // DefaultFindRule resolves after ten seconds without support.
-func DefaultFindRule() FindRule { return FindRule{Quiet: 10e9, Patience: 90e9, PatienceFactor: 6} }
+func DefaultFindRule() FindRule {
+	return FindRule{Quiet: 10e9, Patience: 90e9, PatienceFactor: 6, Moment: 5e9}
+}
 
 // evidenceShown bounds each list of evidence in a finding or verdict.
 const evidenceShown = 20
@@ -39,6 +44,7 @@ type openFinding struct {
 	hosts     map[string]bool
 	ifaces    map[string]bool
 	pace      int64 // of its support, ns
+	passed    bool  // its losses had ended when it was looked at last
 }
 
 // Finder keeps findings over time: opens, extends and resolves them.
@@ -189,18 +195,26 @@ func (f *Finder) Step(now int64, candidates []Candidate) []*decafpb.Finding {
 
 // wait is how long a finding may go without support.
 func (f *Finder) wait(o *openFinding) int64 {
-	wait := f.rule.Quiet + 2*o.pace
+	wait, most := f.rule.Quiet+2*o.pace, f.rule.Patience
+	if o.passed && o.pb.GetMethod() != methodDevice && isClass(o.pb.GetClass(), classNoBuffer) {
+		wait, most = f.rule.Moment, f.rule.Quiet
+	}
 	if o.support > 1 {
 		mean := float64(o.pb.GetLastNs()-o.pb.GetFromNs()) / float64(o.support-1)
-		wait = max(wait, min(int64(f.rule.PatienceFactor*mean), f.rule.Patience))
+		wait = max(wait, min(int64(f.rule.PatienceFactor*mean), most))
 	}
 	return wait
 }
 
 // extend adds a candidate's support; true when anything changed.
 func (o *openFinding) extend(c *Candidate) bool {
-	if c.First == 0 || uint64(c.Last) <= o.pb.GetLastNs() {
+	if c.First == 0 {
 		return false
+	}
+	o.passed = c.passed
+	classed := o.classify(c)
+	if uint64(c.Last) <= o.pb.GetLastNs() {
+		return classed
 	}
 	o.support += max(1, c.newer(int64(o.pb.GetLastNs())))
 	o.pb.LastNs = uint64(c.Last)
@@ -243,6 +257,18 @@ func (o *openFinding) extend(c *Candidate) bool {
 	return true
 }
 
+// classify says anew whether it is congestion that hosts alone tell of: what lasts
+// is a fault, what has passed was none.
+func (o *openFinding) classify(c *Candidate) bool {
+	was := o.pb.GetClass()
+	if c.Method == methodDevice || c.Method != o.pb.GetMethod() || was == c.Class || was != "" && !isClass(was, classNoBuffer) || c.Class != "" && !c.Congested {
+		return false
+	}
+	o.pb.Class = c.Class
+	o.pb.Evidence = evidenceOf(c.Drops, c.Flows, c.Reasons, nil)
+	return true
+}
+
 // newer counts the candidate's support after a time: drops, or without any,
 // lossy flows.
 func (c *Candidate) newer(than int64) int {
@@ -278,6 +304,12 @@ func evidenceOf(drops []*Drop, flows []*Flow, reasons []string, prefer func(*Flo
 		k := FlowKey{Flow: d.Tuple}
 		byTuple[k] = append(byTuple[k], d)
 	}
+	of := func(f *Flow) (list []*Drop) {
+		for _, t := range f.tuples() {
+			list = append(list, byTuple[FlowKey{Flow: t}]...)
+		}
+		return list
+	}
 	exact, matched := make(map[*Drop]bool), make(map[*Drop]bool)
 	var list []sent
 	for _, f := range flows {
@@ -287,10 +319,10 @@ func evidenceOf(drops []*Drop, flows []*Flow, reasons []string, prefer func(*Flo
 		}
 		for _, r := range f.Retransmits {
 			s := sent{r: r, f: f}
-			for _, d := range byTuple[FlowKey{Flow: f.Key.Flow}] {
+			for _, d := range of(f) {
 				if matches(d.Event, r) {
 					s.matched, matched[d] = true, true
-					if d.Event.GetPacket().GetTcpSeq() == r.GetTcpSeq() {
+					if sentPacket(d.Event).GetTcpSeq() == r.GetTcpSeq() {
 						exact[d] = true
 					}
 				}
@@ -322,7 +354,7 @@ func evidenceOf(drops []*Drop, flows []*Flow, reasons []string, prefer func(*Flo
 			break
 		}
 		ev.Retransmits = append(ev.Retransmits, s.r)
-		for _, d := range byTuple[FlowKey{Flow: s.f.Key.Flow}] {
+		for _, d := range of(s.f) {
 			if matches(d.Event, s.r) {
 				shown[d] = evidenceShown - i
 			}

@@ -45,14 +45,19 @@ type Flow struct {
 	Route Route
 	Local bool // the sending host dropped it itself: no vote
 
+	prompt bool // some of it came in time: else the live window leaves it out
+
 	marks    []recordMark // in order of arrival, at most maxMarksPerFlow
 	place    *place       // once looked up
 	version  uint32       // rises with all that a method may see of it but its times
 	undoneAt int64        // when DSACK had shown all up to then to be spurious, ns; 0 never
 	kinds    [6]uint32    // retransmits by kind, those of data only
 	syns     uint32       // and SYNs
+	tails    uint32       // tail loss probes, those without data too
+	lost     [2]int64     // when the first and the last packet with data was lost, ns; zeros: none was
 	trails   []trail      // what its traces showed, at most maxTrails
 	probes   []probeMark
+	wires    []packet.Flow // what a translation made of the five-tuple, at most maxWires
 }
 
 // recordMark is what counts of one retransmit, so that it can be taken back.
@@ -60,9 +65,12 @@ type recordMark struct {
 	id       recordID
 	at       int64                  // ns
 	received int64                  // ns
+	lost     int64                  // when the packet was lost, ns: see [Flow.lostAt]
+	seq      uint32                 // of TCP
 	kind     decafpb.RetransmitKind // of data only
 	local    bool
 	syn      bool
+	tail     bool
 }
 
 // recordID names a retransmit within its producer's records.
@@ -84,18 +92,20 @@ func (f *Flow) Proof() bool { return f.kinds[decafpb.RetransmitKind_RETRANSMIT_K
 // caused by loss on the way back.
 func (f *Flow) Weak() string {
 	switch {
-	case f.kinds[decafpb.RetransmitKind_RETRANSMIT_KIND_FAST] == 0 && f.kinds[decafpb.RetransmitKind_RETRANSMIT_KIND_RTO] == 0:
-		if f.kinds[decafpb.RetransmitKind_RETRANSMIT_KIND_TLP] > 0 {
-			return "tail loss probe only"
-		}
+	case f.kinds == [6]uint32{}:
 		return "handshake or close only"
+	case f.loneProbe():
+		return weakProbe
 	case !f.Route.Full:
 		return weakPath
 	}
 	return ""
 }
 
-const weakPath = "path known in part"
+const (
+	weakProbe = "lone tail loss probe"
+	weakPath  = "path known in part"
+)
 
 // counts says whether the flow counts towards a finding.
 func (f *Flow) counts() bool { return f.Weak() == "" }
@@ -133,10 +143,15 @@ func (f *Flow) add(r *decafpb.Retransmit, t *topology.Topology) {
 	m := recordMark{
 		id: idOf(r.GetOrigin(), r.GetOrigin().GetSeq()), at: int64(r.GetTimeNs()), received: int64(r.GetReceivedNs()),
 		kind: dataKind(r), local: r.GetLocalCause() != "",
-		syn: r.GetKind() == decafpb.RetransmitKind_RETRANSMIT_KIND_SYN,
+		syn:  r.GetKind() == decafpb.RetransmitKind_RETRANSMIT_KIND_SYN,
+		tail: r.GetKind() == decafpb.RetransmitKind_RETRANSMIT_KIND_TLP,
+		seq:  r.GetTcpSeq(),
 	}
+	m.lost = m.at
 	if len(f.marks) < maxMarksPerFlow {
 		f.marks = append(f.marks, m)
+		m.lost = f.lostAt(len(f.marks) - 1)
+		f.marks[len(f.marks)-1].lost = m.lost
 	}
 	if len(f.Retransmits) < maxRetransmitsPerFlow {
 		f.Retransmits = append(f.Retransmits, r)
@@ -162,7 +177,9 @@ func (f *Flow) count(m recordMark) {
 	f.Count++
 	f.Local = f.Local || m.local
 	f.syns += uint32(btoi(m.syn))
+	f.tails += uint32(btoi(m.tail))
 	if m.kind != decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED {
+		f.lose(m.lost)
 		proof := f.Proof()
 		f.kinds[m.kind]++
 		if f.Proof() != proof {
@@ -198,10 +215,11 @@ func (f *Flow) withdraw(id recordID, t *topology.Topology) bool {
 	f.version++
 	rest := f.Count - 1 - uint64(len(f.marks)) // too many to be known one by one
 	first, last := f.First, f.Last
-	kinds, received, local, syns := f.kinds, f.Received, f.Local, f.syns
-	f.Count, f.kinds, f.syns, f.Local, f.Route, f.trails = 0, [6]uint32{}, 0, false, Route{}, nil
-	for _, m := range f.marks {
-		f.count(m)
+	kinds, received, local, syns, tails := f.kinds, f.Received, f.Local, f.syns, f.tails
+	f.Count, f.kinds, f.syns, f.tails, f.Local, f.Route, f.trails, f.lost = 0, [6]uint32{}, 0, 0, false, Route{}, nil, [2]int64{}
+	for i := range f.marks {
+		f.marks[i].lost = f.lostAt(i)
+		f.count(f.marks[i])
 	}
 	for _, r := range f.Retransmits {
 		f.follow(r, t)
@@ -211,7 +229,9 @@ func (f *Flow) withdraw(id recordID, t *topology.Topology) bool {
 		if gone.kind != decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED {
 			kinds[gone.kind]--
 		}
-		f.Count, f.kinds, f.Last, f.Local, f.syns = f.Count+rest, kinds, last, local, syns-uint32(btoi(gone.syn))
+		f.Count, f.kinds, f.Last, f.Local = f.Count+rest, kinds, last, local
+		f.syns, f.tails = syns-uint32(btoi(gone.syn)), tails-uint32(btoi(gone.tail))
+		f.lose(last)
 	case f.Count == 0:
 		f.First, f.Last, f.Received = first, last, received // when it is forgotten
 	}

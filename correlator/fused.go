@@ -18,7 +18,7 @@ type FusedRule struct {
 	Open, Keep float64
 	// Flows is how many lossy flows of its own a component needs, of more than one
 	// pair of hosts: one connection's trouble is no proof, however it came.
-	Flows int
+	Flows float64
 	// Epochs of history, and in how many of them it loses its weight.
 	Epochs int
 	Decay  float64
@@ -31,6 +31,9 @@ type FusedRule struct {
 func DefaultFusedRule() FusedRule {
 	return FusedRule{Open: 0.9995, Keep: 0.5, Flows: 2, Epochs: 9, Decay: 5, Over: 0.01}
 }
+
+// inference is how it is asked: noise comes in bursts where machines stall.
+var inference = blame.Options{DateLast: true}
 
 // Fused is the inference of package blame on all the evidence of a window:
 // lossy flows with their paths, loss-free traffic, and what devices show or,
@@ -71,7 +74,7 @@ func (m Fused) Rank(w *Window) *Ranking {
 	m.support(w, r)
 	for i := range r.Candidates {
 		c := &r.Candidates[i]
-		m.judge(w, c)
+		m.judge(w, in, c)
 		if c.Doubt != "" && c.Probability >= m.rule.Keep && !w.Open[c.Component] {
 			abstained = append(abstained, c.Component.String()+": "+c.Doubt)
 		}
@@ -109,7 +112,14 @@ func (m Fused) candidate(w *Window, lossy []*Flow, causes []blame.Cause, b blame
 	}
 	class := m.ids.pick(append([]blame.Component{b.Component}, b.Equivalent...), flows, w.paths)
 	at := class[0]
-	c := Candidate{Component: at, Class: b.Class, Method: m.Name(), Probability: b.Probability, Flows: flows, Equivalent: class[1:], Reasons: slices.Clone(b.Trace)}
+	c := Candidate{Component: at, Class: b.Class, Congested: isClass(b.Class, classNoBuffer), Method: m.Name(), Probability: b.Probability, Flows: flows, Equivalent: class[1:], Reasons: slices.Clone(b.Trace)}
+	if b.During.Known() {
+		c.during = [2]int64{nanoseconds(b.During.From), nanoseconds(b.During.To)}
+	}
+	if c.Congested && c.during != [2]int64{} {
+		c.passed = w.Known > c.during[1]+timeStep
+		c.Reasons = append([]string{"congestion " + clockSpan(c.during[0], c.during[1])}, c.Reasons...)
+	}
 	for _, d := range w.Drops {
 		if d.Component == at {
 			c.Drops = append(c.Drops, d)
@@ -147,24 +157,32 @@ func (m Fused) support(w *Window, r *Ranking) {
 					continue flows
 				}
 			}
+			if c.during != [2]int64{} && !f.lostIn(c.during[0], c.during[1]) {
+				continue
+			}
 			own = append(own, f)
 		}
 		c.own = own
 		if slices.ContainsFunc(own, func(f *Flow) bool { return f.overlaps(w.Current, w.End) }) {
-			c.First, c.Last = onset(own)
+			// A lone tail probe begins and ends nothing.
+			sure := slices.DeleteFunc(slices.Clone(own), (*Flow).loneProbe)
+			if len(sure) == 0 {
+				sure = own
+			}
+			c.First, c.Last = onset(sure)
 		}
 	}
 }
 
 // judge says whether a candidate may be named, or, being named, is so still.
-func (m Fused) judge(w *Window, c *Candidate) {
+func (m Fused) judge(w *Window, in *view, c *Candidate) {
 	if len(c.Equivalent) > 0 {
 		c.Reasons = append(c.Reasons, "cannot be told from "+componentList(c.Equivalent))
 	}
 	for _, d := range c.Component.devices() {
 		told := slices.ContainsFunc(c.Drops, func(x *Drop) bool { return x.Device == d })
 		if _, ok := w.Topo.Device(d); ok && !told && !slices.Contains(w.Watching, d) {
-			c.Reasons = append(c.Reasons, fmt.Sprintf("silent: the agent of %s was not heard all through the time; that it shows no drops says nothing", d))
+			c.Reasons = append(c.Reasons, w.mute(d))
 		}
 	}
 	if c.Probability < m.rule.Keep {
@@ -178,28 +196,38 @@ func (m Fused) judge(w *Window, c *Candidate) {
 		}
 		return
 	}
+	if c.Congested && w.Start != w.Current {
+		c.First, c.Last = 0, 0
+		c.Doubt = "congestion: it lasts no longer than it is seen"
+		return
+	}
 	if m.over(w, c) {
 		c.First, c.Last = 0, 0
 		c.Doubt = "over: less is lost lately than at the rate of before"
 		return
 	}
-	c.Doubt = m.doubt(w, c)
+	c.Doubt = m.doubt(w, in, c)
 	c.Opens = c.Doubt == ""
 }
 
 // doubt says what a probable candidate lacks to be named.
-func (m Fused) doubt(w *Window, c *Candidate) string {
+func (m Fused) doubt(w *Window, in *view, c *Candidate) string {
 	src, dst := make(map[string]bool), make(map[string]bool)
+	count := 0.0
 	for _, f := range c.own {
 		src[f.Src], dst[f.Dst] = true, true
+		count += f.counted()
 	}
 	switch {
 	case c.Probability < m.rule.Open:
 		return fmt.Sprintf("probability %.4f, %.4f is needed to name it", c.Probability, m.rule.Open)
-	case len(c.own) < m.rule.Flows:
-		return fmt.Sprintf("%d lossy flows of its own, %d are needed", len(c.own), m.rule.Flows)
+	case count < m.rule.Flows:
+		return fmt.Sprintf("%g lossy flows of its own, a lone tail probe being half of one; %g are needed", count, m.rule.Flows)
 	case len(src) < 2 && len(dst) < 2:
 		return "all its lossy flows are of one pair of hosts, which may be at fault themselves"
+	}
+	if host, is := in.clean.untold(w, c.Component); is {
+		return fmt.Sprintf("what %s sent and got without loss is not told yet", host)
 	}
 	for _, e := range c.Equivalent {
 		if !m.inseparable(w, c, e) {

@@ -70,6 +70,16 @@ func (l *connLog) add(r ConnRecord) (evicted uint64) {
 	return evicted
 }
 
+// until gives the records that ended in [from, to].
+func (l *connLog) until(to, from int64) (rows []ConnRecord) {
+	for i := range l.rows {
+		if r := &l.rows[i]; r.End >= from && r.End <= to {
+			rows = append(rows, *r)
+		}
+	}
+	return rows
+}
+
 // prune forgets records from the first on that ended before old.
 func (l *connLog) prune(old int64) {
 	n := 0

@@ -2,6 +2,7 @@ package correlator
 
 import (
 	"decaf/api/decafpb"
+	"decaf/api/packet"
 )
 
 // maxRTO bounds how long after a loss its retransmit may come: TCP_RTO_MAX, 120 s.
@@ -19,7 +20,7 @@ func matches(d *decafpb.DropEvent, r *decafpb.Retransmit) bool {
 	if d.GetSource() == sourceAggregate {
 		return false // the flow, and no segment of it
 	}
-	seq := d.GetPacket().GetTcpSeq()
+	seq := sentPacket(d).GetTcpSeq()
 	if seq == r.GetTcpSeq() {
 		return true
 	}
@@ -29,7 +30,7 @@ func matches(d *decafpb.DropEvent, r *decafpb.Retransmit) bool {
 // answers says whether a dropped packet of the way back acknowledged what was
 // sent again: losing it alone makes the sender repeat itself.
 func answers(d *decafpb.DropEvent, r *decafpb.Retransmit) bool {
-	p := d.GetPacket()
+	p := sentPacket(d)
 	if p.GetTcpFlags()&flagACK == 0 {
 		return false
 	}
@@ -68,11 +69,17 @@ func (s *Store) join(f *Flow) Join {
 			}
 		}
 	}
-	for _, d := range s.dropsOf[f.Key.Flow] {
-		take(d, true)
+	ways := func(tuple packet.Flow) {
+		for _, d := range s.dropsOf[tuple] {
+			take(d, true)
+		}
+		for _, d := range s.dropsOf[tuple.Reverse()] {
+			take(d, false)
+		}
 	}
-	for _, d := range s.dropsOf[f.Key.Flow.Reverse()] {
-		take(d, false)
+	ways(f.Key.Flow)
+	for _, wire := range f.wires {
+		ways(wire)
 	}
 	return j
 }

@@ -2,6 +2,7 @@ package correlator
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"decaf/topology"
@@ -77,14 +78,42 @@ type Candidate struct {
 	Drops       []*Drop
 	Matched     int
 	First, Last int64 // time of the earliest and latest support, ns; 0 for none
-	Interfaces  []string
-	Hosts       []string // hurt, beside those of Flows
-	Hurt        uint64   // connections hurt, where they are counted and not listed
-	Pace        int64    // how long the longest interval is that its support comes in, ns
-	Reasons     []string // decision trace
-	Doubt       string   // why it may not be named, "" if it may
+	// Congested says that a queue overflowed for a moment: no fault.
+	Congested  bool
+	Interfaces []string
+	Hosts      []string // hurt, beside those of Flows
+	Hurt       uint64   // connections hurt, where they are counted and not listed
+	Pace       int64    // how long the longest interval is that its support comes in, ns
+	Reasons    []string // decision trace
+	Doubt      string   // why it may not be named, "" if it may
 
-	own []*Flow // flows that no other named component crosses
+	own    []*Flow  // flows that no other named component crosses
+	during [2]int64 // when it lost packets, ns; zeros: all the time, or nobody knows
+	passed bool     // congestion that had ended well before the evidence does
+}
+
+// likely are the candidates that more probably are at fault than not.
+func (r *Ranking) likely() []Candidate {
+	return slices.DeleteFunc(slices.Clone(r.Candidates), func(c Candidate) bool { return c.Probability < 0.5 })
+}
+
+// besides takes over what a longer look says of the candidates of a short one:
+// whether a component loses packets for a moment only, and whether it loses any. The
+// short look is for what stands in the light of others there; where the longer one
+// sees nothing at all, it has too few losses to go by.
+func (r *Ranking) besides(longer *Ranking) {
+	likely := longer.likely()
+	for i := range r.Candidates {
+		c := &r.Candidates[i]
+		if c.Opens && len(likely) == 0 && c.Probability > 0 {
+			c.Opens, c.Doubt = false, "in the window as a whole it does not stand out"
+		}
+		for _, l := range likely {
+			if c.Component == l.Component {
+				c.Class, c.Congested, c.passed = l.Class, l.Congested, l.passed
+			}
+		}
+	}
 }
 
 // inform adds what the method thinks of components to candidates that rest on

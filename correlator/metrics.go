@@ -38,6 +38,11 @@ func (c *Correlator) RegisterMetrics(set *metrics.Set) {
 			{`decaf_evicted_total{what="connections"}`, s.EvictedConnections},
 			{"decaf_connection_records_total", s.Connections},
 			{"decaf_flow_records_unused_total", s.FlowsOther},
+			{"decaf_late_records_total", s.Late.Records},
+			{"decaf_late_records_too_old_total", s.Late.TooOld},
+			{"decaf_late_looks_total", s.Late.Looks},
+			{"decaf_late_findings_total", s.Late.Findings},
+			{"decaf_late_findings_known_total", s.Late.Known},
 			{"decaf_tallies_total", c.steps.Load()},
 		} {
 			metrics.WriteCounterUint64(w, m.name, m.value)

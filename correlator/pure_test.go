@@ -132,6 +132,7 @@ func TestWeakFlows(t *testing.T) {
 		{"SYN twice", append(rts(kindSYN, flagSYN, 1), rts(kindSYN, flagSYN, 1)...), true, false},
 		{"SYN by timeout", rts(kindRTO, flagSYN, 1), true, false},
 		{"lone TLP", rts(kindTLP, flagACK, 1448), true, false},
+		{"TLP twice", append(rts(kindTLP, flagACK, 1448), rts(kindTLP, flagACK, 1448)...), false, false},
 		{"FIN alone by TLP and timeout", append(rts(kindTLP, fin, 1), rts(kindRTO, fin, 1)...), true, false},
 		{"FIN with data by timeout", rts(kindRTO, fin, 1449), false, false},
 		{"TLP, then timeout", append(rts(kindTLP, flagACK, 1448), rts(kindRTO, flagACK, 1448)...), false, false},

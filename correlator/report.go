@@ -8,6 +8,7 @@ import (
 
 	"decaf/api"
 	"decaf/api/decafpb"
+	"decaf/api/packet"
 )
 
 // ReportRule says how fault reports are answered. Times in ns.
@@ -116,9 +117,7 @@ func (e *Engine) Answer(pb *decafpb.FaultReport, fresh freshness, now int64) (*d
 	v.Evidence = evidenceOf(nil, c.flows, nil, nil)
 	serious := 0
 	for _, f := range c.flows {
-		if f.counts() || f.kinds[decafpb.RetransmitKind_RETRANSMIT_KIND_TLP] == 0 {
-			serious++
-		}
+		serious += btoi(!f.loneProbe())
 	}
 	freshBoth := true
 	for _, host := range []string{src, dst} {
@@ -280,7 +279,7 @@ func (e *Engine) evidenceFor(s *suspect, c *reportCase, from, to int64) ([]*Drop
 		if !own && (f.Undone() || f.Local || !f.overlaps(from, to+1)) {
 			continue
 		}
-		if s.component.on(f) && (own || f.counts()) || tuples[FlowKey{Flow: f.Key.Flow}] || tuples[FlowKey{Flow: f.Key.Flow.Reverse()}] {
+		if s.component.on(f) && (own || f.counts()) || slices.ContainsFunc(f.tuples(), func(t packet.Flow) bool { return tuples[FlowKey{Flow: t}] || tuples[FlowKey{Flow: t.Reverse()}] }) {
 			flows = append(flows, f)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,13 +36,16 @@ type bench struct {
 	conn   *bus.Conn
 	target *gnmi.Target
 	hosts  map[string]*bus.Publisher
+	state  atomic.Pointer[yang.AgentState] // of the device's agent
+	config func(*Config)                   // changes the default
 }
 
 const instrumented = "t2-0"
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, topo: smallClos(t), dir: t.TempDir(), hosts: map[string]*bus.Publisher{}}
+	b := &bench{t: t, topo: smallClos(t), dir: t.TempDir(), hosts: map[string]*bus.Publisher{}, config: func(*Config) {}}
+	b.state.Store(&yang.AgentState{Name: instrumented, BootID: 99, Version: "test", EventSource: "tp_btf", Fuse: fuseFull})
 	ca, err := service.NewCA(t.TempDir())
 	must(t, err)
 	own, err := ca.Issue("device."+instrumented, "127.0.0.1")
@@ -92,7 +96,7 @@ func (b *bench) startTarget(files service.TLSFiles, listen string) {
 	b.target, err = gnmi.New(cfg, gnmi.Deps{
 		Schema: yang.Schema(), Models: []*gnmipb.ModelData{yang.Model()}, Log: quiet(),
 		State: func(now time.Time) []*gnmipb.Notification {
-			return []*gnmipb.Notification{yang.AgentUpdates(yang.AgentState{Name: instrumented, BootID: 99, Version: "test", EventSource: "tp_btf"}, now)}
+			return []*gnmipb.Notification{yang.AgentUpdates(*b.state.Load(), now)}
 		},
 	})
 	must(b.t, err)
@@ -106,6 +110,7 @@ func (b *bench) startTarget(files service.TLSFiles, listen string) {
 func (b *bench) start() (*Correlator, func()) {
 	cfg := DefaultConfig()
 	cfg.Topology = b.topo
+	b.config(&cfg)
 	c, err := New(cfg, Deps{Conn: b.conn, Log: quiet()})
 	must(b.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -378,12 +383,12 @@ func TestDeviceOutOfReach(t *testing.T) {
 			TopFlows:    []*decafpb.FlowCount{{Flow: &decafpb.Flow{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}, SrcPort: 40000, DstPort: 80, Protocol: 6}, Packets: 60, PacketsError: 2}},
 			TopPrefixes: []*decafpb.PrefixCount{{Prefix: &decafpb.Prefix{Address: []byte{10, 0, 0, 0}, Length: 24}, Source: true, Packets: 100}},
 		},
-		Events: 50, Suppressed: yang.Suppressed{Threshold: 20, Fuse: 11, Queue: 10, Duplicate: 9}, Unattributed: 7,
+		Events: 50, Suppressed: yang.Suppressed{Threshold: 20, Fuse: 11, Queue: 10, Duplicate: 6, Filter: 3}, Unattributed: 7,
 	}
 	target.Publish(yang.AggregateUpdates(agg, 3, 7))
 	want := proto.CloneOf(agg.LossAggregate)
 	want.Origin = &decafpb.Origin{Producer: "t2-1", BootId: 7, Seq: 3}
-	want.SuppressedThreshold, want.SuppressedFuse, want.SuppressedQueue, want.SuppressedDuplicate = 20, 11, 10, 9
+	want.SuppressedThreshold, want.SuppressedFuse, want.SuppressedQueue, want.SuppressedDuplicate, want.SuppressedFilter = 20, 11, 10, 6, 3
 	want.Events, want.Unattributed = 50, 7
 	wait("t2-1: <nil>")
 	gotEvent, gotAggregate, gotBeat := false, false, false

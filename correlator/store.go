@@ -17,7 +17,8 @@ type StoreLimits struct {
 	PerTuple  int   // drops of one five-tuple
 	Traffic   int   // rows of loss-free counts
 	// Connections bounds the records of how connections went, of which only the
-	// latest KeepConnections ns are kept.
+	// latest KeepConnections ns are kept, and those that came late until they are
+	// looked at.
 	Connections     int
 	KeepConnections int64
 }
@@ -49,6 +50,7 @@ type StoreStats struct {
 	Connections                uint64 // flow records that say how connections went
 	EvictedConnections         uint64
 	FlowsOther                 uint64 // flow records that are neither, or of hosts outside: not used
+	Late                       LateStats
 	Flows, DropsHeld           int
 	TrafficHeld                int
 }
@@ -60,10 +62,10 @@ type Store struct {
 	limits StoreLimits
 
 	flows   map[FlowKey]*Flow
-	ofTuple map[packet.Flow][]*Flow
-	order   []*Flow // by arrival
-	drops   []*Drop // by arrival
-	pending []*Drop // waiting to be told from probes' drops, by arrival
+	ofTuple map[packet.Flow][]*Flow // as they were carried: see [Flow.tuples]
+	order   []*Flow                 // by arrival
+	drops   []*Drop                 // by arrival
+	pending []*Drop                 // waiting to be told from probes' drops, by arrival
 	dropsOf map[packet.Flow][]*Drop
 
 	undone    map[FlowKey]int64    // when a connection told that all was spurious, ns
@@ -75,10 +77,17 @@ type Store struct {
 	conns    connLog
 	flapping []flap // by arrival
 
+	started bool // its engine has taken a step: what comes is not of before the start
+	// connsFrom is from when on records of connections are still needed, though they
+	// are old, ns; 0: they are not.
+	connsFrom int64
+
 	streams map[stream]*sequence
 	word    map[string]int64 // by device: when it last told of a drop, ns
 	lag     lagTracker       // of drop events, from the drop to its receipt
 	trace   lagTracker       // of traces, from the first probe to the receipt of their record
+	late    lagTracker       // of retransmits, from when they were sent to their receipt
+	rows    lagTracker       // of loss-free traffic, from the first of it to the receipt of its row
 	stats   StoreStats
 }
 
@@ -197,13 +206,22 @@ func (s *Store) AddRetransmit(r *decafpb.Retransmit, now int64) {
 		s.order = append(s.order, f)
 	}
 	f.add(r, s.topo)
+	f.prompt = f.prompt || !s.overdue(int64(r.GetTimeNs()), int64(r.GetReceivedNs()), now)
+	if lag := int64(r.GetReceivedNs()) - int64(r.GetTimeNs()); lag <= lateAfter { // else it came after an outage
+		s.late.note(lag, now)
+	}
 	if lag, ok := traceLag(r); ok {
 		s.trace.note(lag, now)
 	}
-	for _, d := range s.dropsOf[tuple] {
-		s.own(d, f)
-		if !d.gone && !f.Undone() && matches(d.Event, r) {
-			d.Matched = true
+	if wire, is := f.translated(r.GetPath()); is {
+		s.ofTuple[wire] = append(s.ofTuple[wire], f)
+	}
+	for _, t := range f.tuples() {
+		for _, d := range s.dropsOf[t] {
+			s.own(d, f)
+			if !d.gone && !f.Undone() && matches(d.Event, r) {
+				d.Matched = true
+			}
 		}
 	}
 	id := idOf(r.GetOrigin(), r.GetOrigin().GetSeq())
@@ -211,14 +229,17 @@ func (s *Store) AddRetransmit(r *decafpb.Retransmit, now int64) {
 		if !f.withdraw(id, s.topo) {
 			s.stats.UndoneUnknown++
 		}
-		s.match(tuple)
+		s.match(f)
 	}
 }
 
-// match says of the drops of a five-tuple whether a host sent that segment again.
-func (s *Store) match(tuple packet.Flow) {
-	for _, d := range s.dropsOf[tuple] {
-		d.Matched = !d.gone && slices.ContainsFunc(s.ofTuple[tuple], func(f *Flow) bool { return f.sentAgain(d.Event) })
+// match says of the drops of a flow's five-tuples whether a host sent that segment
+// again.
+func (s *Store) match(f *Flow) {
+	for _, t := range f.tuples() {
+		for _, d := range s.dropsOf[t] {
+			d.Matched = !d.gone && slices.ContainsFunc(s.ofTuple[t], func(f *Flow) bool { return f.sentAgain(d.Event) })
+		}
 	}
 }
 
@@ -254,7 +275,7 @@ func (s *Store) addUndone(w withdrawal, at int64) {
 	} else if !f.withdraw(w.id, s.topo) && len(f.marks) == maxMarksPerFlow {
 		s.stats.UndoneUnknown++
 	}
-	s.match(w.key.Flow)
+	s.match(f)
 }
 
 // undoneSince is when the oldest notice was given, and forgetUndone forgets it.
@@ -277,7 +298,7 @@ func (s *Store) forgetUndone() {
 // own discards a drop if one of the flow's probes was the packet.
 func (s *Store) own(d *Drop, f *Flow) {
 	for _, m := range f.probes {
-		if !d.gone && m.owns(d.Event.GetPacket(), d.Tuple.Is6()) {
+		if !d.gone && m.owns(sentPacket(d.Event), d.Tuple.Is6()) {
 			if d.settled {
 				s.stats.ProbesWithdrawn++
 			}
@@ -313,9 +334,10 @@ func (s *Store) AddDrop(e *decafpb.DropEvent, now int64) {
 	d := &Drop{
 		Event: e, Device: e.GetOrigin().GetProducer(),
 		Time: int64(e.GetTimeNs()), Received: int64(e.GetReceivedNs()),
+		late: s.overdueTold(int64(e.GetTimeNs()), int64(e.GetReceivedNs()), now),
 	}
 	d.Component = dropComponent(s.topo, d.Device, e)
-	if p := e.GetPacket(); p != nil {
+	if p := sentPacket(e); p != nil {
 		if isICMPError(p) {
 			s.stats.ICMPErrors++
 			return
@@ -358,7 +380,11 @@ func (s *Store) Prune(now int64) {
 	for len(s.flapping) > 0 && s.flapping[0].at < old {
 		s.flapping = s.flapping[1:]
 	}
-	s.conns.prune(now - s.limits.KeepConnections)
+	keep := now - s.limits.KeepConnections
+	if s.connsFrom != 0 {
+		keep = min(keep, max(s.connsFrom-s.limits.KeepConnections, old))
+	}
+	s.conns.prune(keep)
 	n, over := 0, len(s.order)-s.limits.Flows
 	for n < len(s.order) && (s.order[n].Last < old || n < over) {
 		f := s.order[n]
@@ -366,9 +392,11 @@ func (s *Store) Prune(now int64) {
 			s.stats.EvictedFlows++
 		}
 		delete(s.flows, f.Key)
-		s.ofTuple[f.Key.Flow] = without(s.ofTuple[f.Key.Flow], f)
-		if len(s.ofTuple[f.Key.Flow]) == 0 {
-			delete(s.ofTuple, f.Key.Flow)
+		for _, t := range f.tuples() {
+			s.ofTuple[t] = without(s.ofTuple[t], f)
+			if len(s.ofTuple[t]) == 0 {
+				delete(s.ofTuple, t)
+			}
 		}
 		s.order[n] = nil
 		n++

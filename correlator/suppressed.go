@@ -11,8 +11,8 @@ const sourceAggregate = "aggregate"
 
 // AddAggregate takes a device's count of drops; now is when it was received. Drops
 // that had an event each are evidence already. Those that had none, because the
-// class was above its threshold, the agent's fuse had blown or its queue was full,
-// are evidence by this record: each flow that it names for certain as one drop that
+// class was above its threshold, the agent's fuse had blown, its queue was full or
+// only a path test's drops were to have one, are evidence by this record: each flow that it names for certain as one drop that
 // stands for several, and all others as one without a packet.
 func (s *Store) AddAggregate(a *decafpb.LossAggregate, now int64) {
 	if !s.fresh(recordAggregate, a.GetOrigin()) {
@@ -30,12 +30,13 @@ func (s *Store) AddAggregate(a *decafpb.LossAggregate, now int64) {
 	if a.GetPackets() > 0 {
 		s.heard(device, int64(a.GetStartNs()))
 	}
-	untold := a.GetSuppressedThreshold() + a.GetSuppressedFuse() + a.GetSuppressedQueue()
+	untold := a.GetSuppressedThreshold() + a.GetSuppressedFuse() + a.GetSuppressedQueue() + a.GetSuppressedFilter()
 	// Whose TTL ran out is a trace, most often, and which ones were is not said.
 	if untold == 0 || isClass(a.GetClass(), classTTL) || isClass(a.GetClass(), classAnomaly) {
 		return
 	}
 	s.stats.Suppressed += untold
+	late := s.overdueTold(int64(a.GetEndNs()), int64(a.GetReceivedNs()), now)
 	one := func(tuple packet.Flow, packets uint64, stands float64) {
 		e := &decafpb.DropEvent{
 			Origin: a.GetOrigin(), TimeNs: a.GetStartNs(), ReceivedNs: a.GetReceivedNs(),
@@ -46,7 +47,7 @@ func (s *Store) AddAggregate(a *decafpb.LossAggregate, now int64) {
 		}
 		d := &Drop{
 			Event: e, Device: device, Time: int64(a.GetStartNs()), Received: int64(a.GetReceivedNs()),
-			Tuple: tuple, Component: dropComponent(s.topo, device, e), packets: packets, stands: stands,
+			Tuple: tuple, Component: dropComponent(s.topo, device, e), packets: packets, stands: stands, late: late,
 		}
 		s.hold(d)
 	}

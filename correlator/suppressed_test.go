@@ -138,6 +138,7 @@ func TestAggregatesThatAreNoEvidence(t *testing.T) {
 			TopFlows: []*decafpb.FlowCount{{Flow: flow, Packets: 4, PacketsError: 4}}}, 1},
 		{"a flow and the rest", &decafpb.LossAggregate{Class: "policy/l3/acl", Packets: 10, SuppressedQueue: 10,
 			TopFlows: []*decafpb.FlowCount{{Flow: flow, Packets: 4, PacketsError: 1}}}, 2},
+		{"a path test's filter", &decafpb.LossAggregate{Class: "policy/l3/acl", Packets: 500, SuppressedFilter: 500}, 1},
 		{"more named than untold", &decafpb.LossAggregate{Class: "policy/l3/acl", Packets: 1000, Events: 998, SuppressedQueue: 2,
 			TopFlows: []*decafpb.FlowCount{{Flow: flow, Packets: 900}}}, 1},
 	} {
@@ -151,7 +152,7 @@ func TestAggregatesThatAreNoEvidence(t *testing.T) {
 		for _, d := range s.drops {
 			sum += d.packets
 		}
-		untold := c.a.SuppressedThreshold + c.a.SuppressedFuse + c.a.SuppressedQueue
+		untold := c.a.SuppressedThreshold + c.a.SuppressedFuse + c.a.SuppressedQueue + c.a.SuppressedFilter
 		if len(s.drops) != c.drops || c.drops > 0 && sum != untold {
 			t.Errorf("%s: %d drops for %d packets, want %d", c.name, len(s.drops), sum, c.drops)
 		}

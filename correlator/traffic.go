@@ -47,6 +47,14 @@ func newTrafficLog(t *topology.Topology, limit int) trafficLog {
 	return l
 }
 
+// known gives a host's index in Topology.Hosts, -1 of what is none.
+func (l *trafficLog) known(name string) int32 {
+	if i, ok := l.index[name]; ok {
+		return i
+	}
+	return -1
+}
+
 // AddFlow takes a host's flow record; now is when it was received. Rows of
 // loss-free counts per destination host say how busy the links are; all records
 // of connections that a host opened say how they went.
@@ -77,6 +85,9 @@ func (s *Store) AddFlow(r *decafpb.FlowRecord, now int64) {
 		return
 	}
 	s.stats.Traffic++
+	if now-int64(r.GetEndNs()) <= lateAfter { // else it came after an outage
+		s.rows.note(now-int64(r.GetStartNs()), now)
+	}
 	s.stats.EvictedTraffic += s.traffic.add(Traffic{
 		Src: from, Dst: to,
 		Start: int64(r.GetStartNs()), End: int64(r.GetEndNs()),

@@ -75,7 +75,7 @@ const (
 )
 
 func newView(ids *fabricIDs, admits func(*Flow) bool) *view {
-	return &view{ids: ids, admits: admits, live: blame.NewLive(ids.net, blame.Options{}), held: make(map[*Flow]*heldFlow)}
+	return &view{ids: ids, admits: admits, live: blame.NewLive(ids.net, inference), held: make(map[*Flow]*heldFlow)}
 }
 
 // take makes the view one of this window.
@@ -83,6 +83,9 @@ func (v *view) take(w *Window) *view {
 	v.turn++
 	v.flows, v.order = v.flows[:0], v.order[:0]
 	packets := max(1, v.clean.take(w, v))
+	if !v.shakes {
+		v.live.Time(spanOf(timeOf(w)), v.clean.loads(w))
+	}
 	var list []*Flow
 	for _, f := range w.Pathless {
 		if v.admits(f) && f.Src != "" && f.Dst != "" {
@@ -97,7 +100,7 @@ func (v *view) take(w *Window) *view {
 	v.leftOut = max(0, len(list)-maxLossy)
 	for _, f := range list[v.leftOut:] {
 		v.flows = append(v.flows, f)
-		v.hold(f, sight{}, w.weight(f.Last), packets)
+		v.hold(w, f, sight{}, packets)
 	}
 	valid := make(map[*Drop]bool, len(w.Drops)) // others are a finding's that is resolved
 	for _, d := range w.Drops {
@@ -107,7 +110,7 @@ func (v *view) take(w *Window) *view {
 	v.leftOut += len(w.Joined) - len(joined)
 	for _, j := range joined {
 		if s := v.seen(w, j, valid); s.way != wayNone {
-			v.hold(j.Flow, s, w.weight(j.Flow.Last), packets)
+			v.hold(w, j.Flow, s, packets)
 		}
 	}
 	for f, h := range v.held {
@@ -128,26 +131,44 @@ func (v *view) take(w *Window) *view {
 }
 
 // hold puts a flow in the place that follows in the order.
-func (v *view) hold(f *Flow, s sight, weight, packets float64) {
+func (v *view) hold(w *Window, f *Flow, s sight, packets float64) {
 	is := shape{f.version, s}
+	b := v.flow(w, f, s, packets)
 	h := v.held[f]
 	if h != nil && h.shape != is {
 		v.live.Remove(h.id)
 		h = nil
 	}
 	if h == nil {
-		h = &heldFlow{id: v.live.Add(v.flow(f, s, weight, packets)), shape: is}
+		v.links(&b, f, s)
+		h = &heldFlow{id: v.live.Add(b), shape: is}
 		v.held[f] = h
 	} else {
-		v.live.Weigh(h.id, weight*packets, weight)
+		v.live.Weigh(h.id, b.Packets, b.Lost)
+		v.live.Date(h.id, b.When)
 	}
 	h.turn = v.turn
 	v.order = append(v.order, h.id)
 }
 
-// flow hands over a flow.
-func (v *view) flow(f *Flow, s sight, weight, packets float64) blame.Flow {
-	b := blame.Flow{Src: v.ids.hostID(f.Src), Dst: v.ids.hostID(f.Dst), Lost: weight, Packets: weight * packets, Seen: s.at}
+// flow is what a flow counts for in a window, and when it lost packets there. A
+// device that showed the drop leaves no doubt of it. Of handshakes no times are
+// given: a SYN is repeated after seconds.
+func (v *view) flow(w *Window, f *Flow, s sight, packets float64) (b blame.Flow) {
+	weight := w.weight(f.Last)
+	b.Lost, b.Packets = weight, weight*packets
+	if s.way == wayNone {
+		b.Lost *= f.counted()
+	}
+	if !v.shakes {
+		b.When = spanOf(f.lostWithin(w.Start, w.End))
+	}
+	return b
+}
+
+// links hands over where a flow was.
+func (v *view) links(b *blame.Flow, f *Flow, s sight) {
+	b.Src, b.Dst, b.Seen = v.ids.hostID(f.Src), v.ids.hostID(f.Dst), s.at
 	switch s.way {
 	case wayNone:
 		b.Path = v.ids.path(f.Route)
@@ -159,12 +180,11 @@ func (v *view) flow(f *Flow, s sight, weight, packets float64) blame.Flow {
 	case wayBack:
 		b.Src, b.Dst = b.Dst, b.Src
 	}
-	return b
 }
 
-// tells says whether the flow's loss may be used: handshakes, closes and lone
-// tail probes are repeated for too many other reasons.
-func (f *Flow) tells() bool { return f.Weak() == "" || f.Weak() == weakPath }
+// tells says whether the flow's loss may be used: handshakes and closes are
+// repeated for too many other reasons.
+func (f *Flow) tells() bool { return f.kinds != [6]uint32{} }
 
 // seen finds where a device showed a flow's drop: a packet of its own, or on
 // the way back an answer to it. A device that is on neither way has seen
@@ -184,11 +204,11 @@ func (v *view) seen(w *Window, j JoinedFlow, valid map[*Drop]bool) sight {
 			continue
 		}
 		switch {
-		case d.Tuple == f.Key.Flow && d.Component.on(f):
+		case f.carried(d.Tuple) && d.Component.on(f):
 			return sight{at, wayTraced}
-		case d.Tuple == f.Key.Flow && w.paths.mayCross(f.Src, f.Dst, d.Component):
+		case f.carried(d.Tuple) && w.paths.mayCross(f.Src, f.Dst, d.Component):
 			return sight{at, wayUntraced}
-		case d.Tuple != f.Key.Flow && w.paths.mayCross(f.Dst, f.Src, d.Component):
+		case !f.carried(d.Tuple) && w.paths.mayCross(f.Dst, f.Src, d.Component):
 			return sight{at, wayBack}
 		}
 	}
@@ -220,7 +240,7 @@ func (v *view) dropped(w *Window) []blame.Drop {
 		if !ok {
 			i = len(list)
 			at[k] = i
-			b := blame.Drop{Device: device, From: -1, To: -1, Class: class}
+			b := blame.Drop{Device: device, From: -1, To: -1, Class: class, When: spanOf(d.Time, d.Time)}
 			if l := d.Component.Link; l != nil && l.From.Node == d.Device {
 				b.To, _ = v.ids.net.Node(l.To.Node)
 			} else if l != nil {
@@ -228,6 +248,8 @@ func (v *view) dropped(w *Window) []blame.Drop {
 			}
 			list = append(list, b)
 		}
+		list[i].When.From = min(list[i].When.From, seconds(d.Time))
+		list[i].When.To = max(list[i].When.To, seconds(d.Time))
 		weight := w.weight(d.Time)
 		if d.counted() {
 			weight *= d.stands
@@ -252,6 +274,22 @@ type cleanRows struct {
 	from, to int // rows counted, by their place in the log; from is of the first that mattered
 
 	rows, flows, packets float64
+	parts                []float64 // packets of each part, as they count
+	told                 [2][]bool // by host: whether any rows are of what it sent, and of what was sent to it
+}
+
+// untold says whether loss-free traffic is counted, but none of what a host's own
+// link carries: its rows have not come yet, and whatever it lost seems much.
+func (c *cleanRows) untold(w *Window, at Component) (host string, is bool) {
+	if c.rows == 0 || at.Link == nil {
+		return "", false
+	}
+	way := 0
+	if host = at.Link.From.Node; w.log.known(host) < 0 {
+		way, host = 1, at.Link.To.Node
+	}
+	i := w.log.known(host)
+	return host, i >= 0 && !c.told[way][i]
 }
 
 // cleanSpan is what decides a row's share and weight, beside the row itself. It
@@ -259,6 +297,7 @@ type cleanRows struct {
 type cleanSpan struct {
 	log              *trafficLog
 	from, to, length int64
+	part             int64
 	current, decay   int64 // of a window with history
 }
 
@@ -268,11 +307,11 @@ const trafficParts = 6
 // take counts the rows of a window that are not counted yet, or, when time has
 // moved on, all of them. It gives the mean packets of a flow, 0 without rows.
 func (c *cleanRows) take(w *Window, v *view) (mean float64) {
-	part := max((w.End-w.Current)/trafficParts, 1)
+	part := w.part()
 	span := cleanSpan{
 		log:  w.log,
 		from: (w.Start - (w.End - w.Current)) / part * part,
-		to:   (w.End + part - 1) / part * part, length: w.End - w.Start,
+		to:   (w.End + part - 1) / part * part, length: w.End - w.Start, part: part,
 	}
 	if w.Decay > 0 {
 		span.current, span.decay = w.Current, w.Decay
@@ -281,11 +320,12 @@ func (c *cleanRows) take(w *Window, v *view) (mean float64) {
 	add := v.live.AddClean
 	first := max(c.to, w.TrafficAt)
 	if c.span != span || w.TrafficAt > c.from || w.TrafficAt+len(w.Traffic) < c.to {
-		if c.rows == 0 && len(w.Traffic) == 0 {
-			*c = cleanRows{span: span, from: w.TrafficAt, to: w.TrafficAt}
+		none := c.rows == 0 && len(w.Traffic) == 0
+		*c = cleanRows{span: span, from: w.TrafficAt, to: w.TrafficAt, parts: make([]float64, (span.to-span.from)/part)}
+		c.told = [2][]bool{make([]bool, len(v.ids.host)), make([]bool, len(v.ids.host))}
+		if none {
 			return 0
 		}
-		*c = cleanRows{span: span, from: w.TrafficAt}
 		tally = blame.NewTally(v.ids.net)
 		add, first = tally.Add, w.TrafficAt
 	}
@@ -305,7 +345,10 @@ func (c *cleanRows) take(w *Window, v *view) (mean float64) {
 		}
 		c.flows += row.Flows * share
 		c.packets += packets
-		add(v.ids.host[row.Src], v.ids.host[row.Dst], packets*w.weight(row.End)*float64(span.length)/float64(span.to-span.from))
+		weight := w.weight(row.End)
+		add(v.ids.host[row.Src], v.ids.host[row.Dst], packets*weight*float64(span.length)/float64(span.to-span.from))
+		c.pour(row, weight)
+		c.told[0][row.Src], c.told[1][row.Dst] = true, true
 	}
 	c.to = w.TrafficAt + len(w.Traffic)
 	if c.rows == 0 {

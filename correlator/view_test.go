@@ -22,6 +22,9 @@ type twice struct {
 	t        *testing.T
 	compared map[viewKind]int
 	named    int
+	// lossy flows that count half, and those of a known time
+	half, dated int
+	passing     int // named ones that were of a moment
 }
 
 func (m *twice) Rank(w *Window) *Ranking {
@@ -38,7 +41,7 @@ func (m *twice) Rank(w *Window) *Ranking {
 	if len(v.order) == 0 && len(v.drops) == 0 {
 		return r
 	}
-	got, want := v.live.InferOrder(v.order), blame.Infer(m.ids.net, m.epoch(w), blame.Options{})
+	got, want := v.live.InferOrder(v.order), blame.Infer(m.ids.net, m.epoch(w), inference)
 	if len(got.Components) != len(want.Components) || len(got.Suspects) != len(want.Suspects) {
 		m.t.Errorf("at %.2f s, view %d: %d named and %d suspects, in one batch %d and %d",
 			float64(w.End)/1e9, w.kind, len(got.Components), len(got.Suspects), len(want.Components), len(want.Suspects))
@@ -46,13 +49,16 @@ func (m *twice) Rank(w *Window) *Ranking {
 	}
 	for i, b := range slices.Concat(want.Components, want.Suspects) {
 		g := slices.Concat(got.Components, got.Suspects)[i]
-		if g.Component != b.Component || math.Abs(g.Probability-b.Probability) > 1e-9 || math.Abs(g.Evidence.HostNats-b.Evidence.HostNats) > 1e-9*math.Abs(b.Evidence.HostNats) {
+		if g.Component != b.Component || g.Class != b.Class || g.During != b.During || math.Abs(g.Probability-b.Probability) > 1e-9 || math.Abs(g.Evidence.HostNats-b.Evidence.HostNats) > 1e-9*math.Abs(b.Evidence.HostNats) {
 			m.t.Errorf("at %.2f s, view %d: %s %v, in one batch %s %v", float64(w.End)/1e9, w.kind,
 				m.ids.net.Name(g.Component), g.Probability, m.ids.net.Name(b.Component), b.Probability)
 		}
 	}
 	m.compared[w.kind]++
 	m.named += len(want.Components)
+	for _, b := range want.Components {
+		m.passing += btoi(b.During.Known())
+	}
 	return r
 }
 
@@ -72,6 +78,7 @@ func (m *twice) epoch(w *Window) *blame.Epoch {
 	part := length / trafficParts
 	from, to := (w.Start-length)/part*part, (w.End+part-1)/part*part
 	flows, packets := 0.0, 0.0
+	counted, parts := make(map[int64]float64), int64(0)
 	for i := range w.Traffic {
 		row := &w.Traffic[i]
 		if share := row.within(from, to); share > 0 {
@@ -81,8 +88,28 @@ func (m *twice) epoch(w *Window) *blame.Epoch {
 				Src: m.ids.host[row.Src], Dst: m.ids.host[row.Dst],
 				Packets: row.Packets * share * w.weight(row.End) * float64(w.End-w.Start) / float64(to-from),
 			})
+			for at := from; at < to; at += part {
+				counted[at] += row.Packets * row.within(at, at+part) * w.weight(row.End)
+			}
 		}
 	}
+	known, weights := 0.0, 0.0
+	for at := from; at+part <= min(to, w.Counted) && len(ep.Clean) > 0; at += part {
+		known, weights = known+counted[at], weights+w.weight(at+part/2)
+		parts++
+	}
+	for at := from; at < to; at += part {
+		l := blame.Load{Span: spanOf(at, at+part), Packets: counted[at]}
+		if parts == 0 || at+part > w.Counted {
+			l.Packets = w.weight(at + part/2)
+			if known > 0 {
+				l.Packets *= known / weights
+			}
+		}
+		ep.Load = append(ep.Load, l)
+	}
+	second := func(ns int64) float64 { return float64(ns / 1e9) }
+	ep.During = blame.Span{From: second(w.Start + 1e9 - 1), To: second(w.Known)}
 	mean := 1.0
 	if flows > 0 {
 		mean = max(1, packets/flows)
@@ -90,7 +117,11 @@ func (m *twice) epoch(w *Window) *blame.Epoch {
 	v := newView(m.ids, (*Flow).tells)
 	for _, f := range slices.Concat(w.Pathless, w.Flows) {
 		if f.tells() && f.Src != "" && f.Dst != "" {
-			ep.Lossy = append(ep.Lossy, v.flow(f, sight{}, w.weight(f.Last), mean))
+			b := v.flow(w, f, sight{}, mean)
+			v.links(&b, f, sight{})
+			ep.Lossy = append(ep.Lossy, b)
+			m.half += btoi(b.Lost < w.weight(f.Last))
+			m.dated += btoi(b.When.Known())
 		}
 	}
 	valid := make(map[*Drop]bool)
@@ -99,7 +130,9 @@ func (m *twice) epoch(w *Window) *blame.Epoch {
 	}
 	for _, j := range w.Joined {
 		if s := v.seen(w, j, valid); s.way != wayNone {
-			ep.Lossy = append(ep.Lossy, v.flow(j.Flow, s, w.weight(j.Flow.Last), mean))
+			b := v.flow(w, j.Flow, s, mean)
+			v.links(&b, j.Flow, s)
+			ep.Lossy = append(ep.Lossy, b)
 		}
 	}
 	ep.Drops = v.dropped(w)
@@ -184,9 +217,9 @@ func TestLiveRankingEqualsBatch(t *testing.T) {
 			e.Step(now)
 		}
 		st := e.store.Stats()
-		t.Logf("seed %d: compared %v times, %d named; %+v", seed, m.compared, m.named, st)
+		t.Logf("seed %d: compared %v times, %d named, %d of a moment, %d flows that count half; %+v", seed, m.compared, m.named, m.passing, m.half, st)
 		if m.compared[viewLive] < 250 || m.compared[viewRecent] < 250 || m.compared[viewPast] < 10 || m.named < 100 ||
-			st.Undone < 20 || st.EvictedTraffic == 0 || st.Drops == 0 {
+			m.half < 100 || m.dated < 1000 || m.passing < 20 || st.Undone < 20 || st.EvictedTraffic == 0 || st.Drops == 0 {
 			t.Errorf("seed %d shows too little", seed)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 const voteCut = 0.01
 
 // Vote is 007's method (Arzani et al., NSDI 2018): each lossy flow gives every
-// link of its path 1/h, and Algorithm 1 takes the top link together with the
+// link of its path 1/h, a lone tail probe half of that, and Algorithm 1 takes the top link together with the
 // flows it explains until what is left is small. What Algorithm 1 picks is
 // named only if it also meets the Rule.
 type Vote struct {
@@ -159,7 +159,7 @@ func tally(flows []*Flow, p *pathSets) []LinkScore {
 		p.mark++
 		for _, i := range own {
 			f := flows[i]
-			s.Votes += 1 / float64(f.Route.Hops)
+			s.Votes += f.counted() / float64(f.Route.Hops)
 			if p.weak[i] {
 				s.Weak++
 				continue

@@ -30,13 +30,17 @@ type Window struct {
 	// history and weighs less the older it is, by e in Decay ns. A window without
 	// history has Current = Start.
 	Current, Decay int64
+	// Known and Counted are up to when losses and loss-free traffic have come, ns:
+	// what is later may still be told of. 0: nobody knows.
+	Known, Counted int64
 
 	Waiting   int // flows too fresh to vote
 	Settled   int // flows that belong to a finding that is resolved
 	Explained int // flows explained by a device that told of most of its loss
 
 	kind  viewKind
-	log   *trafficLog // whose rows Traffic is
+	blind func(device string) string // why a device did not tell of all drops; nil: nobody knows
+	log   *trafficLog                // whose rows Traffic is
 	paths *pathSets
 	spent []Settled // components whose flows of some time are not among Flows
 }
@@ -128,6 +132,8 @@ func (p Settled) spent(f *Flow, paths *pathSets) bool {
 // are not taken yet: device drops and undone notices may still come.
 func (s *Store) span(start, end, ripe int64, past []Settled, paths *pathSets) *Window {
 	w := &Window{Topo: s.topo, Start: start, End: end, Current: start, Open: map[Component]bool{}, paths: paths, spent: slices.Clone(past)}
+	w.Known = ripe - s.late.max(ripe) - minRTO
+	w.Counted = ripe - s.rows.max(ripe)
 	w.log = &s.traffic
 	w.Traffic, w.TrafficAt = s.traffic.of(start)
 flows:

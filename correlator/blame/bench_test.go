@@ -46,20 +46,24 @@ type figures struct {
 	Possible     float64  `json:"possible"`      // recall of naming every fault that lost a reported packet
 	FlowPossible float64  `json:"flow_possible"` // accuracy of one who knows all faults, but not where each packet died
 	Faults       int      `json:"faults"`
-	Bursts       int      `json:"bursts"`
-	BurstsNamed  int      `json:"bursts_named"`
-	Misclassed   int      `json:"misclassed"` // faults that last, taken for congestion
+	Named        int      `json:"named"`
+	// FaultPrecision leaves out what is named as congested, rightly or wrongly.
+	FaultPrecision float64 `json:"fault_precision"`
+	Bursts         int     `json:"bursts"`
+	BurstsNamed    int     `json:"bursts_named"`
+	BurstsFaulted  int     `json:"bursts_faulted"` // named as faults, or as of a later time
+	Misclassed     int     `json:"misclassed"`     // faults that last, taken for congestion
 }
 
 func (s *score) figures(row, evidence, method string) figures {
-	f := figures{row, evidence, method, s.precision(), s.recall(), s.accuracy(), nil, s.falseEpochs, int(s.all), s.millis / max(1, s.all), s.slowest, s.possible(), s.flowsPossible(), s.truth, s.bursts, s.burstsNamed, s.misclassed}
+	f := figures{row, evidence, method, s.precision(), s.recall(), s.accuracy(), nil, s.falseEpochs, int(s.all), s.millis / max(1, s.all), s.slowest, s.possible(), s.flowsPossible(), s.truth, s.named, s.faults(), s.bursts, s.burstsNamed, s.burstsFaulted, s.misclassed}
 	if ece, ok := s.calibration(); ok {
 		f.ECE = &ece
 	}
 	return f
 }
 
-const heading = "%-26s %-18s %-7s %6s %6s %6s %6s %9s %8s %8s %15s %18s\n"
+const heading = "%-26s %-18s %-7s %6s %6s %6s %6s %9s %8s %8s %15s  %s\n"
 
 func (f figures) print() {
 	ece := "-"
@@ -68,9 +72,9 @@ func (f figures) print() {
 	}
 	bursts := ""
 	if f.Bursts > 0 || f.Misclassed > 0 {
-		bursts = fmt.Sprintf("%d of %d, %d", f.BurstsNamed, f.Bursts, f.Misclassed)
+		bursts = fmt.Sprintf("%d of %d, %d; %d, %.3f", f.BurstsNamed, f.Bursts, f.BurstsFaulted, f.Misclassed, f.FaultPrecision)
 	}
-	fmt.Printf("%-26s %-18s %-7s %6.3f %6.3f %6.3f %6s %4d/%-4d %8.1f %8.1f     %.3f %.3f %18s\n", f.Row, f.Evidence, f.Method, f.Precision, f.Recall, f.FlowAccuracy, ece,
+	fmt.Printf("%-26s %-18s %-7s %6.3f %6.3f %6.3f %6s %4d/%-4d %8.1f %8.1f     %.3f %.3f  %s\n", f.Row, f.Evidence, f.Method, f.Precision, f.Recall, f.FlowAccuracy, ece,
 		f.FalseEpochs, f.Epochs, f.MeanMs, f.MaxMs, f.Possible, f.FlowPossible, bursts)
 }
 
@@ -181,7 +185,7 @@ func BenchmarkTable(t *testing.B) {
 		if !chosen(column.name, os.Getenv("BLAME_EVIDENCE")) {
 			continue
 		}
-		fmt.Printf(heading, "row", "device evidence", "method", "prec", "recall", "flows", "ECE", "false", "ms mean", "ms max", "rec/flows poss.", "bursts, class off")
+		fmt.Printf(heading, "row", "device evidence", "method", "prec", "recall", "flows", "ECE", "false", "ms mean", "ms max", "rec/flows poss.", "bursts named, as faults; class off, faults' prec")
 		total := make([]score, len(methods))
 		for _, row := range situations {
 			if !chosen(row.name, os.Getenv("BLAME_ROWS")) {

@@ -48,6 +48,13 @@
 // A path reported for a flow is wrong with a small probability ε, estimated
 // with the rest: then the flow took any path of its ECMP set.
 //
+// What a fault may lose is learned from the epoch's others: its prior is a flat
+// one over the decades and a Gamma density about the rate of each of them, both
+// averaged over the likelihood of its own losses, so that two losses, which tell
+// little of a rate, are not taken for a fault like the ones that lost hundreds.
+// Each learns from those that are surer than itself, so that a crowd of links of
+// which none stands out cannot vouch for one another.
+//
 // # Moments
 //
 // A fault loses packets at its rate all the time, a queue that overflows only for

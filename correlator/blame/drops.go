@@ -232,7 +232,7 @@ func (e *engine) rateTold(c Component, count float64) float64 {
 
 // priorTold is the prior of a component at the rate that a count amounts to.
 func (e *engine) priorTold(c Component, class string, count float64, others learned, self *fault) float64 {
-	return e.priorAround(e.kindAs(c, isCongestion(class)), e.rateTold(c, count), 1/count, others, self)
+	return e.priorAt(e.kindAs(c, isCongestion(class)), e.rateTold(c, count), count, others, self)
 }
 
 // A kind of fault is either seen by devices, nearly always, or gray and never

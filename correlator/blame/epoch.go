@@ -82,6 +82,10 @@ type Options struct {
 	// Name is the probability from which a component is named; default 2/3:
 	// twice as likely as not.
 	Name float64
+	// DateLast names components by how much they lost, whatever the times, which
+	// then tell of each when it lost it. Where noise comes in bursts of its own, as
+	// when a machine stalls, and there is time to look again, it is the safer way.
+	DateLast bool
 	// DeviceError is the share of instrumented devices that report a wrong
 	// port or nothing; default 0.1.
 	DeviceError float64

@@ -52,6 +52,14 @@ func (f *fault) typical() float64 {
 	return lost / packets
 }
 
+// losses is how many packets its rates amount to.
+func (f *fault) losses() (sum float64) {
+	for k := range f.params {
+		sum += f.params[k].x * f.params[k].packets
+	}
+	return sum
+}
+
 // occam is what the choice of its period costs a fault, nats.
 func (f *fault) occam() float64 {
 	if f.period == nil {
@@ -89,15 +97,15 @@ func (e *engine) addRates(f *fault, sign float64) {
 			e.rate[h.flow] += sign * p.x * e.weight(h)
 		}
 	}
-	if sign < 0 {
-		e.clip()
+	if sign > 0 {
+		return
 	}
-}
-
-// clip mends what rounding leaves after a subtraction.
-func (e *engine) clip() {
-	for i := range e.rows {
-		e.rate[i] = math.Max(e.rate[i], e.rows[i].hops*e.noise)
+	for k := range f.params { // mend what rounding leaves
+		for _, h := range f.params[k].hits {
+			if least := e.rows[h.flow].hops * e.noise; e.rate[h.flow] < least {
+				e.rate[h.flow] = least
+			}
+		}
 	}
 }
 

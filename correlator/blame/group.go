@@ -74,7 +74,8 @@ func (e *engine) resolve(c Component, early bool) bool {
 
 	whole := e.peak(e.through(c), e.packetsThrough(c))
 	others := e.learn(certain)
-	wholeScore := whole.evidence() + e.prior(c, math.Max(whole.x, rateFloor), others, nil)
+	wholePrior := e.priorAt(e.stratum(c), math.Max(whole.x, rateFloor), whole.sharp, others, nil)
+	wholeScore := whole.evidence() + wholePrior
 
 	var each []param
 	for _, l := range members {
@@ -82,7 +83,7 @@ func (e *engine) resolve(c Component, early bool) bool {
 			each = append(each, param{links: []int32{l}, packets: e.packets[l], x: math.Max(whole.x/2, 1e-7), hits: hits})
 		}
 	}
-	eachScore := e.local(each, 25) + e.prior(c, math.Max(whole.x, rateFloor), others, nil) + e.memberCost(members, each)
+	eachScore := e.local(each, 25) + wholePrior + e.memberCost(members, each)
 
 	few, fewScore := e.few(members, c.Kind == Host)
 	if early && !half(members, each) {
@@ -166,6 +167,7 @@ func (e *engine) few(members []int32, periods bool) ([]*fault, float64) {
 	var chosen []*fault
 	score := 0.0
 	others := e.learn(certain)
+	most := e.mostOdds(others)
 	taken := make(map[int32]bool)
 	for len(chosen) < len(members) {
 		best := suspect{}
@@ -177,8 +179,11 @@ func (e *engine) few(members []int32, periods bool) ([]*fault, float64) {
 			if periods {
 				s.peak, s.period, s.odds = e.measure(s.at, others)
 			} else {
+				if e.boundOf(l)+most[e.stratum(s.at)] <= best.odds {
+					continue
+				}
 				s.peak = e.peak(e.onLink(l), e.packets[l])
-				s.odds = s.evidence() + e.prior(s.at, s.x, others, nil)
+				s.odds = s.evidence() + e.prior(s.at, s.peak, others)
 			}
 			if s.odds > best.odds {
 				best = s
@@ -207,7 +212,7 @@ func (e *engine) few(members []int32, periods bool) ([]*fault, float64) {
 		for k, f := range chosen {
 			f.params[0].x = params[k].x
 			mass := params[k].x * params[k].packets
-			price += e.priorOf(f, math.Max(params[k].x, 1e-9), others) + f.occam() + 0.5*math.Log(2*math.Pi/math.Max(mass, 0.5))
+			price += e.priorOf(f, math.Max(params[k].x, 1e-9), mass, others) + f.occam() + 0.5*math.Log(2*math.Pi/math.Max(mass, 0.5))
 		}
 		score = math.Max(score, gain+price)
 	}

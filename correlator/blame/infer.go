@@ -9,6 +9,7 @@ func Infer(n *Network, ep *Epoch, o Options) Result {
 
 // infer goes the way of doc.go.
 func (e *engine) infer() Result {
+	e.timeless = e.o.DateLast && e.clock.before != nil
 	e.listen()
 	e.search()
 	e.weigh(e.faults)
@@ -33,5 +34,10 @@ func (e *engine) infer() Result {
 	e.weigh(e.faults[strong:]) // they explain nothing, so the others stay as they are
 	e.calibrate()
 	e.posterior()
+	if e.timeless {
+		e.timeless = false
+		e.rates()
+		e.date(true)
+	}
 	return e.result()
 }

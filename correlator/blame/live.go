@@ -28,6 +28,7 @@ type Live struct {
 	load         []Load
 
 	rows   []prepared // scratch
+	last   *engine    // whose memory serves the next
 	order  []FlowID   // of the flows in the latest result
 	result *Result    // nil when evidence changed since
 }
@@ -60,6 +61,14 @@ func (v *Live) Weigh(id FlowID, packets, lost float64) {
 	}
 	p.weigh(packets, lost)
 	v.result = nil
+}
+
+// Date says anew when a flow lost its packets, as [Flow.When]. An id that is not
+// there is no error.
+func (v *Live) Date(id FlowID, when Span) {
+	if p := v.flow[id]; p != nil && p.when != when {
+		p.when, v.result = when, nil
+	}
 }
 
 // weigh sets the packets of a row as [rowMaker.row] does.
@@ -140,7 +149,8 @@ func (v *Live) InferOrder(ids []FlowID) Result {
 			v.rows = append(v.rows, *p)
 		}
 	}
-	r := assemble(v.n, &Epoch{Drops: v.drops, Instrumented: v.instrumented, During: v.during, Load: v.load}, v.o, v.packets, v.rows).infer()
+	v.last = assemble(v.n, &Epoch{Drops: v.drops, Instrumented: v.instrumented, During: v.during, Load: v.load}, v.o, v.packets, v.rows, v.last)
+	r := v.last.infer()
 	v.order, v.result = append(v.order[:0], ids...), &r
 	return r
 }

@@ -72,7 +72,7 @@ func (e *engine) noisyLinks() []class {
 			if unexplained = append(unexplained, 0); f.weak {
 				unexplained[len(unexplained)-1] = f.peak.mass
 			}
-			priors = append(priors, e.prior(f.at, f.peak.x, learned{}, f))
+			priors = append(priors, e.prior(f.at, f.peak, learned{}))
 		}
 	}
 	for _, s := range e.faint {
@@ -81,7 +81,7 @@ func (e *engine) noisyLinks() []class {
 		}
 		peaks = append(peaks, s.peak)
 		unexplained = append(unexplained, s.peak.mass)
-		priors = append(priors, e.prior(s.at, s.x, learned{}, nil))
+		priors = append(priors, e.prior(s.at, s.peak, learned{}))
 	}
 	if len(peaks) == 0 {
 		return none

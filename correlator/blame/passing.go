@@ -33,10 +33,11 @@ func (p *period) same(o *period) bool {
 }
 
 const (
-	// Of the faults in an epoch that are not mere congestion, few begin or end in it.
-	faultLasts  = 0.94
-	faultBegins = 0.03
-	faultEnds   = 0.03
+	// Of the faults in an epoch that are not mere congestion, few begin or end in it:
+	// they last for an hour or so, and an epoch for half a minute.
+	faultLasts  = 0.98
+	faultBegins = 0.01
+	faultEnds   = 0.01
 
 	// Congestion is overload by less than a half: what takes more of the packets
 	// for a moment is something else, a link that flaps.
@@ -79,6 +80,9 @@ func (e *engine) packetsDuring(l int32, p *period) float64 {
 // before only if again is true or there are no times, which costs little. It says
 // whether any answer changed.
 func (e *engine) date(again bool) (changed bool) {
+	if e.timeless {
+		return false
+	}
 	others := e.learn(certain)
 	for _, f := range e.faults {
 		if f.at.Kind != Link || f.told || f.weak || f.dated && !again && e.clock.before != nil {
@@ -121,7 +125,7 @@ type dated struct {
 // (m/Mq)^m·e^(M−m), but for what the losses outside cost. Averaged over the
 // periods that may be, it is comparable with that of no period.
 func (e *engine) periodOf(l int32, hits []hit, whole peak, others learned, self *fault) *period {
-	if whole.x <= 0 {
+	if whole.x <= 0 || e.timeless {
 		return nil
 	}
 	losses := e.windows.losses[:0]
@@ -153,7 +157,7 @@ func (e *engine) periodOf(l int32, hits []hit, whole peak, others learned, self 
 	w.losses, w.mass, w.cost = losses, mass, cost
 	s := e.stratum(Component{Link, l})
 	prior := func(s stratum, share float64) float64 {
-		return e.priorAround(s, math.Min(rateCeiling, whole.x/share), 1/mass, others, self)
+		return e.priorAt(s, math.Min(rateCeiling, whole.x/share), mass, others, self)
 	}
 	best, period := prior(s, 1)+math.Log(faultLasts), (*period)(nil)
 	consider := func(p *guess, prior, share float64) {
@@ -236,8 +240,8 @@ func (e *engine) untimed(l int32, c *crowds, others learned, self *fault) *perio
 		}
 	}
 	s, mass := e.stratum(Component{Link, l}), float64(len(c.lost))
-	lasts := e.priorAround(s, x, 1/mass, others, self) + math.Log(faultLasts)
-	passes := e.priorAround(s+bursts, rate, 1/mass, others, self) + addLogs(logs...) - math.Log(crowdsRates)
+	lasts := e.priorAt(s, x, mass, others, self) + math.Log(faultLasts)
+	passes := e.priorAt(s+bursts, rate, mass, others, self) + addLogs(logs...) - math.Log(crowdsRates)
 	if passes <= lasts {
 		return nil
 	}
@@ -415,14 +419,24 @@ func (e *engine) tellPeriod(f *fault, b *Blame) {
 	}
 	b.During = p.Span
 	share := math.Min(1, e.lostAt(f)/math.Max(f.params[0].packets, 1)) // of the packets then
+	young := !p.passing && p.To >= e.clock.To && p.length() <= passes[len(passes)-1]
 	switch {
+	case e.o.DateLast && young && share <= congestedMost:
+		b.Trace = append(b.Trace, fmt.Sprintf("its losses began %.1f s ago, %s of the packets since: a queue that overflows, unless they go on", p.length(), percent(share)))
+		if b.Class == "" {
+			b.Class = congestion
+		}
 	case !p.Known():
 		b.Trace = append(b.Trace, fmt.Sprintf("few flows lost much there, the rest nothing: as in a moment when %s of the packets were lost, of a queue that overflowed", percent(share)))
 		if b.Class == "" {
 			b.Class = congestion
 		}
 	case !p.passing:
-		b.Trace = append(b.Trace, fmt.Sprintf("its losses were from %.1f s to %.1f s of the clock, to an edge of the epoch", p.From, p.To))
+		if e.clock.To-p.To < p.From-e.clock.From {
+			b.Trace = append(b.Trace, fmt.Sprintf("its losses began %.1f s into the epoch and went on to its end", p.From-e.clock.From))
+		} else {
+			b.Trace = append(b.Trace, fmt.Sprintf("its losses ended %.1f s before the epoch did", e.clock.To-p.To))
+		}
 	case share > congestedMost:
 		b.Trace = append(b.Trace, fmt.Sprintf("its losses were within %.1f s, too many of the packets then for a full queue", p.length()))
 	default:

@@ -28,7 +28,28 @@ func (e *engine) peak(hits []hit, packets float64) (p peak) {
 	if slope <= 0 {
 		return peak{}
 	}
-	// The root lies below lost/packets; halve the decades, then Newton.
+	p.x = e.root(hits, packets, lost)
+	x := p.x
+	p.gain = -packets * x
+	for _, h := range hits {
+		r := e.rows[h.flow].lost
+		ax := float64(h.own) * x
+		p.gain += r * math.Log1p(ax/e.rate[h.flow])
+		share := ax / (e.rate[h.flow] + ax)
+		p.mass += r * share
+		p.sharp += r * share * share
+		p.flows += math.Min(1, r) * share
+	}
+	return p
+}
+
+// root is the rate at which the likelihood of a component is highest, where its
+// slope at 0 is positive.
+func (e *engine) root(hits []hit, packets, lost float64) float64 {
+	if len(hits) == 1 {
+		return math.Min(lost/packets-e.rate[hits[0].flow]/float64(hits[0].own), rateCeiling)
+	}
+	// It lies below lost/packets; halve the decades, then Newton.
 	high := math.Min(rateCeiling, lost/packets)
 	low := high * 1e-5
 	x := high
@@ -55,19 +76,7 @@ func (e *engine) peak(hits []hit, packets float64) (p peak) {
 		}
 		x += f / df
 	}
-	x = math.Min(x, rateCeiling)
-	p.x = x
-	p.gain = -packets * x
-	for _, h := range hits {
-		r := e.rows[h.flow].lost
-		ax := float64(h.own) * x
-		p.gain += r * math.Log1p(ax/e.rate[h.flow])
-		share := ax / (e.rate[h.flow] + ax)
-		p.mass += r * share
-		p.sharp += r * share * share
-		p.flows += math.Min(1, r) * share
-	}
-	return p
+	return math.Min(x, rateCeiling)
 }
 
 // profile is [engine.peak] with the noise fitted anew, which the component would
@@ -168,6 +177,17 @@ func (p peak) evidence() float64 {
 		out += 2 * math.Log(p.x/rateFloor)
 	}
 	return out
+}
+
+// boundOf bounds the gain of a link from above.
+func (e *engine) boundOf(l int32) float64 {
+	lost, sum := 0.0, 0.0
+	for _, h := range e.onLink(l) {
+		r := e.rows[h.flow].lost
+		lost += r
+		sum += r * float64(h.own) / e.rate[h.flow]
+	}
+	return bound(lost, sum, e.packets[l])
 }
 
 // bound is a quick upper bound of a gain from the losses of the rows and their

@@ -73,7 +73,8 @@ func (e *engine) weigh(faults []*fault) {
 				f.peak.flows += math.Min(1, e.rows[h.flow].lost) * p.x * e.weight(h) / e.rate[h.flow]
 			}
 		}
-		f.evidence = f.odds - e.prior(f.at, math.Max(f.typical(), rateFloor), learned{}, nil)
+		f.peak.sharp = f.peak.mass
+		f.evidence = f.odds - e.priorAt(e.stratum(f.at), rateFloor, 1, learned{}, nil)
 	}
 }
 
@@ -192,18 +193,24 @@ func (e *engine) crossedBy(f *fault) (out []int32) {
 }
 
 // posterior turns evidence into probabilities. How many faults to expect is
-// learned from the other faults of the epoch.
+// learned from the other faults of the epoch: for each from those that are surer
+// on their own. Were it from all, a crowd of links of which none stands out would
+// vouch for one another.
 func (e *engine) posterior() {
 	noisy := e.noisyLinks()
-	average := make([]float64, len(e.faults))
+	average, order := make([]float64, len(e.faults)), slices.Clone(e.faults)
 	for _, c := range noisy {
 		for _, f := range e.faults {
-			f.probability = 0
+			f.probability = e.probability(f, learned{}, c)
 		}
-		for range 6 {
-			others := e.learn(func(f *fault) float64 { return f.probability })
-			for _, f := range e.faults {
-				f.probability = e.probability(f, others, c)
+		slices.SortStableFunc(order, func(a, b *fault) int {
+			return cmp.Or(-cmp.Compare(a.probability, b.probability), -cmp.Compare(a.evidence, b.evidence))
+		})
+		var surer learned
+		for _, f := range order {
+			f.probability = e.probability(f, surer, c)
+			if s := e.kind(f); f.probability > 0 && f.typical() > 0 {
+				surer[s] = append(surer[s], known{f, math.Log(f.typical()), f.probability})
 			}
 		}
 		for i, f := range e.faults {
@@ -231,7 +238,7 @@ func (e *engine) posterior() {
 
 func (e *engine) probability(f *fault, others learned, c class) float64 {
 	x := math.Max(f.peak.x, rateFloor)
-	host := e.priorOf(f, x, others) + f.evidence
+	host := e.priorOf(f, x, f.peak.sharp, others) + f.evidence
 	same, other := 0.0, 0.0 // of the fault; of the report being of something else
 	var against []float64
 	if t := &f.heard; t.count > 0 {
@@ -246,12 +253,17 @@ func (e *engine) probability(f *fault, others learned, c class) float64 {
 		against = e.natural(f.at, f.steady, c, 1)
 	}
 	mine := same
+	if t := &f.heard; !t.misplaced() && t.agree > proven {
+		// Were the report of something else, hosts would not have lost as much just
+		// where it says.
+		other -= contradicted
+	}
 	for _, r := range f.rivals {
 		w := 0.0
 		if at := (Component{Link, r.link}); len(e.placed[at]) == 0 {
 			w, _ = e.mute(at)
 		}
-		odds := e.priorAround(e.kindAs(Component{Link, r.link}, f.congested), x, 0, others, f) + math.Max(r.evidence, -50) + w + other
+		odds := e.priorAt(e.kindAs(Component{Link, r.link}, f.congested), x, f.peak.sharp, others, f) + math.Max(r.evidence, -50) + w + other
 		if f.heard.misplaced() && slices.Contains(e.ports(&f.heard.report), r.link) {
 			odds = mine + r.evidence - f.evidence // its device may as well mean that
 		}

@@ -26,11 +26,15 @@ type engine struct {
 	entWeight []float32
 	hitStart  []int32 // hits of a link, by link
 	hits      []hit
-	touched   []int32 // links with hits
+	crossing  map[int32][]hit // of links, as [engine.withShares] gives them
+	held      int             // hits in it
+	touched   []int32         // links with hits
 	groups    []*bundle
 	groupOf   []*bundle // by device, then by host
+	bundles   []bundle  // all of them
 
 	clock    clock
+	timeless bool       // nobody is asked for a period yet
 	windows  windows    // scratch of [engine.periodOf]
 	packets  []float64  // through each link
 	carried  float64    // their sum
@@ -49,6 +53,7 @@ type engine struct {
 	pruned map[Component]int
 
 	faint []suspect // links too weak to be suspects
+	list  []suspect // scratch of [engine.screen]
 
 	reports   map[Component]*report   // by what they say
 	order     []*report               // most drops first
@@ -79,21 +84,26 @@ func prepareOn(clean *Tally, ep *Epoch, o Options) *engine {
 	for i := range ep.Lossy {
 		rows[i] = m.row(&ep.Lossy[i])
 	}
-	return assemble(clean.n, ep, o, clean.traffic(), rows)
+	return assemble(clean.n, ep, o, clean.traffic(), rows, nil)
 }
 
 // assemble makes an engine of the loss-free traffic and the lossy flows, in
-// this order: the same evidence gives the same sums, to the last bit.
-func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared) *engine {
-	e := &engine{n: n, e: ep, o: o.withDefaults(), s: n.newSpreader(), assumed: t.assumed,
-		packets: slices.Clone(t.packets), input: make([]int32, len(rows)), entStart: []int32{0}}
+// this order: the same evidence gives the same sums, to the last bit. It takes the
+// memory of an engine of the same network that is needed no more; nil: there is none.
+func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared, old *engine) *engine {
+	if old == nil {
+		old = &engine{s: n.newSpreader()}
+	}
+	e := &engine{n: n, e: ep, o: o.withDefaults(), s: old.s, assumed: t.assumed,
+		packets: append(old.packets[:0], t.packets...), input: again(old.input, len(rows)), entStart: append(old.entStart[:0], 0),
+		hits: old.hits, touched: old.touched[:0], groups: old.groups[:0], groupOf: old.groupOf, bundles: old.bundles, list: old.list}
 	sources := slices.Clone(t.sources)
 	entries := 0
 	for i := range rows {
 		entries += len(rows[i].links)
 	}
-	e.rows = make([]row, 0, len(rows))
-	e.entLink, e.entWeight = make([]int32, 0, entries), make([]float32, 0, entries)
+	e.rows = slices.Grow(old.rows[:0], len(rows))
+	e.entLink, e.entWeight = slices.Grow(old.entLink[:0], entries), slices.Grow(old.entWeight[:0], entries)
 	for i := range rows {
 		p := &rows[i]
 		e.input[i] = -1
@@ -134,14 +144,25 @@ func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared) *eng
 		}
 	}
 	e.clock = newClock(ep, e.rows)
-	e.rate = make([]float64, len(e.rows))
-	e.mark = make([]float64, len(e.rows))
-	e.taken = make([]bool, len(e.rows))
-	e.sumR = make([]float64, n.Links())
-	e.sumA = make([]float64, n.Links())
-	e.links = make([]bool, n.Links())
+	e.rate = again(old.rate, len(e.rows))
+	e.mark = again(old.mark, len(e.rows))
+	e.taken = again(old.taken, len(e.rows))
+	e.sumR = again(old.sumR, n.Links())
+	e.sumA = again(old.sumA, n.Links())
+	e.links = again(old.links, n.Links())
 	e.pruned = make(map[Component]int)
+	e.crossing = make(map[int32][]hit)
 	return e
+}
+
+// again makes a slice of zeros, of old memory if there is enough.
+func again[T any](old []T, n int) []T {
+	if cap(old) < n {
+		return make([]T, n, n+n/8)
+	}
+	old = old[:n]
+	clear(old)
+	return old
 }
 
 // invert sorts the rows' entries by link.
@@ -154,7 +175,7 @@ func (e *engine) invert() {
 			owner[j] = int32(i)
 		}
 	}
-	e.hits = make([]hit, len(order))
+	e.hits = again(e.hits, len(order))
 	for i, j := range order {
 		w := e.entWeight[j]
 		e.hits[i] = hit{flow: owner[j], own: w, share: w}
@@ -179,7 +200,8 @@ type bundle struct {
 
 // gather lists the devices and hosts that losses touch.
 func (e *engine) gather() {
-	e.groupOf = make([]*bundle, e.n.Devices()+e.n.Hosts())
+	e.groupOf = again(e.groupOf, e.n.Devices()+e.n.Hosts())
+	e.bundles = slices.Grow(e.bundles[:0], len(e.groupOf)) // never more: they stay where they are
 	for _, l := range e.touched {
 		if _, to := e.n.ends(l); to >= 0 {
 			e.group(Component{Device, to})
@@ -197,7 +219,8 @@ func (e *engine) group(c Component) *bundle {
 	}
 	g := e.groupOf[i]
 	if g == nil {
-		g = &bundle{at: c, entries: e.n.entries(c)}
+		e.bundles = append(e.bundles, bundle{at: c, entries: e.n.entries(c)})
+		g = &e.bundles[len(e.bundles)-1]
 		for _, l := range g.entries {
 			g.packets += e.packets[l]
 		}
@@ -244,12 +267,27 @@ func (e *engine) packetsThrough(c Component) float64 {
 }
 
 // withShares gives the hits of a link with the weight they have if the path
-// reported is wrong, and adds the rows that cross it only then.
+// reported is wrong, and adds the rows that cross it only then. Nobody changes
+// them.
 func (e *engine) withShares(l int32) []hit {
-	own := e.onLink(l)
 	if l >= e.n.fabric() {
-		return own // a host has one link: nothing to get wrong
+		return e.onLink(l) // a host has one link: nothing to get wrong
 	}
+	out, found := e.crossing[l]
+	if !found {
+		out = e.shareOut(l)
+		if e.held += len(out); e.held <= maxHeld {
+			e.crossing[l] = out
+		}
+	}
+	return out
+}
+
+// maxHeld bounds the hits that withShares keeps: 12 bytes each.
+const maxHeld = 4 << 20
+
+func (e *engine) shareOut(l int32) []hit {
+	own := e.onLink(l)
 	out := make([]hit, 0, 2*len(own))
 	var last *shareSet
 	share := float32(0)

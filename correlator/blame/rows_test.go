@@ -110,6 +110,7 @@ var methods = []struct {
 	{"vote", func(f *fabric, e *evidence) Result { return Vote(f.n, e.whole) }, nil},
 	{"fused", func(f *fabric, e *evidence) Result { return Infer(f.n, e.whole, Options{}) }, nil},
 	{"history", remembering, func(s setup) bool { return s.epochs > 1 }},
+	{"informed", func(f *fabric, e *evidence) Result { return f.informed(e) }, informs},
 	{"oracle", func(f *fabric, e *evidence) Result { return f.oracle(e) }, nil},
 }
 

@@ -13,15 +13,20 @@ type bin struct{ p, hit, n float64 }
 // A class of interchangeable components is right if a faulty one is among them,
 // as is the cause of a flow that is such a class. Of a device that failed as a
 // whole its links are wrong: it must be named itself. A link whose queue
-// overflowed is no false link fault while it is named as congested and for the
-// epoch in which that was; named as anything else, or for a later one, it is
-// wrong. A fault that lasts and is named as congested is right, but misclassed.
+// overflowed is right while it is named as congested and for the epoch in which
+// that was; named as anything else, or for a later one, it is wrong. A fault that
+// lasts and is named as congested is right, but misclassed. Precision is of all
+// that is named; that of faults leaves out what is named as congested, rightly or
+// wrongly, unless it is a fault.
 type score struct {
 	named, right, truth, found int
 	shown                      int // faults that lost a reported packet
 	flows, flowsRight          int
 	explicable                 int // flows whose cause can be told at best
+	claimed                    int // named as faults
+	claimedRight               int
 	bursts, burstsNamed        int // congested links that lost enough to be seen
+	burstsFaulted              int // congested links named as faults
 	misclassed                 int // faults that last, taken for congestion
 	falseEpochs                int
 	bins                       [10]bin
@@ -67,13 +72,22 @@ func (s *score) add(f *fabric, e *evidence, r Result, millis float64) {
 			for _, c := range members(b) {
 				burst[c.ID] = true
 			}
+			s.named++
+			s.right++
 			continue
 		}
 		s.named++
+		if right || b.Class != congestion {
+			s.claimed++
+		}
 		if right {
 			s.right++
+			s.claimedRight++
 		} else {
 			wrong = true
+			if b.Component.Kind == Link && f.burst[b.Component.ID] {
+				s.burstsFaulted++
+			}
 		}
 	}
 	if wrong {
@@ -96,8 +110,8 @@ func (s *score) add(f *fabric, e *evidence, r Result, millis float64) {
 		}
 	}
 	for _, b := range slices.Concat(r.Components, r.Suspects) {
-		right := hit(b)
-		if b.Probability < .01 || !right && congested(b) {
+		right := hit(b) || congested(b)
+		if b.Probability < .01 {
 			continue
 		}
 		bin := &s.bins[min(9, int(b.Probability*10))]
@@ -133,6 +147,9 @@ func (s *score) join(o *score) {
 	s.explicable += o.explicable
 	s.flows += o.flows
 	s.flowsRight += o.flowsRight
+	s.claimed += o.claimed
+	s.claimedRight += o.claimedRight
+	s.burstsFaulted += o.burstsFaulted
 	s.bursts += o.bursts
 	s.burstsNamed += o.burstsNamed
 	s.misclassed += o.misclassed
@@ -156,7 +173,11 @@ func ratio(a, b int) float64 {
 
 func (s *score) precision() float64 { return ratio(s.right, s.named) }
 func (s *score) recall() float64    { return ratio(s.found, s.truth) }
-func (s *score) accuracy() float64  { return ratio(s.flowsRight, s.flows) }
+
+// faults is the precision of what is named as a fault.
+func (s *score) faults() float64 { return ratio(s.claimedRight, s.claimed) }
+
+func (s *score) accuracy() float64 { return ratio(s.flowsRight, s.flows) }
 
 // possible is the recall of naming every fault that lost a reported packet.
 func (s *score) possible() float64 { return ratio(s.shown, s.truth) }

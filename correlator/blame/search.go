@@ -97,34 +97,64 @@ func certain(f *fault) float64 {
 }
 
 // prior is the log odds of a component before the evidence, by the density of
-// the log of its rate: the same in all decades, and higher near the rates of
-// the epoch's other faults of its stratum, one e-fold wide round each.
-func (e *engine) prior(c Component, x float64, others learned, self *fault) float64 {
-	return e.priorAround(e.stratum(c), x, 0, others, self)
+// the log of its rate, averaged over the likelihood of its peak: the same in all
+// decades, and higher near the rates of the epoch's other faults of its stratum.
+func (e *engine) prior(c Component, p peak, others learned) float64 {
+	return e.priorAt(e.stratum(c), p.x, p.sharp, others, nil)
 }
 
-// priorOf is [engine.prior] of a fault as what it is thought to be.
-func (e *engine) priorOf(f *fault, x float64, others learned) float64 {
-	return e.priorAround(e.kind(f), x, 0, others, f)
+// priorOf is [engine.prior] of a fault as what it is thought to be, at a rate
+// that so many losses tell.
+func (e *engine) priorOf(f *fault, x, losses float64, others learned) float64 {
+	return e.priorAt(e.kind(f), x, losses, others, f)
 }
 
-// priorAround is [engine.prior] averaged over a peak of so much variance in the
-// log of the rate.
-func (e *engine) priorAround(s stratum, x, variance float64, others learned, self *fault) float64 {
-	expected := expectedFaults[s] / rateRange
+// Faults of an epoch are alike, but by how much? One more has the rate of any of
+// them times a Gamma variable of mean 1, whose shape grows with a power of their
+// number: the more there are, the better they tell.
+const shapeGrows = 0.3
+
+// priorAt is [engine.prior] of a stratum, at a rate that so many losses tell. The
+// average over a Gamma variable of so many losses is a negative binomial.
+func (e *engine) priorAt(s stratum, x, losses float64, others learned, self *fault) float64 {
+	expected, n := expectedFaults[s]/rateRange, 0.0
 	for _, k := range others[s] {
 		if k.fault != self {
-			z := math.Log(x) - k.log
-			expected += k.probable * math.Exp(-z*z/2/(1+variance)) / math.Sqrt(2*math.Pi*(1+variance))
+			n += k.probable
+		}
+	}
+	if n > 0 {
+		m, a := math.Max(0.5, math.Min(losses, 1e4)), shape(n)
+		top, _ := math.Lgamma(a + m)
+		bottom, _ := math.Lgamma(a)
+		all := top - bottom + m + a*math.Log(a) - 0.5*math.Log(2*math.Pi/m)
+		at := math.Log(x)
+		for _, k := range others[s] {
+			if k.fault != self && k.probable > 0 {
+				z := at - k.log
+				expected += k.probable * math.Exp(all+a*z-(a+m)*math.Log(a*math.Exp(z)+m))
+			}
 		}
 	}
 	return math.Log(expected / e.size(s))
 }
 
+func shape(n float64) float64 { return math.Pow(math.Max(1, n), shapeGrows) }
+
 // priorBound bounds the priors of a stratum from above.
 func (e *engine) priorBound(s stratum, others learned) float64 {
-	expected := expectedFaults[s] / rateRange
-	return math.Log((expected + float64(len(others[s]))/math.Sqrt(2*math.Pi)) / e.size(s))
+	n := float64(len(others[s]))
+	return math.Log((expectedFaults[s]/rateRange + 1.2*n*math.Sqrt(shape(n)/(2*math.Pi))) / e.size(s))
+}
+
+// mostOdds bounds by how much the log odds of a component of each stratum can
+// exceed its gain in log-likelihood: no Bayes factor does so by more than the
+// first term.
+func (e *engine) mostOdds(others learned) (most [strata]float64) {
+	for s := range strata {
+		most[s] = 0.5*math.Log(4*math.Pi) + e.priorBound(s, others)
+	}
+	return most
 }
 
 func (e *engine) size(s stratum) float64 {
@@ -190,7 +220,7 @@ func (e *engine) rounds(n int) int {
 func (e *engine) prune() {
 	others := e.learn(certain)
 	gone := e.drop(func(f *fault) bool {
-		return f.told || e.loss(f)+f.occam()+e.priorOf(f, f.typical(), others) > faultOdds
+		return f.told || e.loss(f)+f.occam()+e.priorOf(f, f.typical(), f.losses(), others) > faultOdds
 	})
 	for _, f := range gone {
 		e.pruned[f.at]++
@@ -283,7 +313,7 @@ func (e *engine) nextOfFew(settled map[Component]bool) []suspect {
 		s.peak, s.period, s.odds = e.measure(s.at, others)
 		if q := e.profile(hits, packets, noise); s.period == nil && q.gain > s.peak.gain {
 			s.peak = q
-			s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil)
+			s.odds = s.peak.evidence() + e.prior(s.at, s.peak, others)
 		}
 		if s.odds > best.odds && s.flows >= singleFlow {
 			best = s
@@ -308,7 +338,7 @@ type suspect struct {
 func (e *engine) measure(c Component, others learned) (p peak, when *period, odds float64) {
 	hits, packets := e.through(c), e.packetsThrough(c)
 	p = e.peak(hits, packets)
-	odds = p.evidence() + e.prior(c, p.x, others, nil)
+	odds = p.evidence() + e.prior(c, p, others)
 	if c.Kind != Link || odds > proven || p.mass < singleFlow {
 		return p, nil, odds
 	}
@@ -317,7 +347,7 @@ func (e *engine) measure(c Component, others learned) (p peak, when *period, odd
 		return p, nil, odds
 	}
 	q := e.peak(e.during(hits, d), e.packetsDuring(c.ID, d))
-	then := q.evidence() + d.nats + e.priorAround(e.kindAs(c, d.passing), q.x, 0, others, nil)
+	then := q.evidence() + d.nats + e.priorAt(e.kindAs(c, d.passing), q.x, q.sharp, others, nil)
 	if then <= odds {
 		return p, nil, odds
 	}
@@ -338,7 +368,7 @@ func (e *engine) suspects() {
 			continue
 		}
 		s.peak = e.peak(e.onLink(s.at.ID), e.packets[s.at.ID])
-		if s.odds = s.peak.evidence() + e.prior(s.at, s.x, others, nil); s.odds > faintOdds {
+		if s.odds = s.peak.evidence() + e.prior(s.at, s.peak, others); s.odds > faintOdds {
 			list = append(list, s)
 		}
 	}
@@ -407,13 +437,9 @@ func (e *engine) screen(settled map[Component]bool, least float64) []suspect {
 			e.sumR[l], e.sumA[l] = 0, 0
 		}
 	}()
-	var list []suspect
+	list := e.list[:0] // the one before is needed no more
 	others := e.learn(certain)
-	// No Bayes factor exceeds the gain by more than the first term.
-	var most [strata]float64
-	for s := range strata {
-		most[s] = 0.5*math.Log(4*math.Pi) + e.priorBound(s, others)
-	}
+	most := e.mostOdds(others)
 	consider := func(c Component, gain float64) {
 		if odds := gain + most[e.stratum(c)]; odds > least {
 			list = append(list, suspect{scored: scored{c, odds}})
@@ -446,5 +472,6 @@ func (e *engine) screen(settled map[Component]bool, least float64) []suspect {
 		}
 		consider(g.at, bound(lost, sum, g.packets))
 	}
+	e.list = list
 	return list
 }

@@ -137,7 +137,7 @@ func (e *engine) accuse(r *report, others learned, hosts bool) (odds, x float64)
 	host := math.Inf(-1)
 	if hosts {
 		if p := e.peak(hits, e.packetsThrough(r.at)); p.x > 0 {
-			host = e.prior(r.at, p.x, others, nil) + p.evidence()
+			host = e.prior(r.at, p, others) + p.evidence()
 		}
 	}
 	fault, good, _ := e.joint(&t, e.priorTold(r.at, t.class, t.count, others, nil), host, e.natural(r.at, t.seen, class{}, e.devNoise/e.noise))

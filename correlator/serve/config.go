@@ -59,13 +59,21 @@ func DefaultConfig() Config {
 func (c *Config) Validate() error {
 	switch {
 	case c.Topology == "":
-		return errors.New("topology: name the file that describes the network; `decaf topology clos` writes an example")
+		return errors.New("no topology: name the file that describes the network; `decaf trace HOST:PORT --all-paths --learn FILE` makes one of what it finds, `decaf topology clos` writes an example")
 	case c.Data == "":
 		return errors.New("data: name a directory to keep evidence, reports and findings in")
 	case c.NATS.URL != "" && c.NATS.Listen != "":
 		return errors.New("nats: url and listen exclude each other: either use a server or embed one")
 	case !slices.Contains(correlator.Methods(), c.Method):
 		return fmt.Errorf("method %q: give one of %s", c.Method, strings.Join(correlator.Methods(), ", "))
+	}
+	for key, address := range map[string]string{"nats": c.NATS.Listen, "api": c.API.Listen} {
+		if address == "" || strings.HasPrefix(address, "fd://") {
+			continue
+		}
+		if err := service.ValidListen(address); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
 	}
 	return nil
 }
