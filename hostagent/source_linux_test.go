@@ -37,8 +37,8 @@ func ofFlow(f packet.Flow, kinds ...decafpb.RetransmitKind) func(*decafpb.Retran
 }
 
 // Each source sees the tail of a connection sent again, and its cookie; those
-// that a tracepoint tells at once, sock_diag within a second, when a timeout may
-// have come on top of the probe.
+// with a program at once, the others within a second, when a timeout may have come
+// on top of the probe: not every event reaches the buffers that perf reads (perf_linux.go).
 func TestSourcesSeeData(t *testing.T) {
 	l := newLab(t)
 	for _, source := range append(lesser, sourceBTF) {
@@ -55,7 +55,7 @@ func TestSourcesSeeData(t *testing.T) {
 					t.Fatal(err)
 				}
 				first := rec.wait(t, "a retransmit", ofFlow(p.flow(), kindTLP, kindRTO))
-				if source != sourceDiag && first.GetKind() != kindTLP {
+				if (source == sourceBTF || source == sourceTracepoint) && first.GetKind() != kindTLP {
 					t.Errorf("first %v, want the tail loss probe", first.GetKind())
 				}
 				last := rec.wait(t, "a timeout", isFlow(p.flow(), kindRTO))
