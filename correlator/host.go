@@ -262,6 +262,16 @@ func (x *hostCase) reads(h int32, pairs []pair) (Candidate, bool) {
 func (x *hostCase) sends(h int32) (Candidate, bool) {
 	name := x.topo.Hosts[h].Name
 	pairs := slices.DeleteFunc(slices.Clone(x.from[h]), func(k pair) bool { return x.sums[k].timed == 0 })
+	// Most hosts are done here: to look at all others for each is dear.
+	late := 0
+	for _, k := range pairs {
+		if s := x.sums[k]; mean(s.rtt, s.timed) >= x.Slow {
+			late++
+		}
+	}
+	if 4*late < 3*len(pairs) || !x.agree(late, len(pairs)) {
+		return Candidate{}, false
+	}
 	var others, near []float64
 	for _, k := range x.order {
 		if s := x.sums[k]; k.src != h && k.dst != h && s.timed > 0 {

@@ -46,6 +46,7 @@ var rules = []rule{
 	{"IP_INHDR", "ip_mr_forward", 0, ErrorsL3RxTTL},
 	{"IP_INHDR", "", 0, ErrorsL3RxInvalid},
 	{"PKT_TOO_BIG", "", 0, ErrorsL3RxMTU},
+	{"NOT_SPECIFIED", "ip6_fragment", 0, ErrorsL3RxMTU},
 
 	// Filters.
 	{"NETFILTER_DROP", "", 0, PolicyL3ACL},
