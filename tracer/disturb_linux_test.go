@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -175,23 +176,9 @@ func TestFlowLabelDecidesThePath(t *testing.T) {
 	spineOf := map[uint32]string{}
 	for i := range 12 {
 		flow := flowOf(true, uint16(40000+i))
-		before := f.received()
 		c := f.dial(flow)
-		for range 40 {
-			if _, err := c.Write(make([]byte, 500)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		label, spine := f.labelOf(seen, flow), 0
-		eventually(t, func() bool {
-			after, most := f.received(), uint64(0)
-			for s := range after {
-				if n := after[s] - before[s]; n > most {
-					most, spine = n, s+1
-				}
-			}
-			return most >= 5
-		})
+		spine := f.spineOf(t, c)
+		label := f.labelOf(seen, flow)
 		p := tr.Do(t.Context(), Request{Flow: flow, Epoch: 1, FlowLabel: label})
 		c.Close()
 		want(t, p, "complete", "")
@@ -203,6 +190,27 @@ func TestFlowLabelDecidesThePath(t *testing.T) {
 	if len(spineOf) < 2 {
 		t.Errorf("%d labels for 12 flows", len(spineOf))
 	}
+}
+
+// spineOf sends on a connection and gives the number of the spine it goes over.
+func (f *fan) spineOf(t *testing.T, c net.Conn) (spine int) {
+	t.Helper()
+	before := f.received()
+	for range 40 {
+		if _, err := c.Write(make([]byte, 500)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, func() bool {
+		after, most := f.received(), uint64(0)
+		for s := range after {
+			if n := after[s] - before[s]; n > most {
+				most, spine = n, s+1
+			}
+		}
+		return most >= 5
+	})
+	return spine
 }
 
 // outgoing opens a socket that sees what a node sends.

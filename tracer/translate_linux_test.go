@@ -51,22 +51,7 @@ func TestTranslatedFlows(t *testing.T) {
 		for i := range 8 {
 			flow := flowOf(v6, uint16(40000+i))
 			c := f.dial(flow)
-			before := f.received()
-			for range 40 {
-				if _, err := c.Write(make([]byte, 500)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			spine := 0
-			eventually(t, func() bool {
-				after, most := f.received(), uint64(0)
-				for s := range after {
-					if n := after[s] - before[s]; n > most {
-						most, spine = n, s+1
-					}
-				}
-				return most >= 5
-			})
+			spine := f.spineOf(t, c)
 			p := tr.Trace(t.Context(), flow, 1)
 			want(t, p, "complete", "")
 			a := addr4
@@ -138,22 +123,7 @@ func TestFlowsToATranslatedDestination(t *testing.T) {
 			flow := flowOf(v6, uint16(41000+i))
 			flow.Dst = service
 			c := f.dial(flow)
-			before := f.received()
-			for range 40 {
-				if _, err := c.Write(make([]byte, 500)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			spine := 0
-			eventually(t, func() bool {
-				after, most := f.received(), uint64(0)
-				for s := range after {
-					if n := after[s] - before[s]; n > most {
-						most, spine = n, s+1
-					}
-				}
-				return most >= 5
-			})
+			spine := f.spineOf(t, c)
 			p := tr.Trace(t.Context(), flow, 1)
 			want(t, p, "complete", "")
 			if wire, err := packet.FlowFromPB(p.GetProbed()); err != nil || wire.Dst != server || wire.Src != flow.Src {
