@@ -142,20 +142,32 @@ func poll(t testing.TB, what string, holds func() bool) {
 // subscribe opens a subscription to all of /loss and returns what it sends.
 func subscribe(t testing.TB, c gnmipb.GNMIClient) <-chan *gnmipb.Notification {
 	t.Helper()
+	out := make(chan *gnmipb.Notification, 65536)
+	receive(t, c, func(n *gnmipb.Notification) { out <- n }, func() { close(out) }, "loss")
+	return out
+}
+
+// receive subscribes to a path and hands on what comes, and then that the stream
+// has ended; it returns when the subscription is in sync.
+func receive(t testing.TB, c gnmipb.GNMIClient, each func(*gnmipb.Notification), ended func(), names ...string) {
+	t.Helper()
 	stream, err := c.Subscribe(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	path := &gnmipb.Path{}
+	for _, n := range names {
+		path.Elem = append(path.Elem, &gnmipb.PathElem{Name: n})
+	}
 	err = stream.Send(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: &gnmipb.SubscriptionList{
-		Encoding:     gnmipb.Encoding_PROTO,
-		Subscription: []*gnmipb.Subscription{{Path: &gnmipb.Path{Elem: []*gnmipb.PathElem{{Name: "loss"}}}}},
+		Encoding: gnmipb.Encoding_PROTO, Subscription: []*gnmipb.Subscription{{Path: path}},
 	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, synced := make(chan *gnmipb.Notification, 65536), make(chan struct{})
+	synced := make(chan struct{})
 	go func() {
-		defer close(out)
+		defer ended()
 		for {
 			m, err := stream.Recv()
 			switch {
@@ -164,7 +176,7 @@ func subscribe(t testing.TB, c gnmipb.GNMIClient) <-chan *gnmipb.Notification {
 			case m.GetSyncResponse():
 				close(synced)
 			default:
-				out <- m.GetUpdate()
+				each(m.GetUpdate())
 			}
 		}
 	}()
@@ -173,7 +185,6 @@ func subscribe(t testing.TB, c gnmipb.GNMIClient) <-chan *gnmipb.Notification {
 	case <-time.After(10 * time.Second):
 		t.Fatal("no sync_response")
 	}
-	return out
 }
 
 // runTold runs an agent whose source tells nothing, until the test ends.

@@ -42,13 +42,14 @@
 // them the time and publishes what they say.
 //
 // A flood is bounded where it is seen: the kernel program has a bucket per
-// cause (place, reason, interfaces, route) and counts what it holds back, and
-// what finds no room, so that counters and aggregates are whole all the same, but for
-// what the kernel does not show it: a drop that an interrupt makes while the program
-// looks at another one. Those the kernel counts, for all agents together (drops-missed). Of
-// the flows of what was held back it keeps a sketch (sketch.go), from which
-// attribution.go has bounds that always hold; an aggregate says of how many
-// packets the flow is not certain (unattributed).
+// cause (place, reason, interfaces, route, protocol), as large as the threshold of
+// the cause's class needs once that is known, and counts what it holds back, and
+// what finds no room, so that counters and aggregates are whole all the same, but
+// for what the kernel does not show it: a drop that an interrupt makes while the
+// program looks at another one. Those the kernel counts, for all agents together
+// (drops-missed). Of the flows of what was held back it keeps a sketch (sketch.go),
+// from which attribution.go has bounds that always hold; an aggregate says of how
+// many packets the flow is not certain (unattributed).
 //
 // source.go is the line between the two: the files named _linux are where drops
 // are seen, all others build and are tested anywhere. Where there is no such

@@ -181,41 +181,16 @@ func (s *sums) of(class string) uint64 {
 
 func sumAggregates(t *testing.T, c gnmipb.GNMIClient) *sums {
 	t.Helper()
-	stream, err := c.Subscribe(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = stream.Send(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: &gnmipb.SubscriptionList{
-		Encoding:     gnmipb.Encoding_PROTO,
-		Subscription: []*gnmipb.Subscription{{Path: &gnmipb.Path{Elem: []*gnmipb.PathElem{{Name: "loss"}, {Name: "aggregates"}}}}},
-	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, synced := &sums{packets: map[string]uint64{}}, make(chan struct{})
-	go func() {
-		for {
-			m, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			if m.GetSyncResponse() {
-				close(synced)
-			}
-			if a, is, err := yang.DecodeAggregate(m.GetUpdate()); err != nil {
-				t.Errorf("aggregate: %v", err)
-			} else if is {
-				s.mu.Lock()
-				s.packets[a.Class] += a.Packets
-				s.mu.Unlock()
-			}
+	s := &sums{packets: map[string]uint64{}}
+	receive(t, c, func(n *gnmipb.Notification) {
+		if a, is, err := yang.DecodeAggregate(n); err != nil {
+			t.Errorf("aggregate: %v", err)
+		} else if is {
+			s.mu.Lock()
+			s.packets[a.Class] += a.Packets
+			s.mu.Unlock()
 		}
-	}()
-	select {
-	case <-synced:
-	case <-time.After(10 * time.Second):
-		t.Fatal("no sync_response")
-	}
+	}, func() {}, "loss", "aggregates")
 	return s
 }
 

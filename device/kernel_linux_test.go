@@ -120,40 +120,14 @@ type seen struct {
 // subscription is in sync.
 func watch(t testing.TB, c gnmipb.GNMIClient) <-chan seen {
 	t.Helper()
-	stream, err := c.Subscribe(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = stream.Send(&gnmipb.SubscribeRequest{Request: &gnmipb.SubscribeRequest_Subscribe{Subscribe: &gnmipb.SubscriptionList{
-		Encoding:     gnmipb.Encoding_PROTO,
-		Subscription: []*gnmipb.Subscription{{Path: &gnmipb.Path{Elem: []*gnmipb.PathElem{{Name: "loss"}}}}},
-	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	events, synced := make(chan seen, 4096), make(chan struct{})
-	go func() {
-		defer close(events)
-		for {
-			m, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			if m.GetSyncResponse() {
-				close(synced)
-			}
-			if ev, ok, err := yang.DecodeEvent(m.GetUpdate()); err != nil {
-				t.Errorf("event: %v", err)
-			} else if ok {
-				events <- seen{ev, time.Now()}
-			}
+	events := make(chan seen, 4096)
+	receive(t, c, func(n *gnmipb.Notification) {
+		if ev, ok, err := yang.DecodeEvent(n); err != nil {
+			t.Errorf("event: %v", err)
+		} else if ok {
+			events <- seen{ev, time.Now()}
 		}
-	}()
-	select {
-	case <-synced:
-	case <-time.After(10 * time.Second):
-		t.Fatal("no sync_response")
-	}
+	}, func() { close(events) }, "loss")
 	return events
 }
 

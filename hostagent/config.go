@@ -39,9 +39,9 @@ type Config struct {
 	Epoch time.Duration `yaml:"epoch"`
 	// Heartbeat is the interval of the sign of life.
 	Heartbeat time.Duration `yaml:"heartbeat"`
-	// RingBytes is the size of each of the kernel's two event buffers: of
-	// retransmits, and of closed flows. A power of two and a multiple of the
-	// page size.
+	// RingBytes is the size of each of the kernel's event buffers of retransmits
+	// and of closed flows; that of local drops has a quarter. A power of two and a
+	// multiple of the page size.
 	RingBytes int `yaml:"ring_bytes"`
 	// IgnoreInterfaces and IgnoreNetworks name what is no evidence: flows with
 	// an address of such an interface, or within such a network, at either

@@ -111,6 +111,18 @@ func newCounters() *counters {
 
 func (c *counters) add(name string, n uint64) { c.of[name].Add(n) }
 
+// rise is a count that somebody else keeps, now and when it was added last.
+type rise struct {
+	name        string
+	now, before uint64
+}
+
+func (c *counters) rises(list []rise) {
+	for _, r := range list {
+		c.add(r.name, r.now-r.before)
+	}
+}
+
 func (c *counters) get(name string) uint64 { return c.of[name].Load() }
 
 func (c *counters) path(s decafpb.PathStatus) {

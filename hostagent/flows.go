@@ -188,10 +188,7 @@ func (c *flowCounter) publishTables(end time.Time, last bool) {
 	c.plan(end)
 
 	now := c.tables.stats
-	for _, n := range []struct {
-		name        string
-		now, before uint64
-	}{
+	c.a.count.rises([]rise{
 		{countTableRecords, now.records, c.tablesSaid.records},
 		{countTableServices, now.services, c.tablesSaid.services},
 		{countConnsOpened, now.created, c.tablesSaid.created},
@@ -203,9 +200,7 @@ func (c *flowCounter) publishTables(end time.Time, last bool) {
 		{countTableServicesLeftOut, now.servicesLeftOut, c.tablesSaid.servicesLeftOut},
 		{countTableUnsampled, now.unsampled, c.tablesSaid.unsampled},
 		{countTableFiltered, now.filteredFlows, c.tablesSaid.filteredFlows},
-	} {
-		c.a.count.add(n.name, n.now-n.before)
-	}
+	})
 	c.tablesSaid = now
 }
 
@@ -223,10 +218,7 @@ func (c *flowCounter) publish(end time.Time, last bool) {
 	c.publishTables(end, last)
 
 	now := c.table.stats
-	for _, n := range []struct {
-		name        string
-		now, before uint64
-	}{
+	c.a.count.rises([]rise{
 		{countFlowsLossFree, now.lossFree, c.said.lossFree},
 		{countFlowPackets, now.packets, c.said.packets},
 		{countFlowsLossy, now.lossy, c.said.lossy},
@@ -236,8 +228,6 @@ func (c *flowCounter) publish(end time.Time, last bool) {
 		{countFlowsEvicted, now.evicted, c.said.evicted},
 		{countFlowsVanished, now.vanished, c.said.vanished},
 		{countFlowRowsLeftOut, now.rowsLeftOut, c.said.rowsLeftOut},
-	} {
-		c.a.count.add(n.name, n.now-n.before)
-	}
+	})
 	c.said = now
 }

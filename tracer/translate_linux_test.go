@@ -13,8 +13,9 @@ import (
 	"decaf/api/packet"
 )
 
-// translatePorts gives flows that leave h1 other source ports, as NAT does.
-func (f *fan) translatePorts(v6 bool, first, last uint16) {
+// natChain begins a table for NAT in h1's namespace; the caller adds a rule to its
+// one chain and flushes.
+func (f *fan) natChain(v6 bool, chain nftables.Chain) (c *nftables.Conn, at *nftables.Chain, proto uint32) {
 	f.t.Helper()
 	family, proto := nftables.TableFamilyIPv4, uint32(unix.NFPROTO_IPV4)
 	if v6 {
@@ -24,12 +25,20 @@ func (f *fan) translatePorts(v6 bool, first, last uint16) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	table := c.AddTable(&nftables.Table{Family: family, Name: "nat"})
-	chain := c.AddChain(&nftables.Chain{Name: "out", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
-	port := func(p uint16) []byte { return []byte{byte(p >> 8), byte(p)} }
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(protocol(packet.TCP),
-		&expr.Immediate{Register: 1, Data: port(first)},
-		&expr.Immediate{Register: 2, Data: port(last)},
+	chain.Table, chain.Type = c.AddTable(&nftables.Table{Family: family, Name: chain.Name}), nftables.ChainTypeNAT
+	return c, c.AddChain(&chain), proto
+}
+
+// portBytes is a port as it is in packets.
+func portBytes(p uint16) []byte { return []byte{byte(p >> 8), byte(p)} }
+
+// translatePorts gives flows that leave h1 other source ports, as NAT does.
+func (f *fan) translatePorts(v6 bool, first, last uint16) {
+	f.t.Helper()
+	c, chain, proto := f.natChain(v6, nftables.Chain{Name: "nat", Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+	c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: append(protocol(packet.TCP),
+		&expr.Immediate{Register: 1, Data: portBytes(first)},
+		&expr.Immediate{Register: 2, Data: portBytes(last)},
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: proto, RegProtoMin: 1, RegProtoMax: 2, Specified: true},
 	)})
 	if err := c.Flush(); err != nil {
@@ -83,22 +92,12 @@ func TestTranslatedFlows(t *testing.T) {
 // as NAT for a service does (kube-proxy and Docker at a host's own output).
 func (f *fan) translateDestination(v6 bool, service, to netip.AddrPort) {
 	f.t.Helper()
-	family, proto := nftables.TableFamilyIPv4, uint32(unix.NFPROTO_IPV4)
-	if v6 {
-		family, proto = nftables.TableFamilyIPv6, unix.NFPROTO_IPV6
-	}
-	c, err := nftables.New(nftables.WithNetNSFd(int(f.nodes["h1"])))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	table := c.AddTable(&nftables.Table{Family: family, Name: "service"})
-	chain := c.AddChain(&nftables.Chain{Name: "out", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
-	port := func(p uint16) []byte { return []byte{byte(p >> 8), byte(p)} }
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(protocol(packet.TCP),
+	c, chain, proto := f.natChain(v6, nftables.Chain{Name: "service", Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
+	c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: append(protocol(packet.TCP),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: port(service.Port())},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: portBytes(service.Port())},
 		&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
-		&expr.Immediate{Register: 2, Data: port(to.Port())},
+		&expr.Immediate{Register: 2, Data: portBytes(to.Port())},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: proto, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
 	)})
 	if err := c.Flush(); err != nil {

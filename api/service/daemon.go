@@ -63,7 +63,7 @@ func (d Daemon[C]) Attach(cmd *cobra.Command) *cobra.Command {
 		}
 		ctx, stop := Signals(cmd.Context())
 		defer stop()
-		hangup, stopHangups := Hangups()
+		hangup, stopHangups := hangups()
 		defer stopHangups()
 		return d.serve(ctx, file, cfg, log, hangup)
 	}

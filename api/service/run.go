@@ -188,8 +188,8 @@ func Signals(ctx context.Context) (context.Context, context.CancelFunc) {
 	return out, stop
 }
 
-// Hangups returns a channel of SIGHUPs. The caller must call the function.
-func Hangups() (<-chan os.Signal, func()) {
+// hangups returns a channel of SIGHUPs. The caller must call the function.
+func hangups() (<-chan os.Signal, func()) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGHUP)
 	return c, func() { signal.Stop(c) }
