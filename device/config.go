@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -107,6 +108,12 @@ func (c *Config) Validate() error {
 	}
 	if err := c.validateListen(c.Listen); err != nil {
 		return err
+	}
+	if c.Settings != "" {
+		dir := filepath.Dir(c.Settings)
+		if at, err := os.Stat(dir); err != nil || !at.IsDir() {
+			return fmt.Errorf("settings %s: there is no folder %s: make it, or name another file", c.Settings, dir)
+		}
 	}
 	if err := c.NFLOG.Validate(); err != nil {
 		return err

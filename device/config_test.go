@@ -70,6 +70,16 @@ func TestLoadConfig(t *testing.T) {
 	}
 }
 
+// A file that cannot be written is told of at the start, not when a client has set
+// something.
+func TestSettingsWithoutAFolder(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Name, cfg.Settings = "s1", filepath.Join(t.TempDir(), "none", "s1.json")
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "there is no folder") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // The nearest class that gives a key counts, key by key.
 func TestSettingsAreInherited(t *testing.T) {
 	cfg := DefaultConfig()

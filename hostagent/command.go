@@ -53,7 +53,17 @@ and survey.
 It watches the network namespace it runs in, and with namespaces: [all], or names
 of them, others too: their flows are traced from where they are. It needs root, or
 the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with
-BTF type information.
+BTF type information. Without these, source: auto takes what there is: a classic
+tracepoint, perf events, or asking for all sockets again and again (sock_diag). All
+of them know less of each retransmit; the heartbeat, /metrics and ` + "`decaf agents`" + `
+name the one in use.
+
+What is no evidence is left out by ignore_interfaces and ignore_networks: the
+management network, for one, which carries the evidence itself.
+
+While NATS is away, evidence waits in memory, up to 32 MiB; then the oldest counts
+are merged and what is lost is counted. An agent that is stopped meanwhile waits 3 s
+for NATS to come back, then says how many records it did not send.
 
 Every key of the configuration file can be given as an environment variable:
 nats.url is DECAF_NATS_URL. --dump shows all keys with the values in force.`,

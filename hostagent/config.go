@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"decaf/api/agentconfig"
+	"decaf/api/bus"
 	"decaf/api/service"
 )
 
@@ -212,6 +213,8 @@ func (c Config) Validate() error {
 	}
 	if c.NATS.URL == "" {
 		bad("nats.url: missing: give the address of decaf serve's NATS, such as tls://192.0.2.1:4222")
+	} else if err := bus.ValidURL(c.NATS.URL); err != nil {
+		errs = append(errs, err)
 	}
 	if !(c.Trace.Rate >= 0) || c.Trace.Rate > agentconfig.MaxTraceRate {
 		bad("trace.rate: %v: give traces per second, at most %d, or 0 for the bound that follows from the topology", c.Trace.Rate, agentconfig.MaxTraceRate)

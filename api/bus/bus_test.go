@@ -252,6 +252,24 @@ func TestCloseSaysWhatWasNotStored(t *testing.T) {
 	}
 }
 
+// Who stops an agent whose NATS is gone is not kept waiting for it.
+func TestCloseDoesNotWaitForAServerThatIsAway(t *testing.T) {
+	s := startServer(t, ServerConfig{Listen: "127.0.0.1:0"})
+	inProcess(t, s)
+	c := connect(t, ConnConfig{URL: s.URL(), Name: "host.h"})
+	s.Stop()
+	eventually(t, "the connection is seen to be gone", func() bool { return c.Ready() != nil })
+	p := NewPublisher(c, "h", PublisherOptions{})
+	p.Publish(retransmit(1))
+	err := p.Close(t.Context()) // which never ends
+	if err == nil || !strings.Contains(err.Error(), "1 records of h were not stored: nats at nats://127.0.0.1:") {
+		t.Errorf("error %v", err)
+	}
+	if st := p.Stats(); st.LeftOut != 1 || st.Waiting != 0 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
 // Records published from many goroutines: none is lost, and every producer's
 // numbers come in order.
 func TestManyPublishersAtOnce(t *testing.T) {

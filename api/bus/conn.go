@@ -176,8 +176,8 @@ func (c *Conn) options() ([]nats.Option, error) {
 			nats.CustomInboxPrefix(inboxPrefix(RoleAdmin, hex.EncodeToString(id[:]))),
 		), nil
 	}
-	if c.cfg.URL == "" {
-		return nil, errors.New("no nats url given: write nats://host:port or tls://host:port")
+	if err := ValidURL(c.cfg.URL); err != nil {
+		return nil, err
 	}
 	role, id, err := parseName(c.cfg.Name)
 	if err != nil {

@@ -217,9 +217,13 @@ func (p *Publisher) wakeUp() {
 	}
 }
 
+// awayLimit is how long Close waits for a server that is away already: one that
+// restarts comes back within it, and whoever stops an agent does not wait longer.
+const awayLimit = 3 * time.Second
+
 // Close sends what waits and returns when all of it is stored. If ctx ends
-// first it gives up and says how many records were not stored; they are
-// counted as left out. It may be called more than once.
+// first, or NATS is away for awayLimit, it gives up and says how many records were
+// not stored and why; they are counted as left out. It may be called more than once.
 func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
@@ -228,10 +232,19 @@ func (p *Publisher) Close(ctx context.Context) error {
 	p.mu.Unlock()
 	p.wakeUp()
 	var err error
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if p.c.Ready() != nil {
+		defer time.AfterFunc(awayLimit, func() {
+			if away := p.c.Ready(); away != nil {
+				cancel(away)
+			}
+		}).Stop()
+	}
 	select {
 	case <-p.done:
 	case <-ctx.Done():
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	case <-p.c.closed:
 		err = errors.New("the connection is closed")
 	}

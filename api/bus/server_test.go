@@ -71,7 +71,7 @@ func TestConnectRefusesWhatTryingAgainCannotMend(t *testing.T) {
 			t.Errorf("error %v, want one that says %q", err, says)
 		}
 	}
-	f(ConnConfig{Site: "east"}, "no nats url given")
+	f(ConnConfig{Site: "east"}, "it is empty")
 	f(ConnConfig{Site: "", URL: "nats://127.0.0.1:1", Name: "host.a"}, "site")
 	f(ConnConfig{Site: "east", URL: "nats://127.0.0.1:1", Name: "a"}, "no name of a client")
 	f(ConnConfig{Site: "east", URL: "nats://bad host:1", Name: "host.a"}, "bad host")

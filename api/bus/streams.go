@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -112,6 +113,8 @@ func (c *Conn) KV(bucket string) (jetstream.KeyValue, error) {
 // explain adds what to do to errors whose own words do not say it.
 func explain(err error) error {
 	switch {
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting):
+		return errors.New("NATS cannot be reached now")
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: NATS did not answer in time: is it running, and may this connection do this?", err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"decaf/api/bus"
 	"decaf/api/service"
 	"decaf/correlator"
 )
@@ -66,6 +67,11 @@ func (c *Config) Validate() error {
 		return errors.New("nats: url and listen exclude each other: either use a server or embed one")
 	case !slices.Contains(correlator.Methods(), c.Method):
 		return fmt.Errorf("method %q: give one of %s", c.Method, strings.Join(correlator.Methods(), ", "))
+	}
+	if c.NATS.URL != "" {
+		if err := bus.ValidURL(c.NATS.URL); err != nil {
+			return err
+		}
 	}
 	for key, address := range map[string]string{"nats": c.NATS.Listen, "api": c.API.Listen} {
 		if address == "" || strings.HasPrefix(address, "fd://") {
