@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 )
@@ -72,7 +74,14 @@ func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, 
 			ignore = append(ignore, number)
 		}
 	}
-	if k.shared, k.tenant, err = openShared(off, ignore, uint32(ns.Ino), limit.bucket(), log); err != nil {
+	k.shared, k.tenant, err = openShared(off, ignore, uint32(ns.Ino), limit.bucket(), log)
+	var refused *ebpf.VerifierError
+	if errors.As(err, &refused) && off.direct != nil {
+		log.Info("the kernel does not let the drop program load from memory directly: it does with more work", "error", err)
+		off.direct = nil
+		k.shared, k.tenant, err = openShared(off, ignore, uint32(ns.Ino), limit.bucket(), log)
+	}
+	if err != nil {
 		return nil, err
 	}
 	k.misses = k.recursions()
@@ -107,7 +116,7 @@ func (k *kernel) read(ctx context.Context, handle func(r *record, at time.Time))
 	k.reader.SetDeadline(time.Now().Add(beat))
 	var (
 		raw   ringbuf.Record
-		clock bootClock
+		clock = bootClock{now: systemClocks()}
 	)
 	for {
 		err := k.reader.ReadInto(&raw)
@@ -223,7 +232,7 @@ func (k *kernel) pause(out bool) error { return k.tenant.pause(out) }
 // bucket is the pace as the program counts.
 func (p pace) bucket() bucket {
 	cost := float64(time.Second) / max(p.rate, 1)
-	return bucket{cost: int64(max(cost, 1)), tolerance: int64(cost * max(p.burst-1, 0))}
+	return bucket{cost: int64(max(cost, 1)), tolerance: max(int64(cost*max(p.burst-1, 0)), longestJiffy)}
 }
 
 // tally is what was not sent of a cause, over all CPUs.
@@ -336,32 +345,62 @@ func (k *kernel) close() {
 	}
 }
 
-// bootClock turns the kernel's time since boot into time of day. The two drift
-// apart as NTP steers the latter, and jump apart when somebody sets it: they are
-// compared anew for each second of the former, which does not jump.
+// bootClock turns the kernel's time since boot into time of day, by how far apart
+// the two are when a record is read: a clock that somebody sets is followed with the
+// next record, one that NTP steers each comparedEvery, so that in between what
+// happened later has the later time.
 type bootClock struct {
-	now      func() (wall, boot int64) // ns; nil is the system's
-	compared uint64                    // time since boot at the last comparison
-	offset   int64                     // ns to add to it
+	now      func() (wall, boot int64) // ns, of one moment
+	known    bool
+	compared int64 // time since boot when offset was taken
+	offset   int64 // ns to add to it
 }
 
+const (
+	comparedEvery = time.Second
+	// steppedBy is more than the clocks drift apart in between. What looks like it may
+	// be a pause of this process between the two readings: then the next one differs.
+	steppedBy = time.Millisecond
+	readings  = 4
+)
+
 func (c *bootClock) at(boot uint64) time.Time {
-	if c.compared == 0 || boot-c.compared > uint64(time.Second) && c.compared-boot > uint64(time.Second) {
-		now := c.now
-		if now == nil {
-			now = systemClocks
+	wall, since := c.now()
+	offset := wall - since
+	for n := 1; n < readings && c.known && apart(offset, c.offset); n++ {
+		again, then := c.now()
+		steady := !apart(again-then, offset)
+		if offset, since = again-then, then; steady {
+			break
 		}
-		wall, since := now()
-		c.compared, c.offset = max(boot, 1), wall-since
+	}
+	if !c.known || apart(offset, c.offset) || since-c.compared >= int64(comparedEvery) {
+		c.known, c.compared, c.offset = true, since, offset
 	}
 	return time.Unix(0, int64(boot)+c.offset)
 }
 
-// systemClocks reads time of day and CLOCK_MONOTONIC at the same moment.
-func systemClocks() (wall, boot int64) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil { // there is no kernel without it
-		panic(err)
+// apart reports whether no steering explains that two offsets differ.
+func apart(a, b int64) bool { return max(a-b, b-a) > int64(steppedBy) }
+
+// systemClocks returns what reads time of day and CLOCK_MONOTONIC together, without
+// a system call: a time has a reading of both, of which it gives the latter away as
+// what passed since another one.
+func systemClocks() func() (wall, boot int64) {
+	begin := time.Now()
+	var boot int64 // when it begins, by the reading that took least
+	for n, least := 0, time.Duration(math.MaxInt64); n < 8; n++ {
+		var ts unix.Timespec
+		before := time.Since(begin)
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil { // there is no kernel without it
+			panic(err)
+		}
+		if took := time.Since(begin) - before; took < least {
+			least, boot = took, ts.Nano()-int64(before+took/2)
+		}
 	}
-	return time.Now().UnixNano(), ts.Nano()
+	return func() (int64, int64) {
+		now := time.Now()
+		return now.UnixNano(), boot + int64(now.Sub(begin))
+	}
 }

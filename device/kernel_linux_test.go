@@ -709,14 +709,10 @@ func TestKernelFloodFlows(t *testing.T) {
 	}
 }
 
-// TestKernelFloodKinds: the kernel program finds the flow that packet.Decode
-// finds, in packets of many shapes.
-func TestKernelFloodKinds(t *testing.T) {
-	l := newLab(t)
-	cfg := testConfig()
-	cfg.Report.Threshold, cfg.Report.Interval = 100, 300*time.Millisecond
-	a := startAgent(t, l.r, cfg)
-	updates := subscribe(t, dial(t, l.r, a, nil))
+// shapes are packets of many shapes, for which nobody has a route, each with a flow
+// of its own, and one whose ports stand behind more than the program looks at: it
+// has none.
+func shapes() (shapes [][]byte, noFlow []byte) {
 	v4 := func(proto uint8, fragment uint16, options int, payload ...byte) []byte {
 		b := make([]byte, 20+options, 60)
 		b[0], b[8], b[9] = 0x40|byte(5+options/4), 9, proto
@@ -743,13 +739,23 @@ func TestKernelFloodKinds(t *testing.T) {
 		port++
 		return append([]byte{0x11, port, 0x33, 0x44, 0, size, 0, 0}, make([]byte, size-8)...)
 	}
-	shapes := [][]byte{
+	shapes = [][]byte{
 		v4(packet.TCP, 0, 0, segment(20)...), v4(packet.UDP, 0, 0, segment(12)...), v4(packet.TCP, 0, 4, segment(20)...), v4(packet.UDP, 0, 20, segment(12)...),
 		v4(packet.ICMP, 0, 0, 13, 7, 0, 0, 0, 0, 0, 0), v4(packet.UDP, 0x2001, 0, segment(12)...), v4(47, 0, 0, segment(20)...),
 		v6(packet.TCP, segment(20)...), v6(packet.UDP, segment(12)...), v6(packet.ICMPv6, 128, 3, 0, 0, 0, 0, 0, 0),
 	}
-	// Those whose ports stand behind more than the program looks at have no flow.
-	noFlow := v6(0, append([]byte{packet.UDP, 0, 1, 4, 0, 0, 0, 0}, segment(12)...)...)
+	return shapes, v6(0, append([]byte{packet.UDP, 0, 1, 4, 0, 0, 0, 0}, segment(12)...)...)
+}
+
+// TestKernelFloodKinds: the kernel program finds the flow that packet.Decode
+// finds, in packets of many shapes.
+func TestKernelFloodKinds(t *testing.T) {
+	l := newLab(t)
+	cfg := testConfig()
+	cfg.Report.Threshold, cfg.Report.Interval = 100, 300*time.Millisecond
+	a := startAgent(t, l.r, cfg)
+	updates := subscribe(t, dial(t, l.r, a, nil))
+	shapes, noFlow := shapes()
 	const each = 3000
 	want := map[packet.Flow]bool{}
 	for _, b := range shapes {

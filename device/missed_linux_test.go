@@ -7,14 +7,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // A drop within a drop, on one processor, is one that the kernel does not show to
-// the program: it is counted as missed, which explains what the counts lack. (Now and
-// then ten more are lacking than the kernel counted: hence the quarter.)
+// the program: it is counted as missed, which explains what the counts lack, to the
+// last one, of all drops that come by the tracepoint. What comes by it a program
+// counts that is small enough to miss little, and says what it missed.
+//
+// (On a busy machine the packet filter counts some more, up to a hundred or so, of what is
+// forwarded in interrupts, that come by no program at the tracepoint, this agent's
+// or another, nor are among their misses.)
 //
 // The node drops what it sends itself, where interrupts come between the program's
 // instructions, and in the interrupts, those of a timer that paces what another
@@ -31,6 +39,8 @@ func TestDropsWithinDropsAreCounted(t *testing.T) {
 	cfg := testConfig()
 	cfg.Fuse.Events, cfg.Fuse.Queue = 1e9, 1
 	a := startAgent(t, l.r, cfg)
+
+	seen := tracepointCount(t, l.r)
 
 	f := frames{from: l.h1.link("eth0").Attrs().HardwareAddr, to: l.r.link("eth1").Attrs().HardwareAddr}
 	var stop atomic.Bool
@@ -56,30 +66,83 @@ func TestDropsWithinDropsAreCounted(t *testing.T) {
 			}
 		})
 	}
-	const enough = 200
-	some := within(30*time.Second, func() bool { return a.State().DropsMissed >= enough })
+	const enough, drops = 200, 20_000
+	some := within(30*time.Second, func() bool { return a.State().DropsMissed >= enough && forwarded()+own() >= drops })
 	stop.Store(true)
 	running.Wait()
 	if !some {
 		t.Fatalf("%d drops were missed of %d and %d: the interrupts came between none of the program's instructions", a.State().DropsMissed, forwarded(), own())
 	}
 	// The queue runs dry, and all that was counted in the kernel is taken in.
-	var truth, counted, before uint64
+	var least, most, counted, missed, before uint64
 	until(t, "all is dropped and counted", func() bool {
-		truth = forwarded() + own()
-		counted = classPackets(a, PolicyL3ACL)
-		k := a.sources.kernel.(*kernel)
+		least, most = seen()
+		counted, missed = classPackets(a, PolicyL3ACL), a.State().DropsMissed
 		queued, err := l.h1.nl.QdiscList(l.h1.link("eth0"))
 		l.h1.must("queue", err)
-		still := truth == before && queued[0].Attrs().Statistics.Queue.Qlen == 0 && k.backlog() == 0
-		before = truth
-		return still && counted+a.State().DropsMissed+counted/1000 >= truth
+		still := least == before && queued[0].Attrs().Statistics.Queue.Qlen == 0
+		before = least
+		return still && counted+missed >= least
 	})
-	missed := a.State().DropsMissed
-	t.Logf("%d dropped, %d counted, %d missed", truth, counted, missed)
+	truth := forwarded() + own()
+	t.Logf("%d dropped, %d to %d came by the tracepoint, %d counted, %d missed", truth, least, most, counted, missed)
 	// What was missed is counted for all namespaces of this kernel: others may have
 	// had a part in it.
-	if lacking := truth - counted; counted > truth || lacking == 0 || lacking > missed+missed/4 {
-		t.Errorf("of %d drops %d were counted and %d missed", truth, counted, missed)
+	if counted > most || truth < least || counted >= truth {
+		t.Errorf("of %d drops, %d to %d of which came by the tracepoint, %d were counted and %d missed", truth, least, most, counted, missed)
+	}
+}
+
+// tracepointCount counts the drops of the packet filter in a node, by a program of
+// its own: those that it saw, and with those that it missed, which may be another
+// node's.
+func tracepointCount(t *testing.T, n *node) func() (least, most uint64) {
+	t.Helper()
+	spec, err := loadBTF()
+	n.must("types", err)
+	o, names, err := readOffsets(spec)
+	n.must("offsets", err)
+	var reason uint32
+	for number, name := range names {
+		if name == netfilterDrop {
+			reason = number
+		}
+	}
+	count, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	n.must("map", err)
+	t.Cleanup(func() { count.Close() })
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "kfree_skb", License: "GPL",
+		Instructions: asm.Instructions{
+			asm.LoadMem(asm.R2, asm.R1, 16, asm.DWord),
+			asm.JNE.Imm32(asm.R2, int32(reason), "exit"),
+			asm.LoadMem(asm.R3, asm.R1, 0, asm.DWord),
+			asm.LoadMem(asm.R1, asm.R3, o.skbDev, asm.DWord),
+			asm.JEq.Imm(asm.R1, 0, "no_device"),
+			asm.LoadMem(asm.R1, asm.R1, o.devNet, asm.DWord),
+			asm.Ja.Label("namespace"),
+			asm.LoadMem(asm.R1, asm.R3, o.skbSk, asm.DWord).WithSymbol("no_device"),
+			asm.JEq.Imm(asm.R1, 0, "exit"),
+			asm.LoadMem(asm.R1, asm.R1, o.sockNet, asm.DWord),
+			asm.LoadMem(asm.R1, asm.R1, o.netInum, asm.Word).WithSymbol("namespace"),
+			asm.LoadImm(asm.R2, int64(n.inode()), asm.DWord),
+			asm.JNE.Reg(asm.R1, asm.R2, "exit"),
+			asm.LoadMapValue(asm.R1, count.FD(), 0),
+			asm.Mov.Imm(asm.R2, 1),
+			asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
+			asm.Mov.Imm(asm.R0, 0).WithSymbol("exit"),
+			asm.Return(),
+		},
+	})
+	n.must("program", err)
+	t.Cleanup(func() { program.Close() })
+	l, err := link.AttachTracing(link.TracingOptions{Program: program, AttachType: ebpf.AttachTraceRawTp})
+	n.must("attach", err)
+	t.Cleanup(func() { l.Close() })
+	return func() (least, most uint64) {
+		n.must("count", count.Lookup(uint32(0), &least))
+		stats, err := program.Stats()
+		n.must("statistics", err)
+		return least, least + stats.RecursionMisses
 	}
 }

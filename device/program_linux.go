@@ -2,21 +2,25 @@ package device
 
 import (
 	"encoding/binary"
+	"maps"
 	"math"
 	"math/bits"
 	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 )
 
-// What the program counts for an agent, per CPU: the words of an entry of its
-// counters map.
+// What the program keeps for an agent per CPU, in an entry of its sketches map: its
+// counters, and two banks of sketches (sketch.go).
 const (
-	countLost    = 0 // no room in the ring buffer
-	countIgnored = 1 // reasons that are no loss, and what no user's packet is in
-	countHeld    = 2 // held back by the bucket of their cause
-	counters     = 8 // a cache line
+	countLost    = 0  // no room in the ring buffer
+	countIgnored = 1  // reasons that are no loss, and what no user's packet is in
+	countHeld    = 2  // held back by the bucket of their cause
+	counters     = 8  // a cache line
+	cpuBanks     = 64 // behind the counters
+	cpuSize      = cpuBanks + 2*sketchSize
 )
 
 // A cause is all that the class and the interfaces of a drop rest on: drops of
@@ -36,10 +40,12 @@ const (
 	// What the causes map holds per CPU: the bucket, and drops that were not
 	// sent, with their packets and bytes, by why, in two banks.
 	tallyDue     = 0  // u64 ns since boot: when the bucket is empty again
-	tallyPaces   = 8  // u64: the agentPaces by which the next two were looked up
-	tallyPace    = 16 // u64 ns cost, u64 ns tolerance
-	tallyHeld    = 32 // u64 drops, packets, bytes held back by the bucket
-	tallyLost    = 56 // the same, with no room in the ring buffer
+	tallyClosed  = 8  // u64: the jiffy in which it was found full
+	tallyPaces   = 16 // u64: the agentPaces by which the next three were made
+	tallyMark    = 24 // u64: the cause's part of the sketch's mark
+	tallyPace    = 32 // u64 ns cost, u64 ns tolerance
+	tallyHeld    = 48 // u64 drops, packets, bytes held back by the bucket
+	tallyLost    = 72 // the same, with no room in the ring buffer
 	tallyStride  = tallyLost - tallyHeld
 	tallyBank    = 2 * tallyStride
 	tallySize    = tallyHeld + 2*tallyBank
@@ -61,22 +67,40 @@ const (
 	agentSize   = 64 // a cache line
 )
 
+// The recent map has one entry: how often the spaces map changed, and for each CPU
+// what it last found there, or did not, a namespace having its place by its number.
+const (
+	recentChanges = 0  // u64: grows after each change
+	recentFirst   = 64 // of CPU 0
+	recentPlaces  = 4
+	recentSpace   = 0 // u32 inode
+	recentSlot    = 4 // u32 slot + 1; 0 is no agent's
+	recentAt      = 8 // u64: the changes before it was looked up
+	recentPlace   = 16
+	recentCPU     = recentPlaces * recentPlace // a cache line
+)
+
 // bucket bounds the records of one cause on one CPU: the generic cell rate
 // algorithm (ITU-T I.371, annex A), in which a record makes the bucket busy for
-// cost and may come while it is busy for at most tolerance.
+// cost and may come while it is busy for at most tolerance. A bucket that was found
+// full is full for the rest of the jiffy, without a look at the clock, which is the
+// dearest thing there is: so tolerance is longestJiffy at least.
 type bucket struct{ cost, tolerance int64 } // ns
 
+// longestJiffy is that of a kernel with the least CONFIG_HZ, 100, in ns.
+const longestJiffy = 10_000_000
+
 // programMaps are the file descriptors of what the program reads and writes. The
-// first two are arrays for all agents, the others arrays of maps: one map for
-// each agent, at its slot.
+// first three are for all agents, the others arrays of maps: one map for each
+// agent, at its slot.
 type programMaps struct {
 	spaces   int // network namespace's inode -> u32 slot; only those with an agent
+	recent   int // recentChanges, …
 	agents   int // slot -> agentToken, …
 	rings    int // slot -> ring buffer
 	causes   int // slot -> cause -> tally, per CPU
 	paces    int // slot -> cause -> its bucket, where it is not the agent's
-	counts   int // slot -> CPU -> counters
-	sketches int // slot -> CPU -> two banks of sketches (sketch.go)
+	sketches int // slot -> CPU -> counters, sketches
 }
 
 // dropProgram builds the program that runs at skb:kfree_skb (tp_btf) and serves
@@ -85,27 +109,35 @@ type programMaps struct {
 // ring buffer, or, when the bucket of the drop's cause is full or the ring buffer
 // is, counts it by cause and sketches its flow. It runs on every CPU's softirq,
 // so the first thing it does is to leave again when nobody's packet it is: that
-// costs one look-up.
+// costs a look at what the last such packets were.
 //
-// Registers: R6 context, R7 skb, R8 reason, R9 tally of the cause, then record.
-// The stack is laid out below, from the frame pointer down.
-func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
+// What it costs is clocks, hash maps and reads by bpf_probe_read_kernel: on the way
+// of a drop that is held back there is no clock, one hash map, that of the causes,
+// and, where the kernel lets it load from memory directly, none of those reads.
+//
+// Nothing else writes what it writes per CPU while it runs: the kernel does not run
+// it within itself on one CPU, but counts that as a miss.
+//
+// Registers: R6 context, then agent's entry, R7 skb, R8 reason, jiffy, packets, R9
+// tally of the cause, then record or network header. The stack is laid out below,
+// from the frame pointer down.
+func dropProgram(o *offsets, ignore []uint32, cpus int, m programMaps) *ebpf.ProgramSpec {
 	const (
-		slot     = -4  // u32: of the agent
-		cpu      = -8  // u32
-		counted  = -12 // u32: which counter
-		submit   = -16 // u32: flags
-		pointer  = -24 // two pointers that were read
-		pointer2 = -32
-		segments = -40                    // u16
-		tally    = -48                    // its address
-		seed     = -56                    // u64
-		bank     = -64                    // u64
-		cause    = -64 - causeSize        // -96
-		flow     = cause - flowSize       // -136: with the cause after it, the sketch's key
-		empty    = flow - tallySize       // -240: an empty tally
-		header   = empty - capturedHeader // -304
-		agent    = header - 8             // its entry's address
+		scratchSize = max(tallySize, 160) // for an empty tally, and for what is read
+
+		slot    = -4  // u32: of the agent
+		cpu     = -8  // u32
+		counted = -12 // u32: which counter
+		submit  = -16 // u32: flags
+		now     = -24 // u64 ns
+		tally   = -32 // its address; 0 is none
+		area    = -40 // address of what the agent has on this CPU
+		bank    = -48 // u64
+		pointer = -56 // that was read
+		changes = -64 // u64: of the spaces map
+		cause   = changes - causeSize
+		flow    = cause - flowSize // with the cause after it, the sketch's key
+		scratch = flow - scratchSize
 	)
 	multiplier := sketchMultiplier // a constant of 64 bits is no int64
 	var p asm.Instructions
@@ -131,6 +163,91 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 			asm.FnMapLookupElem.Call(),
 		)
 	}
+	// view leaves in R0 by what size bytes, from an offset on, of the structure at
+	// the address in R3 can be loaded. Memory may not be there: then they are zero.
+	view := func(typ func(*direct) btf.TypeID, from int16, size int32) {
+		if o.direct != nil {
+			emit(
+				asm.Mov.Reg(asm.R1, asm.R3),
+				asm.Mov.Imm(asm.R2, int32(typ(o.direct))),
+				asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoKfuncCall, Constant: int64(o.direct.cast)},
+			)
+			return
+		}
+		emit(
+			asm.Mov.Reg(asm.R1, asm.RFP),
+			asm.Add.Imm(asm.R1, scratch),
+			asm.Mov.Imm(asm.R2, size),
+			asm.Add.Imm(asm.R3, int32(from)),
+			asm.FnProbeReadKernel.Call(),
+			asm.Mov.Reg(asm.R0, asm.RFP),
+			asm.Add.Imm(asm.R0, scratch-int32(from)),
+		)
+	}
+	// load moves two fields of the structure at the address in R3 to the stack.
+	type field struct {
+		at   int16 // in the structure
+		to   int16 // on the stack
+		size asm.Size
+	}
+	load := func(typ func(*direct) btf.TypeID, a, b field) {
+		move := func(f field) {
+			emit(asm.LoadMem(asm.R1, asm.R0, f.at, f.size), asm.StoreMem(asm.RFP, f.to, asm.R1, f.size))
+		}
+		first := min(a.at, b.at) &^ 7
+		last := max(int32(a.at)+int32(a.size.Sizeof()), int32(b.at)+int32(b.size.Sizeof()))
+		if o.direct == nil && last-int32(first) > scratchSize {
+			emit(asm.StoreMem(asm.RFP, changes, asm.R3, asm.DWord))
+			view(typ, a.at, int32(a.size.Sizeof()))
+			move(a)
+			emit(asm.LoadMem(asm.R3, asm.RFP, changes, asm.DWord))
+			view(typ, b.at, int32(b.size.Sizeof()))
+			move(b)
+			return
+		}
+		view(typ, first, last-int32(first))
+		move(a)
+		move(b)
+	}
+	zero := func(from, size int16) {
+		emit(asm.Mov.Imm(asm.R2, 0))
+		for off := from; off < from+size; off += 8 {
+			emit(asm.StoreMem(asm.RFP, off, asm.R2, asm.DWord))
+		}
+	}
+	// mix takes words of the sketch's key into the mark in R3 (sketchMark).
+	mix := func(words []int) {
+		emit(asm.LoadImm(asm.R5, int64(multiplier), asm.DWord))
+		for _, at := range words {
+			emit(
+				asm.LoadMem(asm.R1, asm.RFP, flow+int16(at), asm.DWord),
+				asm.Xor.Reg(asm.R3, asm.R1),
+				asm.Mul.Reg(asm.R3, asm.R5),
+				asm.Mov.Reg(asm.R1, asm.R3),
+				asm.RSh.Imm(asm.R1, 32),
+				asm.Xor.Reg(asm.R3, asm.R1),
+			)
+		}
+	}
+	// count finds what the agent has on this CPU, leaves its address in R0 and on
+	// the stack, and counts the drop.
+	count := func() {
+		emit(
+			asm.FnGetSmpProcessorId.Call(),
+			asm.StoreMem(asm.RFP, cpu, asm.R0, asm.Word),
+		)
+		findInner(m.sketches, cpu, "exit")
+		emit(
+			asm.JEq.Imm(asm.R0, 0, "exit"),
+			asm.StoreMem(asm.RFP, area, asm.R0, asm.DWord),
+			asm.LoadMem(asm.R1, asm.RFP, counted, asm.Word),
+			asm.And.Imm(asm.R1, 8*(counters-1)),
+			asm.Add.Reg(asm.R0, asm.R1),
+			asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
+			asm.Add.Imm(asm.R1, 1),
+			asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
+		)
+	}
 
 	emit(
 		asm.Mov.Reg(asm.R6, asm.R1),
@@ -140,7 +257,7 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.LoadMem(asm.R1, asm.R7, o.skbDev, asm.DWord),
 		asm.JEq.Imm(asm.R1, 0, "no_device"),
 		asm.LoadMem(asm.R1, asm.R1, o.devNet, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R1, o.netInum, asm.Word),
+		asm.LoadMem(asm.R8, asm.R1, o.netInum, asm.Word),
 		asm.Ja.Label("check"),
 	)
 	label("no_device", asm.LoadMem(asm.R1, asm.R7, o.skbSk, asm.DWord))
@@ -152,18 +269,81 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 	}
 	emit(asm.JEq.Imm(asm.R1, 0, "exit"))
 	label("socket", asm.LoadMem(asm.R1, asm.R1, o.sockNet, asm.DWord))
-	emit(asm.LoadMem(asm.R1, asm.R1, o.netInum, asm.Word))
-	label("check", asm.StoreMem(asm.RFP, slot, asm.R1, asm.Word))
+	emit(asm.LoadMem(asm.R8, asm.R1, o.netInum, asm.Word))
+
+	// Its slot, by what this CPU last found: R8 namespace, R9 its place.
+	label("check", asm.FnGetSmpProcessorId.Call())
+	emit(
+		asm.JGE.Imm(asm.R0, int32(cpus), "exit"), // there is none
+		asm.LSh.Imm(asm.R0, int32(bits.TrailingZeros(recentCPU))),
+		asm.LoadMapValue(asm.R3, m.recent, 0),
+		asm.Mov.Reg(asm.R9, asm.R3),
+		asm.Add.Reg(asm.R9, asm.R0),
+		asm.Mov.Reg(asm.R1, asm.R8),
+		asm.And.Imm(asm.R1, recentPlaces-1),
+		asm.LSh.Imm(asm.R1, int32(bits.TrailingZeros(recentPlace))),
+		asm.Add.Reg(asm.R9, asm.R1),
+		asm.LoadMem(asm.R1, asm.R9, recentFirst+recentAt, asm.DWord),
+		asm.LoadMem(asm.R2, asm.R3, recentChanges, asm.DWord),
+		asm.JNE.Reg(asm.R1, asm.R2, "look_up"),
+		asm.LoadMem(asm.R1, asm.R9, recentFirst+recentSpace, asm.Word),
+		asm.JNE.Reg(asm.R1, asm.R8, "look_up"),
+		asm.LoadMem(asm.R1, asm.R9, recentFirst+recentSlot, asm.Word),
+		asm.JNE.Imm(asm.R1, 0, "owned"),
+		asm.Ja.Label("exit"),
+	)
+	// Whoever changes the map counts it afterwards: what is looked up after the count
+	// was read, by an operation that orders the two, is what it is then or newer.
+	label("look_up", asm.Mov.Imm(asm.R1, 0))
+	emit(
+		asm.FetchAdd.Mem(asm.R3, asm.R1, asm.DWord, recentChanges),
+		asm.StoreMem(asm.RFP, changes, asm.R1, asm.DWord),
+		asm.StoreMem(asm.RFP, slot, asm.R8, asm.Word),
+	)
 	find(m.spaces, slot)
 	emit(
-		asm.JEq.Imm(asm.R0, 0, "exit"),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.JEq.Imm(asm.R0, 0, "keep"),
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
+		asm.Add.Imm(asm.R1, 1),
+	)
+	label("keep", asm.StoreMem(asm.R9, recentFirst+recentSpace, asm.R8, asm.Word))
+	emit(
+		asm.StoreMem(asm.R9, recentFirst+recentSlot, asm.R1, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, changes, asm.DWord),
+		asm.StoreMem(asm.R9, recentFirst+recentAt, asm.R2, asm.DWord),
+		asm.JEq.Imm(asm.R1, 0, "exit"),
+	)
+	label("owned", asm.Sub.Imm(asm.R1, 1))
+	emit(
 		asm.StoreMem(asm.RFP, slot, asm.R1, asm.Word),
 
 		asm.LoadMem(asm.R8, asm.R6, 16, asm.DWord),
+		asm.Mov.Reg32(asm.R8, asm.R8),
+		asm.StoreImm(asm.RFP, counted, countIgnored*8, asm.Word),
 	)
+	// The reasons to pass over: those of the kernel's core, a hundred and some, are
+	// bits, the few of others are compared one by one.
+	core := map[uint32]uint64{}
 	for _, reason := range slices.Sorted(slices.Values(ignore)) {
-		emit(asm.JEq.Imm32(asm.R8, int32(reason), "ignored"))
+		if reason < 256 {
+			core[reason/64] |= 1 << (reason % 64)
+		} else {
+			emit(asm.JEq.Imm32(asm.R8, int32(reason), "count"))
+		}
+	}
+	for _, word := range slices.Sorted(maps.Keys(core)) {
+		name := "reasons" + string(rune('0'+word))
+		emit(
+			asm.Mov.Reg(asm.R2, asm.R8),
+			asm.Sub.Imm(asm.R2, 64*int32(word)),
+			asm.JGE.Imm(asm.R2, 64, name),
+			asm.LoadImm(asm.R1, int64(core[word]), asm.DWord),
+			asm.RSh.Reg(asm.R1, asm.R2),
+			asm.And.Imm(asm.R1, 1),
+			asm.JNE.Imm(asm.R1, 0, "count"),
+		)
+		label(name, asm.Mov.Imm(asm.R1, 0))
 	}
 	// Loss is of users' packets and of what finds the way for them. What else
 	// there is on a link (LLDP, spanning tree) is for nobody, and dropped all day.
@@ -171,57 +351,14 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 	for _, protocol := range []uint16{etherIPv4, etherIPv6, etherARP, etherMPLS, etherMPLSMulti} {
 		emit(asm.JEq.Imm(asm.R1, int32(networkOrder(protocol)), "loss"))
 	}
-	emit(asm.Ja.Label("ignored"))
+	emit(asm.Ja.Label("count"))
 
-	// Memory that may not be there: the route lies in a union with a list of
-	// the TCP write queue.
-	read := func(to, size int32, from int16, fromOff int32) {
-		emit(
-			asm.Mov.Reg(asm.R1, asm.RFP),
-			asm.Add.Imm(asm.R1, to),
-			asm.Mov.Imm(asm.R2, size),
-			asm.LoadMem(asm.R3, asm.RFP, from, asm.DWord),
-			asm.Add.Imm(asm.R3, fromOff),
-			asm.FnProbeReadKernel.Call(),
-		)
-	}
-	// readTwo reads two fields of a structure, by one call where they lie near
-	// each other: that is dear. The scratch room is what header and empty use later.
-	type field struct {
-		at   int32 // in the structure
-		to   int16 // on the stack
-		size asm.Size
-	}
-	readTwo := func(from int16, a, b field) {
-		first := min(a.at, b.at) &^ 7
-		last := max(a.at+int32(a.size.Sizeof()), b.at+int32(b.size.Sizeof()))
-		if last-first > capturedHeader+tallySize {
-			for _, f := range [...]field{a, b} {
-				read(int32(f.to), int32(f.size.Sizeof()), from, f.at)
-			}
-			return
-		}
-		read(header, last-first, from, first)
-		for _, f := range [...]field{a, b} {
-			emit(
-				asm.LoadMem(asm.R1, asm.RFP, int16(header+f.at-first), f.size),
-				asm.StoreMem(asm.RFP, f.to, asm.R1, f.size),
-			)
-		}
-	}
-	zero := func(from, size int16) {
-		for off := from; off < from+size; off += 8 {
-			emit(asm.StoreMem(asm.RFP, off, asm.R1, asm.DWord))
-		}
-	}
 	// The cause. What is not known is zero.
-	label("loss", asm.Mov.Imm(asm.R1, 0))
+	label("loss", asm.LoadMem(asm.R3, asm.R6, 8, asm.DWord))
 	zero(cause, causeSize)
 	emit(
-		asm.LoadMem(asm.R1, asm.R7, o.skbProtocol, asm.Half),
 		asm.StoreMem(asm.RFP, cause+causeProtocol, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord),
-		asm.StoreMem(asm.RFP, cause+causeLocation, asm.R1, asm.DWord),
+		asm.StoreMem(asm.RFP, cause+causeLocation, asm.R3, asm.DWord),
 		asm.StoreMem(asm.RFP, cause+causeReason, asm.R8, asm.Word),
 		asm.LoadMem(asm.R1, asm.R7, o.skbIif, asm.Word),
 		asm.StoreMem(asm.RFP, cause+causeInIf, asm.R1, asm.Word),
@@ -230,74 +367,86 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.LoadMem(asm.R1, asm.R1, o.devIfindex, asm.Word),
 		asm.StoreMem(asm.RFP, cause+causeDevIf, asm.R1, asm.Word),
 	)
-	// The route, an unsigned long with flags in its low bits (SKB_DST_NOREF).
-	label("route", asm.LoadMem(asm.R1, asm.R7, o.skbRefdst, asm.DWord))
+	// The route, an unsigned long with flags in its low bits (SKB_DST_NOREF). It may
+	// not be there: it lies in a union with a list of the TCP write queue.
+	label("route", asm.LoadMem(asm.R3, asm.R7, o.skbRefdst, asm.DWord))
 	emit(
-		asm.And.Imm(asm.R1, -8),
-		asm.JEq.Imm(asm.R1, 0, "cause"),
-		asm.StoreMem(asm.RFP, pointer, asm.R1, asm.DWord),
+		asm.And.Imm(asm.R3, -8),
+		asm.JEq.Imm(asm.R3, 0, "cause"),
 	)
-	readTwo(pointer, field{o.dstError, cause + causeDstError, asm.Half}, field{o.dstDev, pointer2, asm.DWord})
-	readTwo(pointer2, field{o.dstDevIfindex, cause + causeDstIf, asm.Word}, field{o.dstDevFlags, cause + causeDstFlags, asm.Word})
+	load(func(d *direct) btf.TypeID { return d.dst }, field{o.dstError, cause + causeDstError, asm.Half}, field{o.dstDev, pointer, asm.DWord})
+	emit(asm.LoadMem(asm.R3, asm.RFP, pointer, asm.DWord))
+	load(func(d *direct) btf.TypeID { return d.device }, field{o.devIfindex, cause + causeDstIf, asm.Word}, field{o.devFlags, cause + causeDstFlags, asm.Word})
 
 	// Its tally, made when it is the first of its kind.
-	label("cause", asm.Mov.Imm(asm.R1, 0))
+	label("cause", asm.StoreImm(asm.RFP, submit, 0, asm.Word))
+	find(m.agents, slot)
 	emit(
-		asm.StoreMem(asm.RFP, tally, asm.R1, asm.DWord),
-		asm.StoreMem(asm.RFP, submit, asm.R1, asm.Word),
+		asm.JEq.Imm(asm.R0, 0, "exit"),
+		asm.Mov.Reg(asm.R6, asm.R0),
 	)
-	findInner(m.causes, cause, "reserve")
+	findInner(m.causes, cause, "no_tally")
 	emit(
 		asm.Mov.Reg(asm.R9, asm.R0),
 		asm.JNE.Imm(asm.R9, 0, "bucket"),
-		asm.Mov.Imm(asm.R1, 0),
 	)
-	zero(empty, tallySize)
+	zero(scratch, tallySize)
 	find(m.causes, slot)
 	emit(
-		asm.JEq.Imm(asm.R0, 0, "reserve"),
+		asm.JEq.Imm(asm.R0, 0, "no_tally"),
 		asm.Mov.Reg(asm.R1, asm.R0),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, cause),
 		asm.Mov.Reg(asm.R3, asm.RFP),
-		asm.Add.Imm(asm.R3, empty),
+		asm.Add.Imm(asm.R3, scratch),
 		asm.Mov.Imm(asm.R4, 1), // BPF_NOEXIST: another CPU may have been first
 		asm.FnMapUpdateElem.Call(),
 	)
-	findInner(m.causes, cause, "reserve")
+	findInner(m.causes, cause, "no_tally")
 	emit(
 		asm.Mov.Reg(asm.R9, asm.R0),
-		asm.JEq.Imm(asm.R9, 0, "reserve"), // too many causes: the ring buffer alone bounds it
+		asm.JNE.Imm(asm.R9, 0, "bucket"),
+	)
+	// Too many causes: the ring buffer alone bounds it.
+	label("no_tally", asm.Mov.Imm(asm.R1, 0))
+	emit(
+		asm.StoreMem(asm.RFP, tally, asm.R1, asm.DWord),
+		asm.FnKtimeGetNs.Call(),
+		asm.StoreMem(asm.RFP, now, asm.R0, asm.DWord),
+		asm.Ja.Label("reserve"),
 	)
 
 	label("bucket", asm.StoreMem(asm.RFP, tally, asm.R9, asm.DWord))
-	find(m.agents, slot)
 	emit(
-		asm.JEq.Imm(asm.R0, 0, "exit"),
-		asm.StoreMem(asm.RFP, agent, asm.R0, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, agentSeed, asm.DWord),
-		asm.StoreMem(asm.RFP, seed, asm.R1, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, agentBank, asm.DWord),
-		asm.StoreMem(asm.RFP, bank, asm.R1, asm.DWord),
 		// The bucket's size is looked up when some cause's has changed only.
-		asm.LoadMem(asm.R1, asm.R0, agentPaces, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R6, agentPaces, asm.DWord),
 		asm.LoadMem(asm.R2, asm.R9, tallyPaces, asm.DWord),
 		asm.JEq.Reg(asm.R1, asm.R2, "paced"),
 		asm.StoreMem(asm.R9, tallyPaces, asm.R1, asm.DWord),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.R9, tallyClosed, asm.R1, asm.DWord),
+		asm.LoadMem(asm.R3, asm.R6, agentSeed, asm.DWord),
 	)
-	copyPace := func(from int16) {
+	mix(causeWords)
+	emit(asm.StoreMem(asm.R9, tallyMark, asm.R3, asm.DWord))
+	copyPace := func(from asm.Register, off int16) {
 		for _, at := range []int16{paceCost, paceTolerate} {
-			emit(asm.LoadMem(asm.R1, asm.R0, from+at, asm.DWord), asm.StoreMem(asm.R9, tallyPace+at, asm.R1, asm.DWord))
+			emit(asm.LoadMem(asm.R1, from, off+at, asm.DWord), asm.StoreMem(asm.R9, tallyPace+at, asm.R1, asm.DWord))
 		}
 	}
-	copyPace(agentPace)
+	copyPace(asm.R6, agentPace)
 	findInner(m.paces, cause, "paced")
 	emit(asm.JEq.Imm(asm.R0, 0, "paced"))
-	copyPace(0)
+	copyPace(asm.R0, 0)
 
-	label("paced", asm.LoadMem(asm.R8, asm.R9, tallyPace+paceTolerate, asm.DWord))
+	label("paced", asm.StoreImm(asm.RFP, counted, countHeld*8, asm.Word))
 	emit(
+		asm.FnJiffies64.Call(),
+		asm.LoadMem(asm.R1, asm.R9, tallyClosed, asm.DWord),
+		asm.JEq.Reg(asm.R1, asm.R0, "tally"),
+		asm.Mov.Reg(asm.R8, asm.R0),
 		asm.FnKtimeGetNs.Call(),
+		asm.StoreMem(asm.RFP, now, asm.R0, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R9, tallyDue, asm.DWord),
 		asm.JGE.Reg(asm.R1, asm.R0, "busy"),
 		asm.Mov.Reg(asm.R1, asm.R0),
@@ -305,26 +454,29 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 	label("busy", asm.Mov.Reg(asm.R2, asm.R1))
 	emit(
 		asm.Sub.Reg(asm.R2, asm.R0),
-		asm.StoreImm(asm.RFP, counted, countHeld*8, asm.Word),
-		asm.JGT.Reg(asm.R2, asm.R8, "tally"),
-		asm.LoadMem(asm.R3, asm.R9, tallyPace+paceCost, asm.DWord),
-		asm.Add.Reg(asm.R1, asm.R3),
+		asm.LoadMem(asm.R3, asm.R9, tallyPace+paceTolerate, asm.DWord),
+		asm.JLE.Reg(asm.R2, asm.R3, "admitted"),
+		asm.StoreMem(asm.R9, tallyClosed, asm.R8, asm.DWord),
+		asm.Ja.Label("tally"),
+	)
+	label("admitted", asm.LoadMem(asm.R4, asm.R9, tallyPace+paceCost, asm.DWord))
+	emit(
+		asm.Add.Reg(asm.R1, asm.R4),
 		asm.StoreMem(asm.R9, tallyDue, asm.R1, asm.DWord),
 		// With the bucket half full it is a flood, of which the reader need not
 		// be told at once: to wake it costs more than all the rest.
-		asm.LoadMem(asm.R4, asm.RFP, agent, asm.DWord),
 		asm.LSh.Imm(asm.R2, 1),
-		asm.JLE.Reg(asm.R2, asm.R8, "wake"),
+		asm.JLE.Reg(asm.R2, asm.R3, "wake"),
 		asm.StoreImm(asm.RFP, submit, 1, asm.Word), // BPF_RB_NO_WAKEUP
-		asm.StoreImm(asm.R4, agentAsleep, 1, asm.Word),
+		asm.StoreImm(asm.R6, agentAsleep, 1, asm.Word),
 		asm.Ja.Label("reserve"),
 	)
 	// By itself the kernel wakes a reader only for the first record that it has
 	// not read, and that one may have been told not to.
-	label("wake", asm.LoadMem(asm.R1, asm.R4, agentAsleep, asm.Word))
+	label("wake", asm.LoadMem(asm.R1, asm.R6, agentAsleep, asm.Word))
 	emit(
 		asm.JEq.Imm(asm.R1, 0, "reserve"),
-		asm.StoreImm(asm.R4, agentAsleep, 0, asm.Word),
+		asm.StoreImm(asm.R6, agentAsleep, 0, asm.Word),
 		asm.StoreImm(asm.RFP, submit, 2, asm.Word), // BPF_RB_FORCE_WAKEUP
 	)
 
@@ -333,8 +485,6 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, slot),
 		asm.FnMapLookupElem.Call(),
-	)
-	emit(
 		asm.JEq.Imm(asm.R0, 0, "lost"),
 		asm.Mov.Reg(asm.R1, asm.R0),
 		asm.Mov.Imm(asm.R2, recSize),
@@ -343,8 +493,8 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.JEq.Imm(asm.R0, 0, "lost"),
 		asm.Mov.Reg(asm.R9, asm.R0),
 
-		asm.FnKtimeGetNs.Call(),
-		asm.StoreMem(asm.R9, recTime, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R1, asm.RFP, now, asm.DWord),
+		asm.StoreMem(asm.R9, recTime, asm.R1, asm.DWord),
 	)
 	copyField := func(from, to int16, size asm.Size) {
 		emit(
@@ -374,61 +524,65 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 	}
 	emit(
 		asm.Mov.Imm(asm.R1, 0),
-		asm.StoreMem(asm.R9, recSegments, asm.R1, asm.Word), // and the padding after it
 		asm.StoreMem(asm.R9, recLinkLayer, asm.R1, asm.DWord),
 		asm.StoreMem(asm.R9, recLinkLayer+8, asm.R1, asm.DWord),
 	)
 
-	// linear leaves in R2 how many bytes of the packet, at most so many, lie from
-	// its network header on, whose offset is R1.
-	linear := func(most int32, name string) {
+	// linear leaves in R2 how many bytes of the packet lie from its network header
+	// on, whose offset is R1.
+	linear := func(name string) {
 		emit(
 			asm.LoadMem(asm.R1, asm.R7, o.skbNetwork, asm.Half),
 			asm.LoadMem(asm.R2, asm.R7, o.skbTail, asm.Word),
 			asm.Sub.Reg(asm.R2, asm.R1),
-			asm.JSGE.Imm(asm.R2, 0, name+"_not_negative"),
+			asm.JSGE.Imm(asm.R2, 0, name),
 			asm.Mov.Imm(asm.R2, 0),
 		)
-		label(name+"_not_negative", asm.JLE.Imm(asm.R2, most, name+"_not_long"))
-		emit(asm.Mov.Imm(asm.R2, most))
+	}
+	// head leaves in R3 the address of the byte at an offset, in R1, of the packet's
+	// buffer.
+	head := func() {
+		emit(asm.LoadMem(asm.R3, asm.R7, o.skbHead, asm.DWord), asm.Add.Reg(asm.R3, asm.R1))
+	}
+	// segments leaves in R1 how many packets it is on the wire, 0 for one:
+	// skb_shared_info lies at the end of the buffer.
+	segments := func() {
+		emit(asm.LoadMem(asm.R1, asm.R7, o.skbEnd, asm.Word))
+		head()
+		view(func(d *direct) btf.TypeID { return d.shared }, o.sharedSegs, 2)
+		emit(asm.LoadMem(asm.R1, asm.R0, o.sharedSegs, asm.Half))
 	}
 	// The packet: linear bytes from the network header on.
 	emit(
-		asm.LoadMem(asm.R1, asm.R7, o.skbHead, asm.DWord),
-		asm.StoreMem(asm.RFP, pointer, asm.R1, asm.DWord),
 		asm.LoadMem(asm.R2, asm.R7, o.skbData, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R7, o.skbHead, asm.DWord),
 		asm.Sub.Reg(asm.R2, asm.R1),
 		asm.StoreMem(asm.R9, recData, asm.R2, asm.Word),
 	)
-	linear(maxHeader, "record")
-	label("record_not_long", asm.StoreMem(asm.R9, recCaptured, asm.R2, asm.Word))
+	linear("captured")
+	label("captured", asm.JLE.Imm(asm.R2, maxHeader, "captured_not_long"))
+	emit(asm.Mov.Imm(asm.R2, maxHeader))
+	label("captured_not_long", asm.StoreMem(asm.R9, recCaptured, asm.R2, asm.Word))
+	head()
 	emit(
-		asm.LoadMem(asm.R3, asm.RFP, pointer, asm.DWord),
-		asm.Add.Reg(asm.R3, asm.R1),
 		asm.Mov.Reg(asm.R1, asm.R9),
 		asm.Add.Imm(asm.R1, recHeader),
 		asm.FnProbeReadKernel.Call(),
 
-		asm.LoadMem(asm.R2, asm.R7, o.skbMAC, asm.Half),
-		asm.JEq.Imm(asm.R2, 0xffff, "segments"),
-		asm.LoadMem(asm.R3, asm.RFP, pointer, asm.DWord),
-		asm.Add.Reg(asm.R3, asm.R2),
+		asm.LoadMem(asm.R1, asm.R7, o.skbMAC, asm.Half),
+		asm.JEq.Imm(asm.R1, 0xffff, "segments"),
+	)
+	head()
+	emit(
 		asm.Mov.Reg(asm.R1, asm.R9),
 		asm.Add.Imm(asm.R1, recLinkLayer),
 		asm.Mov.Imm(asm.R2, 14),
 		asm.FnProbeReadKernel.Call(),
 	)
-	// How many packets on the wire: skb_shared_info lies at the end.
-	label("segments", asm.LoadMem(asm.R2, asm.R7, o.skbEnd, asm.Word))
+	label("segments", asm.Mov.Imm(asm.R1, 0))
+	segments()
 	emit(
-		asm.LoadMem(asm.R3, asm.RFP, pointer, asm.DWord),
-		asm.Add.Reg(asm.R3, asm.R2),
-		asm.Add.Imm(asm.R3, o.sharedSegs),
-		asm.Mov.Reg(asm.R1, asm.R9),
-		asm.Add.Imm(asm.R1, recSegments),
-		asm.Mov.Imm(asm.R2, 2),
-		asm.FnProbeReadKernel.Call(),
+		asm.StoreMem(asm.R9, recSegments, asm.R1, asm.Word), // and the padding after it
 
 		// Without flags the reader is woken when it has read all before.
 		asm.Mov.Reg(asm.R1, asm.R9),
@@ -451,26 +605,18 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 			asm.StoreMem(asm.R9, off, asm.R2, asm.DWord),
 		)
 	}
-	label("tally", asm.LoadMem(asm.R1, asm.RFP, bank, asm.DWord))
+	label("tally", asm.LoadMem(asm.R1, asm.R6, agentBank, asm.DWord))
 	emit(
 		asm.And.Imm(asm.R1, 1),
+		asm.StoreMem(asm.RFP, bank, asm.R1, asm.DWord),
 		asm.Mul.Imm(asm.R1, tallyBank),
 		asm.Add.Reg(asm.R9, asm.R1),
 		asm.Mov.Imm(asm.R1, 1),
 	)
 	add(tallyHeld, asm.R1)
+	segments()
 	emit(
-		asm.StoreImm(asm.RFP, segments, 0, asm.Word),
-		asm.LoadMem(asm.R2, asm.R7, o.skbEnd, asm.Word),
-		asm.LoadMem(asm.R3, asm.R7, o.skbHead, asm.DWord),
-		asm.StoreMem(asm.RFP, pointer, asm.R3, asm.DWord),
-		asm.Add.Reg(asm.R3, asm.R2),
-		asm.Add.Imm(asm.R3, o.sharedSegs),
-		asm.Mov.Reg(asm.R1, asm.RFP),
-		asm.Add.Imm(asm.R1, segments),
-		asm.Mov.Imm(asm.R2, 2),
-		asm.FnProbeReadKernel.Call(),
-		asm.LoadMem(asm.R8, asm.RFP, segments, asm.Half), // R8 from here on: packets
+		asm.Mov.Reg(asm.R8, asm.R1), // R8 from here on: packets
 		asm.JNE.Imm(asm.R8, 0, "packets"),
 		asm.Mov.Imm(asm.R8, 1),
 	)
@@ -484,53 +630,48 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.Add.Reg(asm.R1, asm.R2),
 		asm.LoadMem(asm.R2, asm.R7, o.skbNetwork, asm.Half),
 		asm.Sub.Reg(asm.R1, asm.R2),
-		asm.JSLE.Imm(asm.R1, 0, "flow"),
-		asm.JSGT.Imm(asm.R1, math.MaxInt32, "flow"),
+		asm.JSLE.Imm(asm.R1, 0, "counted"),
+		asm.JSGT.Imm(asm.R1, math.MaxInt32, "counted"),
 	)
 	add(tallyHeld+16, asm.R1)
+	label("counted", asm.Mov.Imm(asm.R1, 0))
+	count()
 
 	// The flow, as packet.Decode has it; where it would look further than here
 	// there is none. What is no IP may look like it: a label, for one.
-	label("flow", asm.LoadMem(asm.R1, asm.RFP, cause+causeProtocol, asm.Half))
 	emit(
+		asm.LoadMem(asm.R1, asm.RFP, cause+causeProtocol, asm.Half),
 		asm.JEq.Imm(asm.R1, int32(networkOrder(etherIPv4)), "ip"),
-		asm.JNE.Imm(asm.R1, int32(networkOrder(etherIPv6)), "count"),
+		asm.JNE.Imm(asm.R1, int32(networkOrder(etherIPv6)), "exit"),
 	)
-	label("ip", asm.Mov.Imm(asm.R1, 0))
-	zero(flow, flowSize)
-	zero(header, capturedHeader)
-	linear(capturedHeader, "flow")
-	label("flow_not_long", asm.StoreMem(asm.RFP, pointer2, asm.R2, asm.DWord))
+	label("ip", asm.LoadMem(asm.R1, asm.R7, o.skbNetwork, asm.Half))
+	head()
+	view(func(d *direct) btf.TypeID { return d.ipv4 }, 0, 40)
+	emit(asm.Mov.Reg(asm.R9, asm.R0))
+	linear("ip_linear")
+	label("ip_linear", asm.LoadMem(asm.R4, asm.R9, 0, asm.Byte))
 	emit(
-		asm.LoadMem(asm.R3, asm.RFP, pointer, asm.DWord),
-		asm.Add.Reg(asm.R3, asm.R1),
-		asm.StoreMem(asm.RFP, pointer, asm.R3, asm.DWord),
-		asm.Mov.Reg(asm.R1, asm.RFP),
-		asm.Add.Imm(asm.R1, header),
-		asm.FnProbeReadKernel.Call(),
-		asm.LoadMem(asm.R5, asm.RFP, pointer2, asm.DWord),
-		asm.LoadMem(asm.R4, asm.RFP, header, asm.Byte),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.RFP, flow+flowPorts, asm.R1, asm.DWord), // with what else is in this word
 		asm.Mov.Reg(asm.R1, asm.R4),
 		asm.RSh.Imm(asm.R1, 4),
+		asm.StoreMem(asm.RFP, flow+flowVersion, asm.R1, asm.Byte),
 		asm.JEq.Imm(asm.R1, 6, "ipv6"),
-		asm.JNE.Imm(asm.R1, 4, "count"),
+		asm.JNE.Imm(asm.R1, 4, "exit"),
+		asm.JLT.Imm(asm.R2, 20, "exit"),
 	)
 	move := func(from, to int16, size asm.Size) {
 		emit(
-			asm.LoadMem(asm.R2, asm.RFP, header+from, size),
+			asm.LoadMem(asm.R2, asm.R9, from, size),
 			asm.StoreMem(asm.RFP, flow+to, asm.R2, size),
 		)
 	}
-	emit(
-		asm.JLT.Imm(asm.R5, 20, "count"),
-		asm.StoreMem(asm.RFP, flow+flowVersion, asm.R1, asm.Byte),
-	)
 	move(12, flowSource, asm.Word)
-	move(16, flowDestination, asm.Word)
+	move(16, flowDestination4, asm.Word)
+	zero(flow+8, 24)
 	move(9, flowProtocol, asm.Byte)
 	emit(
-		asm.Mov.Reg(asm.R1, asm.R2), // the protocol
-		asm.LoadMem(asm.R2, asm.RFP, header+6, asm.Half),
+		asm.LoadMem(asm.R2, asm.R9, 6, asm.Half),
 		asm.And.Imm(asm.R2, int32(networkOrder(0x1fff))),
 		asm.JNE.Imm(asm.R2, 0, "sketch"), // a later fragment has no ports
 		asm.And.Imm(asm.R4, 0xf),
@@ -538,39 +679,34 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.JLT.Imm(asm.R4, 20, "sketch"),
 		asm.Ja.Label("transport"),
 	)
-	label("ipv6", asm.JLT.Imm(asm.R5, 40, "count"))
-	emit(asm.StoreMem(asm.RFP, flow+flowVersion, asm.R1, asm.Byte))
+	label("ipv6", asm.JLT.Imm(asm.R2, 40, "exit"))
+	if o.direct != nil {
+		emit(asm.Mov.Reg(asm.R3, asm.R9))
+		view(func(d *direct) btf.TypeID { return d.ipv6 }, 0, 40)
+		emit(asm.Mov.Reg(asm.R9, asm.R0))
+	}
 	for off := int16(0); off < 32; off += 8 { // both addresses
 		move(8+off, flowSource+off, asm.DWord)
 	}
 	move(6, flowProtocol, asm.Byte)
-	emit(asm.Mov.Reg(asm.R1, asm.R2))
 	for _, extension := range []int32{0, 43, 44, 51, 60, 135, 139, 140} {
-		emit(asm.JEq.Imm(asm.R1, extension, "count")) // the ports are further on
+		emit(asm.JEq.Imm(asm.R2, extension, "exit")) // the ports are further on
 	}
 	emit(asm.Mov.Imm(asm.R4, 40))
-	// R1 protocol, R4 where its header begins, R5 bytes there are.
-	label("transport", asm.Mov.Reg(asm.R2, asm.R4))
+	// R4: where the transport's header begins.
+	label("transport", asm.Add.Imm(asm.R4, 4))
+	linear("transport_linear")
+	label("transport_linear", asm.JGT.Reg(asm.R4, asm.R2, "sketch"))
 	emit(
-		asm.Add.Imm(asm.R2, 4),
-		asm.JGT.Reg(asm.R2, asm.R5, "sketch"),
-		asm.JEq.Imm(asm.R4, 20, "ports_at_20"),
-		asm.JEq.Imm(asm.R4, 40, "ports_at_40"),
-		asm.StoreMem(asm.RFP, pointer2, asm.R1, asm.DWord),
-		asm.Mov.Reg(asm.R1, asm.RFP),
-		asm.Add.Imm(asm.R1, header),
-		asm.Mov.Imm(asm.R2, 4),
-		asm.LoadMem(asm.R3, asm.RFP, pointer, asm.DWord),
-		asm.Add.Reg(asm.R3, asm.R4),
-		asm.FnProbeReadKernel.Call(),
-		asm.LoadMem(asm.R1, asm.RFP, pointer2, asm.DWord),
-		asm.LoadMem(asm.R2, asm.RFP, header, asm.Word),
-		asm.Ja.Label("ports"),
+		asm.Sub.Imm(asm.R4, 4),
+		asm.Add.Reg(asm.R1, asm.R4),
 	)
-	label("ports_at_20", asm.LoadMem(asm.R2, asm.RFP, header+20, asm.Word))
-	emit(asm.Ja.Label("ports"))
-	label("ports_at_40", asm.LoadMem(asm.R2, asm.RFP, header+40, asm.Word))
-	label("ports", asm.StoreMem(asm.RFP, header, asm.R2, asm.Word))
+	head()
+	view(func(d *direct) btf.TypeID { return d.l4Head }, 0, 4)
+	emit(
+		asm.LoadMem(asm.R2, asm.R0, 0, asm.Half),
+		asm.LoadMem(asm.R1, asm.RFP, flow+flowProtocol, asm.Byte),
+	)
 	for _, proto := range []int32{6, 17, 132} {
 		emit(asm.JEq.Imm(asm.R1, proto, "both_ports"))
 	}
@@ -578,37 +714,35 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		asm.JEq.Imm(asm.R1, 1, "type"),
 		asm.JNE.Imm(asm.R1, 58, "sketch"),
 	)
-	label("type", asm.LoadMem(asm.R2, asm.RFP, header, asm.Half)) // type and code, as destination port
+	label("type", asm.StoreMem(asm.RFP, flow+flowPorts+2, asm.R2, asm.Half)) // and code, as destination port
+	emit(asm.Ja.Label("sketch"))
+	label("both_ports", asm.StoreMem(asm.RFP, flow+flowPorts, asm.R2, asm.Half))
 	emit(
+		asm.LoadMem(asm.R2, asm.R0, 2, asm.Half),
 		asm.StoreMem(asm.RFP, flow+flowPorts+2, asm.R2, asm.Half),
-		asm.Ja.Label("sketch"),
 	)
-	label("both_ports", asm.StoreMem(asm.RFP, flow+flowPorts, asm.R2, asm.Word))
 
 	// The sketch: MV-Sketch over cause and flow, as sketch.go reads it.
-	label("sketch", asm.FnGetSmpProcessorId.Call())
-	emit(asm.StoreMem(asm.RFP, cpu, asm.R0, asm.Word))
-	findInner(m.sketches, cpu, "count")
+	label("sketch", asm.LoadMem(asm.R1, asm.RFP, tally, asm.DWord))
 	emit(
-		asm.JEq.Imm(asm.R0, 0, "count"),
+		asm.JEq.Imm(asm.R1, 0, "exit"), // it has one here
+		asm.LoadMem(asm.R3, asm.R1, tallyMark, asm.DWord),
+	)
+	mix(flowWords)
+	emit(
+		asm.LoadMem(asm.R1, asm.RFP, flow+flowVersion, asm.Byte),
+		asm.JNE.Imm(asm.R1, 6, "mixed"),
+	)
+	mix(flowWords6)
+	label("mixed", asm.Or.Imm(asm.R3, 1)) // R3: the key's mark, which is never 0
+	emit(
+		asm.LoadMem(asm.R0, asm.RFP, area, asm.DWord),
 		asm.LoadMem(asm.R1, asm.RFP, bank, asm.DWord),
 		asm.And.Imm(asm.R1, 1),
 		asm.Mul.Imm(asm.R1, sketchSize),
 		asm.Add.Reg(asm.R0, asm.R1),
-		asm.LoadImm(asm.R5, int64(multiplier), asm.DWord),
-		asm.LoadMem(asm.R3, asm.RFP, seed, asm.DWord),
+		asm.Add.Imm(asm.R0, cpuBanks),
 	)
-	for off := int16(0); off < sketchKey; off += 8 {
-		emit(
-			asm.LoadMem(asm.R1, asm.RFP, flow+off, asm.DWord),
-			asm.Xor.Reg(asm.R3, asm.R1),
-			asm.Mul.Reg(asm.R3, asm.R5),
-			asm.Mov.Reg(asm.R1, asm.R3),
-			asm.RSh.Imm(asm.R1, 32),
-			asm.Xor.Reg(asm.R3, asm.R1),
-		)
-	}
-	emit(asm.Or.Imm(asm.R3, 1)) // R3: the key's mark, which is never 0
 	for row := range int32(sketchRows) {
 		name := func(s string) string { return s + string(rune('0'+row)) }
 		emit(
@@ -651,21 +785,10 @@ func dropProgram(o *offsets, ignore []uint32, m programMaps) *ebpf.ProgramSpec {
 		emit(asm.StoreMem(asm.R4, cellVotes, asm.R5, asm.DWord))
 		label(name("row"), asm.Mov.Imm(asm.R1, 0))
 	}
-	emit(asm.Ja.Label("count"))
+	emit(asm.Ja.Label("exit"))
 
-	label("ignored", asm.StoreImm(asm.RFP, counted, countIgnored*8, asm.Word))
-	label("count", asm.FnGetSmpProcessorId.Call())
-	emit(asm.StoreMem(asm.RFP, cpu, asm.R0, asm.Word))
-	findInner(m.counts, cpu, "exit")
-	emit(
-		asm.JEq.Imm(asm.R0, 0, "exit"),
-		asm.LoadMem(asm.R1, asm.RFP, counted, asm.Word),
-		asm.And.Imm(asm.R1, 8*(counters-1)),
-		asm.Add.Reg(asm.R0, asm.R1),
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
-		asm.Add.Imm(asm.R1, 1),
-		asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
-	)
+	label("count", asm.Mov.Imm(asm.R1, 0))
+	count()
 	label("exit", asm.Mov.Imm(asm.R0, 0))
 	emit(asm.Return())
 

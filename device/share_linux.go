@@ -64,16 +64,17 @@ type shared struct {
 	program *ebpf.Program
 	maps    map[string]*ebpf.Map // by name
 	agents  []byte               // the agents map's memory
+	recent  []byte               // the recent map's
 }
 
 // The shared maps' names, which the kernel cuts after 15 characters.
 const (
 	spacesMap   = "decaf_spaces"
+	recentMap   = "decaf_recent"
 	agentsMap   = "decaf_agents"
 	ringsMap    = "decaf_rings"
 	causesMap   = "decaf_causes"
 	pacesMap    = "decaf_paces"
-	countsMap   = "decaf_counts"
 	sketchesMap = "decaf_sketches"
 )
 
@@ -82,23 +83,24 @@ func sharedMaps(cpus int) []*ebpf.MapSpec {
 	arrayOf := func(name string, inner *ebpf.MapSpec) *ebpf.MapSpec {
 		return &ebpf.MapSpec{Name: name, Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: maxAgents, InnerMap: inner}
 	}
-	rings, causes, paces, counts, sketches := innerMaps(cpus)
+	rings, causes, paces, sketches := innerMaps(cpus)
 	return []*ebpf.MapSpec{
 		{Name: spacesMap, Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxAgents},
+		{Name: recentMap, Type: ebpf.Array, KeySize: 4, ValueSize: recentSize(cpus), MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE},
 		{Name: agentsMap, Type: ebpf.Array, KeySize: 4, ValueSize: agentSize, MaxEntries: maxAgents + 1, Flags: unix.BPF_F_MMAPABLE},
-		arrayOf(ringsMap, rings), arrayOf(causesMap, causes), arrayOf(pacesMap, paces), arrayOf(countsMap, counts), arrayOf(sketchesMap, sketches),
+		arrayOf(ringsMap, rings), arrayOf(causesMap, causes), arrayOf(pacesMap, paces), arrayOf(sketchesMap, sketches),
 	}
 }
 
+// recentSize is that of the recent map's entry.
+func recentSize(cpus int) uint32 { return uint32(recentFirst + cpus*recentCPU) }
+
 // innerMaps describes an agent's own maps.
-func innerMaps(cpus int) (rings, causes, paces, counts, sketches *ebpf.MapSpec) {
-	perCPU := func(name string, size int) *ebpf.MapSpec {
-		return &ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(cpus), Flags: unix.BPF_F_MMAPABLE}
-	}
+func innerMaps(cpus int) (rings, causes, paces, sketches *ebpf.MapSpec) {
 	return &ebpf.MapSpec{Name: "decaf_ring", Type: ebpf.RingBuf, MaxEntries: kernelBuffer},
 		&ebpf.MapSpec{Name: "decaf_cause", Type: ebpf.PerCPUHash, KeySize: causeSize, ValueSize: tallySize, MaxEntries: maxCauses},
 		&ebpf.MapSpec{Name: "decaf_pace", Type: ebpf.Hash, KeySize: causeSize, ValueSize: paceSize, MaxEntries: maxCauses},
-		perCPU("decaf_count", 8*counters), perCPU("decaf_sketch", 2*sketchSize)
+		&ebpf.MapSpec{Name: "decaf_sketch", Type: ebpf.Array, KeySize: 4, ValueSize: cpuSize, MaxEntries: uint32(cpus), Flags: unix.BPF_F_MMAPABLE}
 }
 
 // openShared finds the program that serves this kernel's agents, or attaches it,
@@ -197,7 +199,7 @@ func programName(off *offsets, reasons []uint32) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("count processors: %w", err)
 	}
-	fmt.Fprintln(h, dropProgram(off, reasons, programMaps{1, 2, 3, 4, 5, 6, 7}).Instructions)
+	fmt.Fprintln(h, dropProgram(off, reasons, cpus, programMaps{1, 2, 3, 4, 5, 6, 7}).Instructions)
 	for _, m := range sharedMaps(cpus) {
 		fmt.Fprintln(h, m)
 		if m.InnerMap != nil {
@@ -254,7 +256,7 @@ func openLink(id link.ID, l link.Link, name string) (_ *shared, err error) {
 		}
 		s.maps[mi.Name] = m
 	}
-	if err := s.mapAgents(); err != nil {
+	if err := s.mapShared(); err != nil {
 		return nil, err
 	}
 	keep = true
@@ -280,12 +282,12 @@ func attachShared(off *offsets, reasons []uint32, name string) (_ *shared, err e
 		}
 		s.maps[spec.Name] = m
 	}
-	if err := s.mapAgents(); err != nil {
+	if err := s.mapShared(); err != nil {
 		return nil, err
 	}
 	fd := func(name string) int { return s.maps[name].FD() }
-	spec := dropProgram(off, reasons, programMaps{
-		spaces: fd(spacesMap), agents: fd(agentsMap), rings: fd(ringsMap), causes: fd(causesMap), paces: fd(pacesMap), counts: fd(countsMap), sketches: fd(sketchesMap),
+	spec := dropProgram(off, reasons, cpus, programMaps{
+		spaces: fd(spacesMap), recent: fd(recentMap), agents: fd(agentsMap), rings: fd(ringsMap), causes: fd(causesMap), paces: fd(pacesMap), sketches: fd(sketchesMap),
 	})
 	spec.Name = name
 	if s.program, err = ebpf.NewProgram(spec); err != nil {
@@ -302,14 +304,24 @@ func attachShared(off *offsets, reasons []uint32, name string) (_ *shared, err e
 	return s, nil
 }
 
-func (s *shared) mapAgents() (err error) {
-	for _, name := range []string{spacesMap, agentsMap, ringsMap, causesMap, pacesMap, countsMap, sketchesMap} {
+// mapShared maps the memory of the maps that agents write themselves.
+func (s *shared) mapShared() (err error) {
+	for _, name := range []string{spacesMap, recentMap, agentsMap, ringsMap, causesMap, pacesMap, sketchesMap} {
 		if s.maps[name] == nil {
 			return fmt.Errorf("the drop program that is attached has no map %s", name)
 		}
 	}
-	s.agents, err = mapMemory(s.maps[agentsMap], agentSize*(maxAgents+1))
+	if s.agents, err = mapMemory(s.maps[agentsMap], agentSize*(maxAgents+1)); err != nil {
+		return err
+	}
+	s.recent, err = mapMemory(s.maps[recentMap], int(s.maps[recentMap].ValueSize()))
 	return err
+}
+
+// spacesChanged tells the program that what it remembers of the spaces map is old.
+// It comes after the change.
+func (s *shared) spacesChanged() {
+	(*atomic.Uint64)(unsafe.Pointer(&s.recent[recentChanges])).Add(1)
 }
 
 // token is the owner of a slot; 0 is nobody.
@@ -321,6 +333,7 @@ func (s *shared) word(slot, off int) *atomic.Uint64 {
 
 func (s *shared) close() {
 	unmap(s.agents)
+	unmap(s.recent)
 	for _, m := range s.maps {
 		m.Close()
 	}
@@ -357,9 +370,9 @@ type tenant struct {
 	token  *ebpf.Map // lives as long as this process
 	id     uint64    // its number
 
-	ring, causes, paces, counts, sketches *ebpf.Map
-	counters, cells                       []byte // the memory of counts and sketches
-	seed                                  uint64 // of the marks in the sketches
+	ring, causes, paces, sketches *ebpf.Map
+	cells                         []byte // the memory of sketches
+	seed                          uint64 // of the marks in them
 
 	mu   sync.Mutex
 	bank int  // which one the program writes
@@ -414,7 +427,7 @@ func (s *shared) enter(space uint32, b bucket) (_ *tenant, err error) {
 	s.word(int(slot), agentSeed).Store(m.seed)
 	s.word(int(slot), agentBank).Store(0)
 	s.word(int(slot), agentAsleep).Store(0)
-	for name, inner := range map[string]*ebpf.Map{ringsMap: m.ring, causesMap: m.causes, pacesMap: m.paces, countsMap: m.counts, sketchesMap: m.sketches} {
+	for name, inner := range map[string]*ebpf.Map{ringsMap: m.ring, causesMap: m.causes, pacesMap: m.paces, sketchesMap: m.sketches} {
 		if err := s.maps[name].Put(slot, inner); err != nil {
 			return nil, fmt.Errorf("enter the agent in %s: %w", name, err)
 		}
@@ -426,6 +439,7 @@ func (s *shared) enter(space uint32, b bucket) (_ *tenant, err error) {
 		}
 		return nil, fmt.Errorf("enter the agent's network namespace: %w", err)
 	}
+	s.spacesChanged()
 	return m, nil
 }
 
@@ -440,19 +454,16 @@ func (m *tenant) make() (err error) {
 	if err != nil {
 		return fmt.Errorf("count processors: %w", err)
 	}
-	ring, causes, paces, counts, sketch := innerMaps(cpus)
+	ring, causes, paces, sketch := innerMaps(cpus)
 	for _, want := range []struct {
 		spec *ebpf.MapSpec
 		to   **ebpf.Map
-	}{{ring, &m.ring}, {causes, &m.causes}, {paces, &m.paces}, {counts, &m.counts}, {sketch, &m.sketches}} {
+	}{{ring, &m.ring}, {causes, &m.causes}, {paces, &m.paces}, {sketch, &m.sketches}} {
 		if *want.to, err = ebpf.NewMap(want.spec); err != nil {
 			return fmt.Errorf("create the map %s: %w", want.spec.Name, err)
 		}
 	}
-	if m.counters, err = mapMemory(m.counts, 8*counters*cpus); err != nil {
-		return err
-	}
-	m.cells, err = mapMemory(m.sketches, 2*sketchSize*cpus)
+	m.cells, err = mapMemory(m.sketches, cpuSize*cpus)
 	return err
 }
 
@@ -476,7 +487,7 @@ func (m *tenant) setPaces(of map[[causeSize]byte]bucket) error {
 
 // count returns a counter over all CPUs.
 func (m *tenant) count(which int) (sum uint64) {
-	for c := range slices.Chunk(m.counters, 8*counters) {
+	for c := range slices.Chunk(m.cells, cpuSize) {
 		sum += (*atomic.Uint64)(unsafe.Pointer(&c[8*which])).Load()
 	}
 	return sum
@@ -490,8 +501,8 @@ func (m *tenant) turn() (bank int, _ *sketch, err error) {
 	defer m.mu.Unlock()
 	sketchOf := func(bank int) *sketch {
 		s := &sketch{seed: m.seed}
-		for both := range slices.Chunk(m.cells, 2*sketchSize) {
-			s.perCPU = append(s.perCPU, both[bank*sketchSize:][:sketchSize])
+		for of := range slices.Chunk(m.cells, cpuSize) {
+			s.perCPU = append(s.perCPU, of[cpuBanks+bank*sketchSize:][:sketchSize])
 		}
 		return s
 	}
@@ -511,7 +522,7 @@ func (m *tenant) turn() (bank int, _ *sketch, err error) {
 }
 
 // pause takes the namespace out of the program, or puts it back: while it is out
-// a drop in it costs one look-up, and is not counted.
+// a drop in it costs next to nothing, and is not counted.
 func (m *tenant) pause(out bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -529,6 +540,7 @@ func (m *tenant) pause(out bool) error {
 		}
 		return fmt.Errorf("come back to the drop program: %w", err)
 	}
+	m.shared.spacesChanged()
 	m.out = out
 	return nil
 }
@@ -546,9 +558,8 @@ func (m *tenant) leave() error {
 }
 
 func (m *tenant) close() {
-	unmap(m.counters)
 	unmap(m.cells)
-	for _, x := range []*ebpf.Map{m.ring, m.causes, m.paces, m.counts, m.sketches, m.token} {
+	for _, x := range []*ebpf.Map{m.ring, m.causes, m.paces, m.sketches, m.token} {
 		if x != nil {
 			x.Close()
 		}
@@ -558,7 +569,8 @@ func (m *tenant) close() {
 // release clears a slot that has the owner's token, and gives it free. Taking a
 // map out of an array of maps waits for the programs that run.
 func (s *shared) release(slot uint32, owner uint64) {
-	for _, name := range []string{ringsMap, causesMap, pacesMap, countsMap, sketchesMap} {
+	s.spacesChanged() // who died may not have come to it
+	for _, name := range []string{ringsMap, causesMap, pacesMap, sketchesMap} {
 		s.maps[name].Delete(slot) // one that is not there is as good
 	}
 	s.token(int(slot)).CompareAndSwap(owner, 0)

@@ -31,17 +31,15 @@ const (
 	sketchKeys = sketchCells * cellSize // where the keys begin
 	sketchSize = sketchKeys + sketchCells*sketchKey
 
-	flowSource      = 0  // 16 bytes, of IPv4 4
-	flowDestination = 16 // the same
-	flowPorts       = 32 // u16 source, u16 destination, big-endian
-	flowProtocol    = 36 // u8
-	flowVersion     = 37 // u8: 4 or 6; 0 is no flow
-	flowSize        = 40
-	sketchKey       = flowSize + causeKeySize
-
-	// capturedHeader is how much of a packet the program looks at for the flow.
-	capturedHeader = 64
-	causeKeySize   = 32
+	flowSource       = 0  // 16 bytes, of IPv4 4
+	flowDestination  = 16 // the same
+	flowDestination4 = 4  // of IPv4; 24 bytes of zero follow
+	flowPorts        = 32 // u16 source, u16 destination, big-endian
+	flowProtocol     = 36 // u8
+	flowVersion      = 37 // u8: 4 or 6; 0 is no flow
+	flowSize         = 40
+	sketchKey        = flowSize + causeKeySize
+	causeKeySize     = 32
 )
 
 // sketch tells of the flows of drops that were only counted, within bounds that
@@ -132,15 +130,32 @@ func cellAt(cells []byte, i int) cell {
 	return cell{mark: ne.Uint64(b[cellMark:]), votes: ne.Uint64(b[cellVotes:]), total: ne.Uint64(b[cellTotal:])}
 }
 
-// sketchMark is the program's hash of a key, never 0.
+// sketchMark is the program's hash of a key, never 0: of the cause first, which the
+// program does once for all drops of that cause, and then of what is not zero in
+// every flow of its version.
 func sketchMark(seed uint64, key [sketchKey]byte) uint64 {
 	h := seed
-	for i := 0; i < sketchKey; i += 8 {
-		h = (h ^ binary.NativeEndian.Uint64(key[i:])) * sketchMultiplier
-		h ^= h >> 32
+	mix := func(words []int) {
+		for _, at := range words {
+			h = (h ^ binary.NativeEndian.Uint64(key[at:])) * sketchMultiplier
+			h ^= h >> 32
+		}
+	}
+	mix(causeWords)
+	mix(flowWords)
+	if key[flowVersion] == 6 {
+		mix(flowWords6)
 	}
 	return h | 1
 }
+
+// The words of a key in the order in which they are mixed: of the cause, of each
+// flow, and of those of IPv6 besides.
+var (
+	causeWords = []int{flowSize, flowSize + 8, flowSize + 16, flowSize + 24}
+	flowWords  = []int{flowPorts, flowSource}
+	flowWords6 = []int{flowSource + 8, flowDestination, flowDestination + 8}
+)
 
 func parseSketchKey(b []byte) heldFlow {
 	h := heldFlow{cause: [causeKeySize]byte(b[flowSize:])}
@@ -148,7 +163,7 @@ func parseSketchKey(b []byte) heldFlow {
 	if b[flowVersion] == 6 {
 		src, dst = netip.AddrFrom16([16]byte(b[flowSource:])), netip.AddrFrom16([16]byte(b[flowDestination:]))
 	} else {
-		src, dst = netip.AddrFrom4([4]byte(b[flowSource:])), netip.AddrFrom4([4]byte(b[flowDestination:]))
+		src, dst = netip.AddrFrom4([4]byte(b[flowSource:])), netip.AddrFrom4([4]byte(b[flowDestination4:]))
 	}
 	be := binary.BigEndian
 	h.flow = packet.Flow{
@@ -159,14 +174,15 @@ func parseSketchKey(b []byte) heldFlow {
 }
 
 func sketchKeyOf(cause [causeKeySize]byte, f packet.Flow) (key [sketchKey]byte) {
+	version, destination := byte(4), flowDestination4
+	if f.Src.Addr().Is6() {
+		version, destination = 6, flowDestination
+	}
 	copy(key[flowSource:], f.Src.Addr().AsSlice())
-	copy(key[flowDestination:], f.Dst.Addr().AsSlice())
+	copy(key[destination:], f.Dst.Addr().AsSlice())
 	binary.BigEndian.PutUint16(key[flowPorts:], f.Src.Port())
 	binary.BigEndian.PutUint16(key[flowPorts+2:], f.Dst.Port())
-	key[flowProtocol], key[flowVersion] = f.Proto, 4
-	if f.Src.Addr().Is6() {
-		key[flowVersion] = 6
-	}
+	key[flowProtocol], key[flowVersion] = f.Proto, version
 	copy(key[flowSize:], cause[:])
 	return key
 }

@@ -169,30 +169,6 @@ func TestEventOfManyPrefixes(t *testing.T) {
 	}
 }
 
-// The times of drops follow the clock, within a second of its being set, and go on
-// as the drops came.
-func TestBootClockThatJumps(t *testing.T) {
-	const day = 24 * int64(time.Hour)
-	wall, boot := 20_000*day, day
-	c := bootClock{now: func() (int64, int64) { return wall, boot }}
-	check := func(what string, since int64, want int64) {
-		t.Helper()
-		if got := c.at(uint64(since)).UnixNano(); got != want {
-			t.Errorf("%s: %v, want %v", what, time.Unix(0, got), time.Unix(0, want))
-		}
-	}
-	check("the first", day, 20_000*day)
-	check("a little earlier, from another processor", day-5, 20_000*day-5)
-	wall, boot = wall+day, boot+1e9/2 // set ahead by a day, less half a second
-	check("before it is noticed", day+1e9/2, 20_000*day+1e9/2)
-	wall, boot = wall+1e9, boot+1e9
-	check("a second later", day+3e9/2, 20_001*day+1e9)
-	wall, boot = wall-2*day, boot+2e9 // and back
-	check("set back", day+7e9/2, 19_999*day+1e9)
-	wall, boot = wall+1e9, boot+1e9
-	check("read long after it happened", day+2e9, 19_999*day+2e9-7e9/2+1e9)
-}
-
 func classPackets(a *Agent, class string) uint64 {
 	for _, c := range a.ledger.totals().classes {
 		if c.Name == class {
