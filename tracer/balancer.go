@@ -75,6 +75,12 @@ func (s *balancerSlot) Translate(ctx context.Context, f packet.Flow) (packet.Flo
 	return f, nil
 }
 
+// untranslated is that of prompt.
+func (s *balancerSlot) untranslated(f packet.Flow) bool {
+	b := s.now.Load()
+	return b == nil || !b.balances(f)
+}
+
 // SetBalancer has another external balancer asked from now on; nil asks none.
 // Traces under way go on with the one before. Errors: a bad configuration, which
 // changes nothing, or ErrFixed.
@@ -120,9 +126,14 @@ func newBalancer(cfg BalancerConfig) *balancer {
 		known: make(map[packet.Flow]*list.Element), order: list.New()}
 }
 
+// balances says whether a flow goes to one of its addresses.
+func (b *balancer) balances(f packet.Flow) bool {
+	return slices.ContainsFunc(b.cfg.Networks, func(p netip.Prefix) bool { return p.Contains(f.Dst.Addr()) })
+}
+
 // Translate asks, or remembers.
 func (b *balancer) Translate(ctx context.Context, f packet.Flow) (packet.Flow, error) {
-	if !slices.ContainsFunc(b.cfg.Networks, func(p netip.Prefix) bool { return p.Contains(f.Dst.Addr()) }) {
+	if !b.balances(f) {
 		return f, nil
 	}
 	if r := b.recall(f); r != nil {

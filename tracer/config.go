@@ -25,6 +25,9 @@ type Config struct {
 	// each time, until Timeout after the first probe, which ends the trace.
 	Resend  time.Duration
 	Timeout time.Duration
+	// Glance is how long from the first probe on the trace looks for answers without
+	// sleeping. It takes that much of a processor at most, as often as Rate says.
+	Glance time.Duration
 	// MaxCached bounds the traces remembered for their epoch, and MaxLive the ones
 	// under way.
 	MaxCached int
@@ -48,6 +51,7 @@ func DefaultConfig() Config {
 		MaxTTL:        15,
 		Resend:        2 * time.Millisecond,
 		Timeout:       50 * time.Millisecond,
+		Glance:        200 * time.Microsecond,
 		MaxCached:     16384,
 		MaxLive:       256,
 		ReceiveBuffer: 1 << 20,
@@ -69,6 +73,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("trace resend %s: want at least 1ms", c.Resend)
 	case c.Timeout < c.Resend || c.Timeout > 10*time.Second:
 		return fmt.Errorf("trace timeout %s: want between the resend (%s) and 10s", c.Timeout, c.Resend)
+	case c.Glance < 0 || c.Glance > c.Resend:
+		return fmt.Errorf("trace glance %s: want between 0 and the resend (%s)", c.Glance, c.Resend)
 	case c.MaxCached < 1 || c.MaxLive < 1:
 		return fmt.Errorf("trace limits: cached %d, live %d: want at least 1", c.MaxCached, c.MaxLive)
 	case c.ReceiveBuffer < 0:

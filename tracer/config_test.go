@@ -20,6 +20,8 @@ func TestConfig(t *testing.T) {
 		"resend 1µs":      func(c *Config) { c.Resend = time.Microsecond },
 		"timeout 1ms":     func(c *Config) { c.Timeout = time.Millisecond },
 		"timeout 1m0s":    func(c *Config) { c.Timeout = time.Minute },
+		"glance -1ns":     func(c *Config) { c.Glance = -1 },
+		"glance 3ms":      func(c *Config) { c.Glance = 3 * time.Millisecond },
 		"cached 0":        func(c *Config) { c.MaxCached = 0 },
 		"live 0":          func(c *Config) { c.MaxLive = 0 },
 		"buffer -1 bytes": func(c *Config) { c.ReceiveBuffer = -1 },

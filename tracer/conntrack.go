@@ -32,19 +32,29 @@ const (
 	familyV6   = 10
 )
 
-// conntrackQuestion asks for the connection that a flow is one direction of.
-func conntrackQuestion(f packet.Flow, seq uint32) []byte {
+// conntrackQuestion appends to b[:0] what asks for the connection that a flow is
+// one direction of.
+func conntrackQuestion(b []byte, f packet.Flow, seq uint32) []byte {
 	family, src, dst := byte(familyV4), uint16(ctV4Src), uint16(ctV4Dst)
 	if f.Is6() {
 		family, src, dst = familyV6, ctV6Src, ctV6Dst
 	}
-	port := func(p uint16) []byte { return []byte{byte(p >> 8), byte(p)} }
-	ip := append(attribute(src, f.Src.Addr().AsSlice()), attribute(dst, f.Dst.Addr().AsSlice())...)
-	proto := append(append(attribute(ctNum, []byte{f.Proto}), attribute(ctSrcPort, port(f.Src.Port()))...), attribute(ctDstPort, port(f.Dst.Port()))...)
-	tuple := attribute(nested|ctOrig, append(attribute(nested|ctIP, ip), attribute(nested|ctProto, proto)...))
-
-	b := make([]byte, netlinkHdr, netlinkHdr+4+len(tuple))
-	b = append(append(b, family, 0, 0, 0), tuple...) // struct nfgenmsg
+	b = append(b[:0], make([]byte, netlinkHdr)...)
+	b = append(b, family, 0, 0, 0) // struct nfgenmsg
+	tuple := len(b)
+	b = attribute(b, nested|ctOrig, nil)
+	ip := len(b)
+	b = attribute(b, nested|ctIP, nil)
+	b = attribute(b, src, f.Src.Addr().AsSlice())
+	b = attribute(b, dst, f.Dst.Addr().AsSlice())
+	holds(b, ip)
+	proto := len(b)
+	b = attribute(b, nested|ctProto, nil)
+	b = attribute(b, ctNum, []byte{f.Proto})
+	b = attribute(b, ctSrcPort, []byte{byte(f.Src.Port() >> 8), byte(f.Src.Port())})
+	b = attribute(b, ctDstPort, []byte{byte(f.Dst.Port() >> 8), byte(f.Dst.Port())})
+	holds(b, proto)
+	holds(b, tuple)
 	binary.NativeEndian.PutUint32(b, uint32(len(b)))
 	binary.NativeEndian.PutUint16(b[4:], ctGet)
 	binary.NativeEndian.PutUint16(b[6:], 1) // NLM_F_REQUEST
@@ -52,17 +62,19 @@ func conntrackQuestion(f packet.Flow, seq uint32) []byte {
 	return b
 }
 
-// attribute is one netlink attribute, padded to 4 bytes.
-func attribute(typ uint16, data []byte) []byte {
-	b := make([]byte, 4, 4+len(data)+3)
-	binary.NativeEndian.PutUint16(b, uint16(4+len(data)))
-	binary.NativeEndian.PutUint16(b[2:], typ)
+// attribute appends one netlink attribute, padded to 4 bytes.
+func attribute(b []byte, typ uint16, data []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(4+len(data)))
+	b = binary.NativeEndian.AppendUint16(b, typ)
 	b = append(b, data...)
 	for len(b)%4 != 0 {
 		b = append(b, 0)
 	}
 	return b
 }
+
+// holds makes the attribute that begins at an offset hold all after it.
+func holds(b []byte, at int) { binary.NativeEndian.PutUint16(b[at:], uint16(len(b)-at)) }
 
 // attributes walks over netlink attributes; ok is false when they do not add up.
 func attributes(b []byte, each func(typ uint16, data []byte)) (ok bool) {

@@ -21,6 +21,9 @@
 //     drops which our own probes cause can be told from the flow's;
 //   - probes that stay unanswered are sent again after 2, 6, 14 and 30 ms, since
 //     a path is asked for just when packets are being lost;
+//   - the probes can leave in the caller's own step (Start), the farthest first,
+//     and their answers are looked for without sleeping for a moment (Glance):
+//     to be woken up takes a process longer than most answers;
 //   - one token bucket for the whole host keeps the switches' ICMP budget; a
 //     trace it refuses is "unseen" and says so.
 //

@@ -415,6 +415,44 @@ func TestOneTracePerFlowAndEpoch(t *testing.T) {
 	}
 }
 
+// A trace that is started has its probes on their way, unless to learn what the
+// flow is on the wire may take a while; the path is there for who waits.
+func TestStart(t *testing.T) {
+	families(t, func(t *testing.T, f *fan, v6 bool) {
+		tr := f.tracerAt("h1", testConfig(), 3)
+		flow := flowOf(v6, 40000)
+		first := tr.Start(flow, 7)
+		if s := tr.Stats(); s.Traces != 1 || s.Probes != 3 {
+			t.Errorf("%+v, want one trace of three probes", s)
+		}
+		second := tr.Start(flow, 7)
+		p := first(t.Context())
+		want(t, p, "complete", "")
+		again := second(t.Context())
+		want(t, again, "cached", "traced earlier in this epoch: complete")
+		if direct := tr.Trace(t.Context(), flow, 8); hops(p) != hops(direct) || hops(again) != hops(direct) {
+			t.Errorf("%s, %s, and %s where nobody started it", hops(p), hops(again), hops(direct))
+		}
+		if s := tr.Stats(); s.Traces != 2 || s.Complete != 2 || s.Cached != 1 || s.Probes-s.Resent != 6 {
+			t.Errorf("%+v", s)
+		}
+
+		cfg := testConfig()
+		cfg.Translate.Others = []Translator{rewriter(func(f packet.Flow) (packet.Flow, error) { return f, nil })}
+		slow := f.tracerAt("h1", cfg, 3)
+		wait := slow.Start(flow, 7)
+		if s := slow.Stats(); s.Probes != 0 {
+			t.Errorf("%d probes before anybody said what the flow is on the wire", s.Probes)
+		}
+		want(t, wait(t.Context()), "complete", "")
+
+		cfg.Rate, cfg.Burst = .001, 1
+		spent := f.tracerAt("h1", cfg, 3)
+		spent.Start(flow, 1)(t.Context())
+		want(t, spent.Start(flowOf(v6, 40001), 1)(t.Context()), "refused", "")
+	})
+}
+
 // Traces at the same time do not mix up their answers.
 func TestManyFlowsAtOnce(t *testing.T) {
 	families(t, func(t *testing.T, f *fan, v6 bool) {

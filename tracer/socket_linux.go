@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -22,8 +24,21 @@ type endpoint struct {
 	receiver   *os.File
 	senderRaw  syscall.RawConn
 	receiveRaw syscall.RawConn
-	oob        [64]byte      // of the one reader
 	dropped    atomic.Uint64 // by the receiver's full buffer
+
+	in       message    // of the one reader
+	glancing sync.Mutex // of who uses the next
+	seen     message
+	seenBuf  [2048]byte
+}
+
+// message is what the kernel gives with one.
+type message struct {
+	head unix.Msghdr
+	part unix.Iovec
+	from unix.RawSockaddrInet6 // or of the other families: it is the longest
+	oob  [64]byte
+	said []byte
 }
 
 // openEndpoint opens both sockets. Errors: errNoFamily, or what the kernel says
@@ -106,57 +121,127 @@ func (e *endpoint) configure(filter []bpf.RawInstruction, receiveBuffer int) err
 // send sends one whole IP packet. It never waits: a full queue is an error, and
 // the resend is the remedy.
 func (e *endpoint) send(b []byte, dst netip.Addr) error {
-	var err error
+	var errno syscall.Errno
 	controlErr := e.senderRaw.Control(func(fd uintptr) {
 		if e.v6 {
-			to := unix.SockaddrInet6{Addr: dst.As16()}
-			err = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, &to)
+			to := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: dst.As16()}
+			_, errno = briefly(unix.SYS_SENDTO, fd, b, unix.MSG_DONTWAIT, unsafe.Pointer(&to), unix.SizeofSockaddrInet6)
 		} else {
-			to := unix.SockaddrInet4{Addr: dst.As4()}
-			err = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, &to)
+			to := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: dst.As4()}
+			_, errno = briefly(unix.SYS_SENDTO, fd, b, unix.MSG_DONTWAIT, unsafe.Pointer(&to), unix.SizeofSockaddrInet4)
 		}
 	})
-	if controlErr != nil {
+	switch {
+	case controlErr != nil:
 		return controlErr
+	case errno == unix.EPERM:
+		return fmt.Errorf("%w: a firewall on this host rejects the probe", errno)
+	case errno != 0:
+		return errno
 	}
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w: a firewall on this host rejects the probe", err)
+	return nil
+}
+
+// briefly makes a system call like sendto, recvfrom and pread64, which must not
+// block, without a word to Go's scheduler. That would wake the runtime's monitor
+// thread, to take the processor away should the call last; and it would stay
+// awake as long as there is anything to do, so that the wake-ups of a thread with
+// nothing to do cost more than a trace.
+func briefly(call, fd uintptr, b []byte, flags int, addr unsafe.Pointer, size uintptr) (n int, errno syscall.Errno) {
+	for {
+		r, _, errno := unix.RawSyscall6(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(flags), uintptr(addr), size)
+		if errno == unix.EINTR {
+			continue
+		}
+		return int(r), errno
 	}
-	return err
 }
 
 // read waits for one ICMP message and gives it from the ICMP header on, with
 // its sender. The bytes are in buf. It has one caller at a time. After close it returns an
 // error at once.
 func (e *endpoint) read(buf []byte) ([]byte, netip.Addr, error) {
-	var (
-		n, oobn int
-		from    unix.Sockaddr
-		err     error
-	)
-	waitErr := e.receiveRaw.Read(func(fd uintptr) bool {
-		n, oobn, _, from, err = unix.Recvmsg(int(fd), buf, e.oob[:], 0)
-		return err != unix.EAGAIN && err != unix.EINTR
-	})
-	if waitErr != nil {
-		return nil, netip.Addr{}, waitErr
-	}
+	b, err := e.receive(buf)
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
-	e.noteDropped(e.oob[:oobn])
-	b := buf[:n]
-	switch a := from.(type) {
-	case *unix.SockaddrInet4:
-		// raw(7): IPv4 comes with its header, IPv6 without.
-		if len(b) > 0 {
-			b = b[min(int(b[0]&0xf)*4, len(b)):]
-		}
-		return b, netip.AddrFrom4(a.Addr), nil
-	case *unix.SockaddrInet6:
-		return b, netip.AddrFrom16(a.Addr), nil
+	b, from := e.in.icmp(b, e.v6)
+	return b, from, nil
+}
+
+// receive waits for one message, and leaves in e.in what comes with it.
+func (e *endpoint) receive(buf []byte) ([]byte, error) {
+	var n int
+	var errno syscall.Errno
+	waitErr := e.receiveRaw.Read(func(fd uintptr) bool {
+		n, errno = e.in.take(fd, buf)
+		return errno != unix.EAGAIN && errno != unix.EINTR
+	})
+	if waitErr != nil {
+		return nil, waitErr
 	}
-	return nil, netip.Addr{}, fmt.Errorf("message from an address of type %T", from)
+	if errno != 0 {
+		return nil, errno
+	}
+	e.noteDropped(e.in.said)
+	return buf[:n], nil
+}
+
+// glance hands over the ICMP messages that are there and come within a while, as
+// read gives them, until enough is true. It does not sleep: to be woken up takes
+// this process longer than most answers. Nothing is done where somebody else does
+// it just now.
+func (e *endpoint) glance(while time.Duration, enough func() bool, take func(b []byte, from netip.Addr)) {
+	if !e.glancing.TryLock() {
+		return
+	}
+	defer e.glancing.Unlock()
+	for end := time.Now().Add(while); !enough() && time.Now().Before(end); {
+		var n int
+		errno := unix.EAGAIN
+		if e.receiveRaw.Control(func(fd uintptr) { n, errno = e.seen.take(fd, e.seenBuf[:]) }) != nil {
+			return // closed
+		}
+		switch errno {
+		case 0:
+			e.noteDropped(e.seen.said)
+			take(e.seen.icmp(e.seenBuf[:n], e.v6))
+		case unix.EAGAIN, unix.EINTR:
+		default:
+			return // read will meet it too
+		}
+	}
+}
+
+// take reads one message, if there is one.
+func (m *message) take(fd uintptr, buf []byte) (n int, errno syscall.Errno) {
+	m.part = unix.Iovec{Base: unsafe.SliceData(buf)}
+	m.part.SetLen(len(buf))
+	m.head = unix.Msghdr{
+		Name: (*byte)(unsafe.Pointer(&m.from)), Namelen: unix.SizeofSockaddrInet6,
+		Iov: &m.part, Control: unsafe.SliceData(m.oob[:]),
+	}
+	m.head.SetIovlen(1)
+	m.head.SetControllen(len(m.oob))
+	// As in briefly.
+	r, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&m.head)), unix.MSG_DONTWAIT)
+	if errno != 0 {
+		return 0, errno
+	}
+	m.said = m.oob[:m.head.Controllen]
+	return int(r), 0
+}
+
+// icmp gives a message of an ICMP socket from the ICMP header on, and its sender.
+func (m *message) icmp(b []byte, v6 bool) ([]byte, netip.Addr) {
+	if v6 {
+		return b, netip.AddrFrom16(m.from.Addr)
+	}
+	// raw(7): IPv4 comes with its header, IPv6 without.
+	if len(b) > 0 {
+		b = b[min(int(b[0]&0xf)*4, len(b)):]
+	}
+	return b, netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&m.from)).Addr)
 }
 
 // noteDropped keeps the kernel's count of messages this socket had no room for

@@ -5,6 +5,7 @@ package tracer
 import (
 	"errors"
 	"net/netip"
+	"time"
 
 	"decaf/api/packet"
 )
@@ -20,6 +21,8 @@ func (*endpoint) send([]byte, netip.Addr) error { return errors.ErrUnsupported }
 func (*endpoint) read([]byte) ([]byte, netip.Addr, error) {
 	return nil, netip.Addr{}, errors.ErrUnsupported
 }
+func (*endpoint) glance(time.Duration, func() bool, func([]byte, netip.Addr)) {}
+
 func (*endpoint) lost() uint64 { return 0 }
 func (*endpoint) close() error { return nil }
 

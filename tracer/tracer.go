@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -290,33 +291,73 @@ func (t *Tracer) Trace(ctx context.Context, flow packet.Flow, epoch int64) *deca
 
 // Do is Trace for those who know more of the flow than its five-tuple.
 func (t *Tracer) Do(ctx context.Context, r Request) *decafpb.Path {
+	if err := ctx.Err(); err != nil {
+		return t.fail(err.Error())
+	}
+	return t.start(r).wait(ctx)
+}
+
+// Start begins a trace as Trace does, and waits for nothing: so whoever learns
+// of a retransmission can have the probes on their way before all else. They are
+// still to be sent where it takes a while to learn what the flow is on the wire.
+// wait does the rest and gives the path. It must be called, once, and soon:
+// nothing is sent again before.
+func (t *Tracer) Start(flow packet.Flow, epoch int64) (wait func(context.Context) *decafpb.Path) {
+	return t.start(Request{Flow: flow, Epoch: epoch}).wait
+}
+
+// question is a request under way: an answer, a trace of its own (tr), or
+// another's to wait for (e alone).
+type question struct {
+	t       *Tracer
+	request Request
+	e       *entry
+	tr      *trace
+	answer  *decafpb.Path
+	s       sending // of tr
+}
+
+// start decides what becomes of a request, and sends what can be sent at once.
+func (t *Tracer) start(r Request) *question {
 	r.Flow = r.Flow.Unmapped()
-	for {
-		if err := ctx.Err(); err != nil {
-			return t.fail(err.Error())
-		}
-		e, tr, answer := t.begin(r)
-		switch {
-		case answer != nil:
-			return answer
-		case tr != nil:
-			return t.lead(ctx, r, e, tr)
-		}
-		select {
-		case <-e.done:
-		case <-ctx.Done():
-			continue
-		}
-		if e.path != nil {
-			t.counters.cached.Add(1)
-			return cached(e.path)
-		}
-		// The trace waited for was given up by its own caller: make one.
+	q := &question{t: t, request: r}
+	q.begin()
+	return q
+}
+
+func (q *question) begin() {
+	q.e, q.tr, q.answer = q.t.begin(q.request)
+	if q.tr == nil {
+		return
+	}
+	q.s = sending{tracer: q.t, trace: q.tr, request: &q.request}
+	if q.t.untranslated(q.request.Flow) {
+		q.t.set(q.tr, q.request, q.request.Flow)
+		q.s.round()
 	}
 }
 
-// begin decides, under the lock, what becomes of a request: an answer at once, a trace
-// of its own (tr), or another's to wait for (e alone).
+// wait gives the path once it is known.
+func (q *question) wait(ctx context.Context) *decafpb.Path {
+	for q.tr == nil && q.answer == nil {
+		select {
+		case <-q.e.done:
+		case <-ctx.Done():
+			return q.t.fail(ctx.Err().Error())
+		}
+		if q.e.path != nil {
+			q.t.counters.cached.Add(1)
+			return cached(q.e.path)
+		}
+		q.begin() // the trace waited for was given up by its own caller: make one
+	}
+	if q.answer != nil {
+		return q.answer
+	}
+	return q.lead(ctx)
+}
+
+// begin decides, under the lock, what becomes of a request.
 func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 	if r.Flow.Proto != packet.TCP || !r.Flow.Src.IsValid() || !r.Flow.Dst.IsValid() ||
 		r.Flow.Src.Addr().Is4() != r.Flow.Dst.Addr().Is4() {
@@ -407,18 +448,19 @@ func (t *Tracer) forget(tr *trace) {
 }
 
 // lead runs a trace and hands its result to all who wait for it.
-func (t *Tracer) lead(ctx context.Context, r Request, e *entry, tr *trace) *decafpb.Path {
-	path, keep := t.run(ctx, r, tr)
+func (q *question) lead(ctx context.Context) *decafpb.Path {
+	path, keep := q.run(ctx)
+	t := q.t
 	t.mu.Lock()
-	t.forget(tr)
+	t.forget(q.tr)
 	if !keep {
-		t.cache.remove(e)
+		t.cache.remove(q.e)
 	}
 	t.mu.Unlock()
 	if keep {
-		e.path = proto.CloneOf(path)
+		q.e.path = proto.CloneOf(path)
 	}
-	close(e.done)
+	close(q.e.done)
 	switch path.GetStatus() {
 	case decafpb.PathStatus_PATH_STATUS_COMPLETE:
 		t.counters.complete.Add(1)
@@ -434,36 +476,37 @@ func (t *Tracer) lead(ctx context.Context, r Request, e *entry, tr *trace) *deca
 
 // run sends a trace's probes and waits for what comes. keep is false when the
 // result says nothing of the path: given up early, or nothing sent.
-func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.Path, keep bool) {
-	wire, by, err := t.resolve(ctx, r.Flow)
-	if err != nil {
-		t.counters.countUnresolved(reasonOf(err))
-		return skipped(err), false
-	}
-	tr.by = by
-	if tr.tap = wire.Dst != r.Flow.Dst; tr.tap {
-		stop, err := by.hear(wire, tr)
+func (q *question) run(ctx context.Context) (path *decafpb.Path, keep bool) {
+	t, tr, r, s := q.t, q.tr, &q.request, &q.s
+	if tr.m == nil { // else the first probes have left
+		wire, by, err := t.resolve(ctx, r.Flow)
 		if err != nil {
-			return t.fail(err.Error()), false
+			t.counters.countUnresolved(reasonOf(err))
+			return skipped(err), false
 		}
-		defer stop()
+		tr.by = by
+		if tr.tap = wire.Dst != r.Flow.Dst; tr.tap {
+			stop, err := by.hear(wire, tr)
+			if err != nil {
+				return t.fail(err.Error()), false
+			}
+			defer stop()
+		}
+		t.set(tr, *r, wire)
+		s.round()
 	}
-	t.set(tr, r, wire)
+	if !tr.tap && t.cfg.Glance > 0 && t.running.Load() {
+		e := t.endpointFor(tr.wire)
+		e.glance(t.cfg.Glance-time.Since(tr.start), tr.roused, func(b []byte, from netip.Addr) { t.take(b, from, e.v6, time.Now()) })
+	}
 	timer := time.NewTimer(t.cfg.Timeout)
 	defer forget(timer)
-	var (
-		s     = sending{tracer: t, trace: tr, request: r}
-		given string // why the trace was given up
-	)
-	for given == "" {
-		next, done := s.round()
-		if done {
-			break
-		}
+	given := "" // why the trace was given up
+	for !s.done {
 		if s.sent == 0 {
 			return t.fail(fmt.Sprintf("no probe could be sent: %v", s.err)), false
 		}
-		timer.Reset(next - time.Since(tr.start))
+		timer.Reset(s.next - time.Since(tr.start))
 		select {
 		case <-tr.wake:
 		case <-timer.C:
@@ -472,6 +515,10 @@ func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.P
 		case <-t.closed:
 			given = "given up: the tracer was closed"
 		}
+		if given != "" {
+			break
+		}
+		s.round()
 	}
 	hint := given
 	switch {
@@ -491,8 +538,8 @@ func (t *Tracer) run(ctx context.Context, r Request, tr *trace) (path *decafpb.P
 	}
 	path.StartNs = uint64(tr.start.UnixNano())
 	path.TookNs = uint64(tr.m.over)
-	if wire != r.Flow {
-		path.Probed = wire.PB()
+	if tr.wire != r.Flow {
+		path.Probed = tr.wire.PB()
 	}
 	if r.observe != nil {
 		r.observe(tr.m)
@@ -516,25 +563,28 @@ func forget(timer *time.Timer) {
 type sending struct {
 	tracer  *Tracer
 	trace   *trace
-	request Request
-	sent    int   // probes, so far
-	err     error // the last that kept one from being sent
-	due     [maxTTL]send
+	request *Request
+	next    time.Duration // when to come back, from the start of the trace
+	done    bool          // there is nothing more to send or to wait for
+	sent    int           // probes, so far
+	err     error         // the last that kept one from being sent
+	due     []send
 	buf     [60]byte
 }
 
-// round sends what is due and says when to come back, or that the trace is done.
-func (s *sending) round() (next time.Duration, done bool) {
+// round sends what is due.
+func (s *sending) round() {
 	t, tr := s.tracer, s.trace
 	tr.mu.Lock()
 	now := time.Since(tr.start)
-	due, next, done := tr.m.due(now, s.due[:])
-	syn := s.request.New && !done && tr.syn.due(now, t.cfg.Resend)
+	s.due, s.next, s.done = tr.m.due(now, s.due)
+	syn := s.request.New && !s.done && tr.syn.due(now, t.cfg.Resend)
 	tr.mu.Unlock()
 	if syn {
 		s.knock()
 	}
-	for _, p := range due {
+	// The farthest first: its answer is the last to come.
+	for _, p := range slices.Backward(s.due) {
 		nth, err := s.probe(p)
 		if err != nil {
 			s.err = err
@@ -552,7 +602,6 @@ func (s *sending) round() (next time.Duration, done bool) {
 			t.counters.plain.Add(1)
 		}
 	}
-	return next, done
 }
 
 // probe sends one and gives its number. It is recorded first: the answer can be
@@ -683,6 +732,9 @@ func (tr *trace) rouse() {
 	default:
 	}
 }
+
+// roused says whether the sender has not looked since.
+func (tr *trace) roused() bool { return len(tr.wake) > 0 }
 
 // answerOf is what an ICMP error says of the probe of a TTL. Of the extensions
 // the first of each kind counts; broken ones say nothing.

@@ -139,6 +139,23 @@ func (t *Tracer) resolve(ctx context.Context, f packet.Flow) (packet.Flow, *wire
 	return beyond, by, err
 }
 
+// prompt is a Translator that knows at once what becomes of some flows.
+type prompt interface {
+	// untranslated says that a flow is on the wire what it is here; false where
+	// that is not so, or takes a while to learn.
+	untranslated(packet.Flow) bool
+}
+
+// untranslated says whether a flow is known at once to leave this host as it is.
+func (t *Tracer) untranslated(f packet.Flow) bool {
+	for _, one := range t.translate {
+		if p, ok := one.(prompt); !ok || !p.untranslated(f) {
+			return false
+		}
+	}
+	return t.cfg.Host == nil || t.cfg.Host.untranslated(f)
+}
+
 // reasonOf is under which name an error is counted.
 func reasonOf(err error) string {
 	var u *Unresolved

@@ -24,12 +24,12 @@ func tcpFlow(src, dst string) packet.Flow {
 
 // ctReplyTo is what the kernel answers to a question: both directions.
 func ctReplyTo(orig, reply packet.Flow, seq uint32) []byte {
-	b := conntrackQuestion(orig, seq)
+	b := conntrackQuestion(nil, orig, seq)
 	binary.NativeEndian.PutUint16(b[4:], ctNew)
-	second := conntrackQuestion(reply, seq)[netlinkHdr+4:]
+	second := conntrackQuestion(nil, reply, seq)[netlinkHdr+4:]
 	binary.NativeEndian.PutUint16(second[2:], nested|ctReply)
 	b = append(b, second...)
-	b = append(b, attribute(3, []byte{0, 0, 0, 1})...) // CTA_STATUS
+	b = attribute(b, 3, []byte{0, 0, 0, 1}) // CTA_STATUS
 	binary.NativeEndian.PutUint32(b, uint32(len(b)))
 	return b
 }

@@ -187,32 +187,19 @@ func openWatch(what watchFor) (_ *watch, err error) {
 
 // read waits for one packet. The bytes are in buf, which holds more than 40.
 func (w *watch) read(buf []byte) ([]byte, error) {
-	var (
-		n, oobn int
-		from    unix.Sockaddr
-		err     error
-	)
 	bare := w.v6 && w.flow.Src.IsValid() // raw(7): IPv6 comes without its header
 	at := 0
 	if bare {
 		at = 40
 	}
-	waitErr := w.receiveRaw.Read(func(fd uintptr) bool {
-		n, oobn, _, from, err = unix.Recvmsg(int(fd), buf[at:], w.oob[:], 0)
-		return err != unix.EAGAIN && err != unix.EINTR
-	})
-	if err = errors.Join(waitErr, err); err != nil {
+	b, err := w.receive(buf[at:])
+	if err != nil {
 		return nil, err
 	}
-	w.noteDropped(w.oob[:oobn])
 	if bare {
-		src := w.flow.Src.Addr()
-		if a, ok := from.(*unix.SockaddrInet6); ok {
-			src = netip.AddrFrom16(a.Addr)
-		}
-		header6(buf, src, w.flow.Dst.Addr(), hopLimit(w.oob[:oobn]), n)
+		header6(buf, netip.AddrFrom16(w.in.from.Addr), w.flow.Dst.Addr(), hopLimit(w.in.said), len(b))
 	}
-	return buf[:at+n], nil
+	return buf[:at+len(b)], nil
 }
 
 // hopLimit finds the IPv6 hop limit in control messages; 0, from which no
