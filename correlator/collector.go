@@ -1,12 +1,14 @@
 package correlator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -99,7 +101,7 @@ func (c *collector) keep(ctx context.Context, d *topology.Device) {
 		if ctx.Err() != nil {
 			return
 		}
-		err = fmt.Errorf("gNMI at %s: %w", d.GNMI.Address, explainStatus(err))
+		err = fmt.Errorf("gNMI at %s: %w", d.GNMI.Address, explainStatus(err, d.GNMI))
 		c.reached(d.Name, err)
 		if lived {
 			pause, told = redialFirst, false
@@ -125,9 +127,18 @@ func (c *collector) subscribe(ctx context.Context, d *topology.Device, p publish
 	if err != nil {
 		return false, err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+d.GNMI.Address,
+	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}))
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
+	}
+	if d.GNMI.Username != "" {
+		l, err := readLogin(d.GNMI) // anew with each attempt: a password changes
+		if err != nil {
+			return false, err
+		}
+		opts = append(opts, grpc.WithPerRPCCredentials(l))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+d.GNMI.Address, opts...)
 	if err != nil {
 		return false, err
 	}
@@ -266,11 +277,57 @@ func dialCredentials(d *topology.Device) (credentials.TransportCredentials, erro
 	return credentials.NewTLS(cfg), nil
 }
 
+// login is the metadata of each call: who calls, as of the gNMI authentication
+// specification.
+type login struct {
+	metadata map[string]string
+	secure   bool // the device is dialled by TLS
+}
+
+func (l login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return l.metadata, nil
+}
+
+// RequireTransportSecurity is false where [dialCredentials] gave plain text: on
+// loopback, where nobody listens in.
+func (l login) RequireTransportSecurity() bool { return l.secure }
+
+// maxPassword bounds what is read of a password file.
+const maxPassword = 1 << 10
+
+// readLogin reads a device's password. gRPC carries printable ASCII only.
+func readLogin(g *topology.GNMI) (login, error) {
+	f, err := os.Open(g.PasswordFile)
+	if err != nil {
+		return login{}, fmt.Errorf("gnmi.password_file of user %s: %w", g.Username, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	if err != nil {
+		return login{}, fmt.Errorf("gnmi.password_file of user %s: %w", g.Username, err)
+	}
+	b = bytes.TrimRight(b, "\r\n")
+	switch {
+	case len(b) == 0:
+		return login{}, fmt.Errorf("gnmi.password_file of user %s: %s is empty", g.Username, g.PasswordFile)
+	case len(b) > maxPassword:
+		return login{}, fmt.Errorf("gnmi.password_file of user %s: %s has more than %d bytes: is it the right file?", g.Username, g.PasswordFile, maxPassword)
+	case bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' || r > '~' }):
+		return login{}, fmt.Errorf("gnmi.password_file of user %s: %s holds what gRPC metadata cannot carry: use printable ASCII, on one line", g.Username, g.PasswordFile)
+	}
+	return login{map[string]string{"username": g.Username, "password": string(b)}, g.TLS != nil}, nil
+}
+
 // explainStatus adds what to do to the usual refusals.
-func explainStatus(err error) error {
+func explainStatus(err error, g *topology.GNMI) error {
 	switch status.Code(err) {
-	case codes.Unauthenticated, codes.PermissionDenied:
-		return fmt.Errorf("%w: is the certificate in the topology one that the device accepts?", err)
+	case codes.Unauthenticated:
+		if g.Username == "" {
+			return fmt.Errorf("%w: the device asks for a login: give gnmi.username and gnmi.password_file in the topology", err)
+		}
+		return fmt.Errorf("%w: does the device know user %s, by the password in %s?", err, g.Username, g.PasswordFile)
+	case codes.PermissionDenied:
+		return fmt.Errorf("%w: is the certificate in the topology one that the device accepts, and may its user read?", err)
 	case codes.Unavailable:
 		return fmt.Errorf("%w: is the agent running there, and is it the right address?", err)
 	case codes.ResourceExhausted:

@@ -1,25 +1,30 @@
 package device
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"decaf/api/service"
+	"decaf/api/yang"
 
 	"github.com/spf13/cobra"
 )
 
 // Command is `decaf device`.
 func Command() *cobra.Command {
-	return service.Daemon[Config]{
+	fuse := DefaultConfig().Fuse
+	cmd := service.Daemon[Config]{
 		Load: LoadConfig,
 		Log:  func(c Config) service.LogConfig { return c.Log },
 		Check: func(c Config, log *slog.Logger) error {
 			_, err := newFleet(c, log) // reads the TLS files
 			return err
 		},
+		Needs: needs,
 		Serve: Serve,
 	}.Attach(&cobra.Command{
 		Use:   "device",
@@ -46,11 +51,14 @@ What is different for a class, and for all below it, stands under classes:
     no-buffer: {threshold: 100}          # few events, and aggregates
     errors/l2: {ignore: true}            # counted, never reported
 
-A fuse keeps the agent from harming the device: above a budget (fuse.cpu in
-cores, fuse.memory_bytes, fuse.events a second, fuse.queue as a share) the class
-that makes most of the work is allowed less, step by step: full, sampled
-(1 event in 16), aggregates, counters, off. After fuse.back_off of quiet it is
-allowed more again. Each step is a transition.
+A fuse keeps the agent from harming the device: above a budget the class that
+makes most of the work is allowed less, step by step: full, sampled (1 event in
+16), aggregates, counters, off. After fuse.back_off of quiet it is allowed more
+again; each relapse doubles that, up to fuse.max_back_off. Each step is a
+transition. The budget, of the process and all its agents, unless the file says
+otherwise:
+
+` + fuseDefaults(fuse) + `
 
 What stands under report, classes, aggregates and fuse can be set while the agent
 runs, over gNMI (Set on /loss/reporting, /loss/classes, /loss/fuse). It holds at
@@ -65,6 +73,9 @@ Who may set is whom tls lets in with a certificate, anyone on loopback, or a use
 
   users:
   - {name: noc, password_file: /etc/decaf/noc.password, write: true}
+
+/healthz, /readyz and /metrics (Prometheus) are off unless health names a loopback
+address for them (health: 127.0.0.1:9331).
 
 Drops are seen in up to five ways, each of which can be switched off; one that
 cannot run here says why in the log, and the others go on:
@@ -99,7 +110,9 @@ circle, are events of class anomaly, which count no packets.
 
 It watches the network namespace it runs in, and needs root, or the
 capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, on Linux 5.17 or later with
-BTF type information. For counters, routes and switches it needs none of that. On other systems
+BTF type information. For counters, routes and switches it needs none of that. Once
+it is up it gives up all other privileges, for good, and says in the log what is
+left; a change of the configuration that needs more takes a restart. On other systems
 --check and --dump work, to prepare a configuration, and switches are spoken
 for; this device's own agent says why it cannot run.
 
@@ -108,8 +121,82 @@ tls.cert is DECAF_TLS_CERT; classes and switches stand in the file alone. --dump
 shows all keys with the values in force.`,
 		Example: `  decaf device --config /etc/decaf/device.yaml
   decaf device --config device.yaml --check
-  DECAF_NAME=p0-t1-0 DECAF_LISTEN=127.0.0.1:9339 decaf device`,
+  DECAF_NAME=p0-t1-0 DECAF_LISTEN=127.0.0.1:9339 decaf device
+  decaf device --yang > decaf-loss.yang
+
+` + clientExamples,
 	})
+	// What clients of the target need to know of it, without one that runs.
+	var model bool
+	cmd.Flags().BoolVar(&model, "yang", false, "print the YANG module "+yang.Module+", then exit")
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if model {
+			_, err := io.WriteString(cmd.OutOrStdout(), yang.Text())
+			return err
+		}
+		return run(cmd, args)
+	}
+	return cmd
+}
+
+// fuseDefaults are the fuse's settings as a configuration file has them.
+func fuseDefaults(c FuseConfig) string {
+	return fmt.Sprintf(`  fuse:
+    cpu: %-18v # cores
+    memory_bytes: %-9d # %d MiB
+    events: %-15v # a second
+    queue: %-16v # share of the room between kernel and agent
+    back_off: %s
+    max_back_off: %s`, c.CPU, c.MemoryBytes, c.MemoryBytes>>20, c.Events, c.Queue, c.BackOff, c.MaxBackOff)
+}
+
+// clientExamples are calls of gnmi_cli, which a test makes.
+const clientExamples = `  # each drop as it happens; with TLS: -ca_crt FILE in place of -insecure, and
+  # -client_crt FILE -client_key FILE, or -with_user_pass
+  gnmi_cli -address 127.0.0.1:9339 -insecure -query /loss/events -query_type streaming
+
+  # of one class few events, of another and all below it none, nor aggregates
+  gnmi_cli -address 127.0.0.1:9339 -insecure -set -proto 'update {
+    path { elem { name: "loss" } elem { name: "classes" } }
+    val { json_ietf_val: "{\"class\": ["
+      "{\"name\": \"no-buffer\", \"config\": {\"name\": \"no-buffer\"}, \"reporting\": {\"config\": {\"threshold\": \"100\"}}},"
+      "{\"name\": \"errors/l2\", \"config\": {\"name\": \"errors/l2\"}, \"reporting\": {\"config\": {\"ignore\": true}}}]}" } }'
+
+  # a planned path test: for ten minutes events of these packets alone
+  gnmi_cli -address 127.0.0.1:9339 -insecure -set -proto 'replace {
+    path { elem { name: "loss" } elem { name: "filters" } elem { name: "filter" key { key: "name" value: "test-1" } } }
+    val { json_ietf_val: "{\"config\": {\"name\": \"test-1\", \"destination-prefix\": \"10.0.9.0/24\", \"protocol\": 17,"
+      " \"dscp\": 46, \"end-time\": \"'$(($(date +%s) + 600))'000000000\"}}" } }'
+
+  # what is set, and all of it taken back
+  gnmi_cli -address 127.0.0.1:9339 -insecure -query /loss/filters,/loss/classes
+  gnmi_cli -address 127.0.0.1:9339 -insecure -set -proto 'delete { elem { name: "loss" } }'`
+
+// needs are those of the sources that are asked for: the kernel's program takes
+// cap_bpf and cap_perfmon, and cap_sys_admin to be shared by all agents; the
+// firewall's log and rules take cap_net_admin. A fuse that was off takes its source
+// up again, and so does what begins with other settings.
+func needs(c Config) service.Needs {
+	n := service.Needs{Read: c.TLS.Files()}
+	listen := []string{c.Listen, c.Health, c.SFlow.Listen}
+	for _, s := range c.SFlow.Switches {
+		listen = append(listen, s.Listen)
+	}
+	n.Capabilities = service.NeedsToListen(listen...)
+	if c.Kernel {
+		n.Capabilities = append(n.Capabilities, service.CapBPF, service.CapPerfmon, service.CapSysAdmin)
+	}
+	if c.Kernel || len(c.NFLOG.Groups) > 0 || c.Counters.Interval > 0 || c.Routes.Window > 0 {
+		n.Capabilities = append(n.Capabilities, service.CapNetAdmin)
+	}
+	for _, u := range c.Users {
+		n.Read = append(n.Read, u.PasswordFile)
+	}
+	if c.Settings != "" {
+		n.Write = append(n.Write, filepath.Dir(c.Settings))
+	}
+	return n
 }
 
 // LoadConfig reads a configuration file over the defaults, then the

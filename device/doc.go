@@ -31,6 +31,21 @@
 // settings.go, users.go, metrics.go and command.go are its outside; override.go
 // takes what clients set over gNMI, keeps it and puts it in force.
 //
+// For those who use it: `decaf device --yang` prints the module that clients need,
+// `decaf device --help` the budgets that the fuse has unless the file says otherwise,
+// and calls of gnmi_cli that subscribe, set a class's threshold, have a class
+// ignored, and set a filter for a path test, which command_test.go makes:
+//
+//	gnmi_cli -address 127.0.0.1:9339 -insecure -query /loss/events -query_type streaming
+//	gnmi_cli -address 127.0.0.1:9339 -insecure -set -proto 'update {
+//	  path { elem { name: "loss" } elem { name: "classes" } }
+//	  val { json_ietf_val: "{\"class\": [{\"name\": \"no-buffer\", \"config\": {\"name\": \"no-buffer\"},"
+//	    "\"reporting\": {\"config\": {\"threshold\": \"100\"}}}]}" } }'
+//
+// Health endpoints and metrics are off unless health is given. Once all sources run,
+// the process keeps only the privileges that it takes to open them again (needs in
+// command.go).
+//
 // The reporter is made of engines without I/O that take the time as a
 // parameter. threshold.go stops the events of a class that has too many;
 // repetition.go thins out those of one flow; filter.go lets those of a planned path

@@ -1,12 +1,17 @@
 package device
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
 
 	"decaf/api/packet"
+	"decaf/api/yang"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
@@ -78,5 +83,90 @@ func TestSetReachesTheKernel(t *testing.T) {
 	_, _, others = tally()
 	if events := a.State().Events - before; events+others-othersBefore != drops {
 		t.Errorf("%d events of %d that match, %d for want of room", events, drops, others-othersBefore)
+	}
+}
+
+// A filter by DSCP holds against real UDP packets of both families, as their sockets
+// marked them (TOS, traffic class); the two bits of ECN beside it do not matter, and
+// no other packet has an event meanwhile.
+func TestFilterByDSCP(t *testing.T) {
+	l := newLab(t)
+	a := startAgent(t, l.r, testConfig())
+	client := dial(t, l.r, a, nil)
+	updates := subscribe(t, client)
+	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	const ef, each = 46, 3 // expedited forwarding, RFC 3246
+	if _, err := client.Set(t.Context(), change(filterJSON("voice", time.Now().Add(time.Hour), fmt.Sprintf(`,"dscp":%d`, ef)))); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{} // by source, those that match
+	all := uint64(0)
+	for _, dst := range []netip.AddrPort{addrPort("10.0.2.2:7001"), addrPort("[fd00:2::2]:7001")} {
+		for _, tos := range []int{0, ef << 2, ef<<2 | 1, (ef - 1) << 2, 10 << 2} {
+			var src string
+			l.h1.must("send", l.h1.do(func() error {
+				c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(dst))
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				src = c.LocalAddr().String()
+				raw, err := c.SyscallConn()
+				if err != nil {
+					return err
+				}
+				level, name := unix.IPPROTO_IP, unix.IP_TOS
+				if dst.Addr().Is6() {
+					level, name = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+				}
+				if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, tos) }); cerr != nil || err != nil {
+					return errors.Join(cerr, err)
+				}
+				for range each {
+					if _, err := c.Write([]byte("x")); err != nil {
+						return err
+					}
+				}
+				return nil
+			}))
+			all += each
+			if tos>>2 == ef {
+				want[src] = each
+			}
+		}
+	}
+	poll(t, "the drops are counted", func() bool { return classPackets(a, PolicyL3ACL) == all })
+	got := map[string]int{}
+	deadline := time.After(5 * time.Second)
+	for n := 0; n < len(want)*each; {
+		select {
+		case u := <-updates:
+			ev, is, err := yang.DecodeEvent(u)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !is {
+				continue
+			}
+			filter := ""
+			for _, l := range u.GetUpdate() {
+				if e := l.GetPath().GetElem(); e[len(e)-1].GetName() == "filter" {
+					filter = l.GetVal().GetStringVal()
+				}
+			}
+			if filter != "voice" {
+				t.Errorf("an event without the filter's name: %v", ev)
+			}
+			got[eventFlow(ev).Src.String()]++
+			n++
+		case <-deadline:
+			t.Fatalf("events %v, want %v", got, want)
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if n := a.State().Events; n != uint64(len(want)*each) {
+		t.Errorf("%d events, want %d", n, len(want)*each)
 	}
 }

@@ -283,6 +283,8 @@ func (s *sflowSwitch) event(d *sflow.Drop, now time.Time, v verdict, reason, fun
 		Ingress:  s.ifname(d.Input),
 		Egress:   s.ifname(d.Output),
 		Queue:    d.Queue,
+
+		TransitDelayNs: d.TransitDelayNs, QueueDepthBytes: d.QueueDepthBytes,
 	}
 	o := observed{event: ev, packets: 1, known: v.known}
 	if d.Has&sflow.HasHeader == 0 {

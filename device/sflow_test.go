@@ -93,8 +93,10 @@ func TestSFlowEvent(t *testing.T) {
 		known bool
 	}{
 		{"all there is to tell", sflowtest.Drop{Input: 3, Output: 9, Reason: 259, Records: [][]byte{
-			sflowtest.Header(1, uint32(len(tcp)+4), 4, tcp), sflowtest.Queue(6), sflowtest.TransitDelay(1), sflowtest.QueueDepth(2), sflowtest.Timestamp(then)}},
-			&decafpb.DropEvent{TimeNs: then, Class: NoBuffer, Reason: "no_buffer_space", Ingress: "Ethernet0", Egress: "if9", Queue: 6, Packet: ipPart(tcp, 14)}, 40, true},
+			sflowtest.Header(1, uint32(len(tcp)+4), 4, tcp), sflowtest.Queue(6), sflowtest.TransitDelay(1500), sflowtest.QueueDepth(65536), sflowtest.Timestamp(then)}},
+			&decafpb.DropEvent{TimeNs: then, Class: NoBuffer, Reason: "no_buffer_space", Ingress: "Ethernet0", Egress: "if9", Queue: 6, TransitDelayNs: 1500, QueueDepthBytes: 65536, Packet: ipPart(tcp, 14)}, 40, true},
+		{"a delay that is longer than can be said, and no packet", sflowtest.Drop{Reason: 260, Records: [][]byte{sflowtest.TransitDelay(1<<32 - 1)}},
+			&decafpb.DropEvent{Class: NoBuffer, Reason: "red", TransitDelayNs: 1<<32 - 1}, 0, true},
 		{"ipv6 with a tag", sflowtest.Drop{Input: 3, Reason: 258, Records: [][]byte{sflowtest.Header(1, uint32(len(tagged)), 0, tagged)}},
 			&decafpb.DropEvent{Class: PolicyL3ACL, Reason: "acl", Ingress: "Ethernet0", Packet: six}, 60, true},
 		{"from linux", sflowtest.Drop{Reason: 256, Records: [][]byte{sflowtest.Function("ip_forward+0x1a0/0x300"), sflowtest.LinuxReason("IP_INHDR"), sflowtest.Header(11, 40, 0, tcp[14:])}},

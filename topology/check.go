@@ -188,11 +188,25 @@ func checkGNMI(doc *strictyaml.Doc, line int, node string, g *GNMI) {
 			doc.Errorf(line, "gnmi tls of device %s: give cert and key both, or neither", node)
 		}
 		for _, f := range []string{t.CA, t.Cert, t.Key} {
-			if len(f) > maxFileName || !utf8.ValidString(f) || strings.ContainsFunc(f, unicode.IsControl) {
+			if !fileName(f) {
 				doc.Errorf(line, "gnmi tls of device %s: %q is no file name", node, f)
 			}
 		}
 	}
+	if (g.Username == "") != (g.PasswordFile == "") {
+		doc.Errorf(line, "gnmi of device %s: give username and password_file both, or neither", node)
+	}
+	// What gRPC metadata can carry.
+	if len(g.Username) > maxName || strings.ContainsFunc(g.Username, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		doc.Errorf(line, "gnmi username %q of device %s: use at most %d printable ASCII characters without spaces", g.Username, node, maxName)
+	}
+	if !fileName(g.PasswordFile) {
+		doc.Errorf(line, "gnmi password_file of device %s: %q is no file name", node, g.PasswordFile)
+	}
+}
+
+func fileName(f string) bool {
+	return len(f) <= maxFileName && utf8.ValidString(f) && !strings.ContainsFunc(f, unicode.IsControl)
 }
 
 func (p *plan) checkCables(doc *strictyaml.Doc) {

@@ -158,6 +158,10 @@ devices:
   - {name: d, gnmi: 10.0.0.1}
   - {name: e, tags: {"a b": c}}
   - {name: f, tags: [c]}
+  - {name: g, gnmi: {address: "10.0.0.1:1", username: noc}}
+  - {name: h, gnmi: {address: "10.0.0.1:1", password_file: p}}
+  - {name: i, gnmi: {address: "10.0.0.1:1", username: "n c", password_file: "p\x01"}}
+  - {name: j, gnmi: {address: "10.0.0.1:1", usrname: noc}}
 `, []string{
 			`t.yaml:3: gnmi address "10.0.0.1" of device a: give host:port, such as 192.0.2.11:9339`,
 			`t.yaml:4: gnmi address "10.0.0.1:99999" of device b: give host:port, such as 192.0.2.11:9339`,
@@ -165,6 +169,11 @@ devices:
 			`t.yaml:6: gnmi must be a mapping (key: value), not a single value`,
 			`t.yaml:7: tag "a b" of e: use letters, digits and -_./ only`,
 			`t.yaml:8: tags must be a mapping (key: value), not a list`,
+			`t.yaml:9: gnmi of device g: give username and password_file both, or neither`,
+			`t.yaml:10: gnmi of device h: give username and password_file both, or neither`,
+			`t.yaml:11: gnmi username "n c" of device i: use at most 128 printable ASCII characters without spaces`,
+			`t.yaml:11: gnmi password_file of device i: "p\x01" is no file name`,
+			`t.yaml:12: unknown key "usrname"; did you mean "username"?`,
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"decaf/topology/strictyaml"
 )
 
-// Load reads a topology file. Relative TLS file names in it are made relative to
-// the folder of the topology file. Errors are lines of "file:line: what".
+// Load reads a topology file. Relative names of TLS and password files in it are
+// made relative to the folder of the topology file. Errors are lines of "file:line: what".
 func Load(path string) (*Topology, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -26,10 +26,14 @@ func Load(path string) (*Topology, error) {
 	}
 	dir := filepath.Dir(path)
 	for _, d := range t.Devices {
-		if d.GNMI == nil || d.GNMI.TLS == nil {
+		if d.GNMI == nil {
 			continue
 		}
-		for _, name := range []*string{&d.GNMI.TLS.CA, &d.GNMI.TLS.Cert, &d.GNMI.TLS.Key} {
+		names := []*string{&d.GNMI.PasswordFile}
+		if t := d.GNMI.TLS; t != nil {
+			names = append(names, &t.CA, &t.Cert, &t.Key)
+		}
+		for _, name := range names {
 			if *name != "" && !filepath.IsAbs(*name) {
 				*name = filepath.Join(dir, *name)
 			}
@@ -107,9 +111,9 @@ func (p *plan) addDevice(v strictyaml.Value) {
 		Tags: readTags(f.Get("tags")),
 	}
 	if g := f.Get("gnmi"); g.Present() {
-		gf := g.Fields("address", "tls")
+		gf := g.Fields("address", "tls", "username", "password_file")
 		if a := gf.Need("address"); a.Present() {
-			d.GNMI = &GNMI{Address: a.Text()}
+			d.GNMI = &GNMI{Address: a.Text(), Username: gf.Get("username").Text(), PasswordFile: gf.Get("password_file").Text()}
 		}
 		if t := gf.Get("tls"); t.Present() && d.GNMI != nil {
 			tf := t.Fields("ca", "cert", "key")

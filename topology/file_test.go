@@ -18,7 +18,7 @@ import (
 const example = `
 site: east
 devices:
-  - {name: p0-t1-0, tier: t1, pod: p0, tags: {dc: a}, gnmi: {address: "192.0.2.11:9339", tls: {ca: ca.pem, cert: c.pem, key: k.pem}}}
+  - {name: p0-t1-0, tier: t1, pod: p0, tags: {dc: a}, gnmi: {address: "192.0.2.11:9339", tls: {ca: ca.pem, cert: c.pem, key: k.pem}, username: collector, password_file: p}}
   - {name: p0-tor0, tier: tor, pod: p0}
 hosts:
   - {name: p0-tor0-h0, addresses: [10.0.0.2], tags: {rack: r1, cluster: web}}
@@ -33,7 +33,8 @@ func TestExampleOfTheDesign(t *testing.T) {
 	}
 	d, _ := topo.Device("p0-t1-0")
 	if topo.Site != "east" || d.Tier != "t1" || d.Pod != "p0" || d.Tags["dc"] != "a" ||
-		*d.GNMI.TLS != (TLS{"ca.pem", "c.pem", "k.pem"}) || d.GNMI.Address != "192.0.2.11:9339" {
+		*d.GNMI.TLS != (TLS{"ca.pem", "c.pem", "k.pem"}) || d.GNMI.Address != "192.0.2.11:9339" ||
+		d.GNMI.Username != "collector" || d.GNMI.PasswordFile != "p" {
 		t.Errorf("device: %+v %+v", d, d.GNMI)
 	}
 	h, _ := topo.HostAt(netip.MustParseAddr("10.0.0.2"))
@@ -120,8 +121,9 @@ func TestEqualSeesEveryDifference(t *testing.T) {
 	for old, new := range map[string]string{
 		"east": "west", "tier: t1": "tier: t2", "pod: p0,": "pod: p1,", "dc: a": "dc: b", "9339": "9340", "ca.pem": "d.pem",
 		"10.0.0.2": "10.0.0.4", "rack: r1": "rack: r2", "tor0:eth1": "tor0:eth2", "p0-tor0-h0": "h0",
-		", gnmi: {address: \"192.0.2.11:9339\", tls: {ca: ca.pem, cert: c.pem, key: k.pem}}": "",
-		", tls: {ca: ca.pem, cert: c.pem, key: k.pem}":                                       "",
+		"username: collector": "username: other", "password_file: p": "password_file: q",
+		", gnmi: {address: \"192.0.2.11:9339\", tls: {ca: ca.pem, cert: c.pem, key: k.pem}, username: collector, password_file: p}": "",
+		", tls: {ca: ca.pem, cert: c.pem, key: k.pem}": "",
 	} {
 		if base.Equal(parse(old, new)) {
 			t.Errorf("%s for %s goes unseen", new, old)
@@ -139,7 +141,7 @@ func TestMarshalRefusesHalfACable(t *testing.T) {
 	}
 }
 
-func TestLoadTakesTLSFilesFromTheTopologysFolder(t *testing.T) {
+func TestLoadTakesFilesFromTheTopologysFolder(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "east.yaml")
 	if err := os.WriteFile(path, []byte(strings.Replace(example, "c.pem", "/etc/c.pem", 1)), 0o600); err != nil {
@@ -152,6 +154,9 @@ func TestLoadTakesTLSFilesFromTheTopologysFolder(t *testing.T) {
 	d, _ := topo.Device("p0-t1-0")
 	if want := (TLS{filepath.Join(dir, "ca.pem"), "/etc/c.pem", filepath.Join(dir, "k.pem")}); *d.GNMI.TLS != want {
 		t.Errorf("got %+v, want %+v", *d.GNMI.TLS, want)
+	}
+	if want := filepath.Join(dir, "p"); d.GNMI.PasswordFile != want {
+		t.Errorf("got %s, want %s", d.GNMI.PasswordFile, want)
 	}
 	if _, err := Load(filepath.Join(dir, "none.yaml")); err == nil || !strings.Contains(err.Error(), "none.yaml: no such file") {
 		t.Errorf("missing file: %v", err)
@@ -195,6 +200,8 @@ func TestLinesAreReadAsYAMLIs(t *testing.T) {
 			"site: lab\ndevices:\n  - {tier: t1, name: \"a\"}\n",
 			"hosts:\n  - {name: h, addresses: [10.0.0.1, \"::1\"], tags: {\"a.b/c\": \"x, {y}\", d: \"é \\\\ \\\" 丶\"}}\n",
 			"devices:\n  - {name: a, gnmi: {address: \"1.2.3.4:5\", tls: {ca: c, cert: d, key: \"e/f\"}}}\n",
+			"devices:\n  - {name: a, gnmi: {username: noc, password_file: \"e/f\", address: \"1.2.3.4:5\"}}\n",
+			"devices:\n  - {name: a, gnmi: {username: noc, address: \"1.2.3.4:5\"}}\n", // wrong, and both say so
 			"devices:\n  - {name: a}\n  - {name: b}\nlinks:\n  - {a: \"a:1\", a_addr: 10.0.0.0/31, b: \"b:1\", b_addr: \"10.0.0.1/31\"}\n",
 			"devices:\n  - {name: a}\n  - {name: a}\n",                 // wrong, and both say so
 			"hosts:\n  - {name: a, addresses: [10.0.0.1, 10.0.0.1]}\n", // the same
@@ -205,7 +212,7 @@ func TestLinesAreReadAsYAMLIs(t *testing.T) {
 			"hosts:\n  - {name: h}", "hosts:\n- {name: h}\n", "hosts:\n  - {name: h, nme: g}\n", "hosts:\n  - {name: h, addresses: [10.0.0]}\n",
 			"hosts:\n  - {name: \"\\u0041\"}\n", "hosts:\n  - {name: h, tags: {\"<<\": a}}\n", "hosts:\n  - {name: h, tags: {a: b, a: c}}\n",
 			"hosts:\n  - {name: h}\r\n", "hosts:\n  - {name: yes}\n", "links:\n  - {a: \"a:1\"}\n", "links:\n  - {a: \"a\", b: \"b:1\"}\n",
-			"devices:\n  - {name: a, gnmi: {tls: {ca: b}}}\n", "hosts:\nlinks:\n",
+			"devices:\n  - {name: a, gnmi: {tls: {ca: b}}}\n", "devices:\n  - {name: a, gnmi: {address: \"1.2.3.4:5\", username: b, username: b}}\n", "hosts:\nlinks:\n",
 		},
 		3: {"hosts:\n  - {name: h}\n\n", "links:\n  - {a: \"a:1\", b: \"b:1\"}\nhosts:\n", "hosts:\n  - {name: h}\nhosts:\n", "hosts:\n  - {name: h}\nsite: x\n"},
 	} {

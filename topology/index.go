@@ -332,13 +332,11 @@ func (d *Device) equal(e *Device) bool {
 	if d.GNMI == nil || e.GNMI == nil {
 		return d.GNMI == e.GNMI
 	}
-	if d.GNMI.Address != e.GNMI.Address {
-		return false
+	g, h := *d.GNMI, *e.GNMI
+	if g.TLS != nil && h.TLS != nil && *g.TLS == *h.TLS {
+		g.TLS, h.TLS = nil, nil
 	}
-	if d.GNMI.TLS == nil || e.GNMI.TLS == nil {
-		return d.GNMI.TLS == e.GNMI.TLS
-	}
-	return *d.GNMI.TLS == *e.GNMI.TLS
+	return g == h
 }
 
 func (h *Host) equal(g *Host) bool {

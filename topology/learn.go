@@ -29,6 +29,9 @@ type Learning struct {
 	// Alone counts interfaces of which no other of the same device is known: each
 	// makes a device of its own, also where it is in truth one of another's.
 	Alone int
+	// Doubted counts steps from one hop to the next that few walks show where many
+	// others say otherwise: walks that were under way while routes changed.
+	Doubted int
 	// Unaddressed counts cables without addresses, since they are no /31 or /127:
 	// traces do not tell that they went over these.
 	Unaddressed int
@@ -51,7 +54,7 @@ type Learning struct {
 // which IPv6 address stands beside which IPv4 one.
 // Errors: no usable walk, or those of [New].
 func Learn(site string, walks []Walk, hosts map[netip.Addr]string) (*Topology, Learning, error) {
-	l := learner{walks: walks, hosts: hosts, parent: make(map[netip.Addr]netip.Addr), inbound: make(map[netip.Addr]bool), iface: make(map[netip.Addr]string)}
+	l := learner{walks: walks, hosts: hosts, parent: make(map[netip.Addr]netip.Addr), inbound: make(map[netip.Addr]bool), iface: make(map[netip.Addr]string), ends: make(map[netip.Addr]bool), walked: make(map[step]int)}
 	l.read()
 	if len(l.steps) == 0 {
 		return nil, l.Learning, fmt.Errorf("learn a topology: none of %d walks has two neighbouring hops that answered", len(walks))
@@ -75,12 +78,15 @@ type learner struct {
 	inbound map[netip.Addr]bool       // addresses of switches that answered
 	parent  map[netip.Addr]netip.Addr // union-find over the switches' addresses
 	iface   map[netip.Addr]string
+	ends    map[netip.Addr]bool // hosts' addresses
+	walked  map[step]int        // by how many walks
 }
 
 // read takes the walks apart.
 func (l *learner) read() {
 	seen := make(map[step]bool)
 	for _, w := range l.walks {
+		l.ends[w.Src.Unmap()], l.ends[w.Dst.Unmap()] = true, true
 		once := make(map[netip.Addr]bool)
 		looped, cut := false, false
 		for _, a := range w.Hops {
@@ -96,10 +102,11 @@ func (l *learner) read() {
 		src, dst := w.Src.Unmap(), w.Dst.Unmap()
 		before := step{from: src, first: true}
 		add := func(s step) {
-			switch {
-			case !s.from.IsValid() || !s.to.IsValid():
+			if !s.from.IsValid() || !s.to.IsValid() {
 				cut = true
-			case !seen[s]:
+				return
+			}
+			if l.walked[s]++; !seen[s] {
 				seen[s] = true
 				l.steps = append(l.steps, s)
 			}
@@ -174,9 +181,10 @@ func (l *learner) join() {
 			before[s.to] = append(before[s.to], s.from)
 		}
 	}
+	var doubtful []step
 	for to, from := range before {
 		m := mate(to)
-		if _, host := l.hosts[m]; host || l.isEnd(m) {
+		if _, host := l.hosts[m]; host || l.ends[m] {
 			continue
 		}
 		// On a link of two both ends see each other. Should the mate answer behind
@@ -196,10 +204,48 @@ func (l *learner) join() {
 			continue
 		}
 		l.find(m)
+		most := 0
 		for _, f := range from {
-			l.union(m, f)
+			most = max(most, l.walked[step{from: f, to: to}])
+		}
+		for _, f := range from {
+			if s := (step{from: f, to: to}); l.walked[s]*doubt >= most {
+				l.union(m, f)
+			} else {
+				doubtful = append(doubtful, s)
+			}
 		}
 	}
+	l.doubtful(doubtful)
+}
+
+// doubt is how many walks by other ways into an interface make one walk by its own
+// way doubtful.
+const doubt = 10
+
+// doubtful decides about steps that few walks show: one is believed if its ends are
+// known to be of one link by then, or if nothing else is known of where it comes
+// from. Any other would make two devices one.
+func (l *learner) doubtful(steps []step) {
+	most := make(map[netip.Addr]int) // out of an interface
+	for s, n := range l.walked {
+		if !s.first {
+			most[s.from] = max(most[s.from], n)
+		}
+	}
+	no := make(map[step]bool)
+	slices.SortFunc(steps, func(a, b step) int { return cmp.Or(a.to.Compare(b.to), a.from.Compare(b.from)) })
+	for _, s := range steps {
+		switch m := mate(s.to); {
+		case l.find(m) == l.find(s.from):
+		case l.walked[s]*doubt >= most[s.from]:
+			l.union(m, s.from)
+		default:
+			no[s] = true
+		}
+	}
+	l.Doubted = len(no)
+	l.steps = slices.DeleteFunc(l.steps, func(s step) bool { return no[s] })
 }
 
 // next joins the switches next to a host: it has one link.
@@ -208,15 +254,6 @@ func (l *learner) next(lastOf map[netip.Addr]netip.Addr, host, at netip.Addr) {
 		l.union(other, at)
 	}
 	lastOf[host] = at
-}
-
-func (l *learner) isEnd(a netip.Addr) bool {
-	for _, w := range l.walks {
-		if w.Src.Unmap() == a || w.Dst.Unmap() == a {
-			return true
-		}
-	}
-	return false
 }
 
 // name of a node that has none, of the marks that names may have.

@@ -185,3 +185,30 @@ func TestCheckOfWhatOneHostLearnt(t *testing.T) {
 		}
 	}
 }
+
+// Walks that were under way while routes changed go from a device to one that it is
+// not joined to. They make no two devices one, and no cable.
+func TestLearnBesideChangingRoutes(t *testing.T) {
+	top := build(t, ClosSpec{Site: "lab", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2})
+	var walks []Walk
+	hosts := make(map[netip.Addr]string)
+	for _, a := range top.Hosts {
+		hosts[a.Addresses[0]] = a.Name
+		for _, b := range top.Hosts {
+			for _, p := range top.Paths(a.Name, b.Name) {
+				walks = append(walks, walked(t, top, p))
+			}
+		}
+	}
+	// The first half by one T1, the other as if by the other one.
+	paths := top.Paths("p0-tor0-h0", "p1-tor1-h0")
+	first, last := walked(t, top, paths[0]), walked(t, top, paths[len(paths)-1])
+	torn := Walk{Src: first.Src, Dst: first.Dst, Hops: slices.Concat(first.Hops[:2], last.Hops[2:])}
+	learned, left, err := Learn("lab", append(walks, torn), hosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left.Doubted != 1 || len(learned.Devices) != len(top.Devices) || len(learned.Links) != len(top.Links) {
+		t.Errorf("%d devices and %d links, want %d and %d; %+v", len(learned.Devices), len(learned.Links), len(top.Devices), len(top.Links), left)
+	}
+}

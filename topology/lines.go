@@ -120,11 +120,15 @@ func (r *lineReader) device(c *cursor) bool {
 }
 
 func (r *lineReader) gnmi(c *cursor, g *GNMI) bool {
-	var address, tls, ca, cert, key bool
+	var address, tls, ca, cert, key, username, password bool
 	return c.mapping(func(k []byte) bool {
 		switch string(k) {
 		case "address":
 			return r.text(c, &g.Address, &address)
+		case "username":
+			return r.text(c, &g.Username, &username)
+		case "password_file":
+			return r.text(c, &g.PasswordFile, &password)
 		case "tls":
 			if tls {
 				return false

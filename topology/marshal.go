@@ -140,6 +140,10 @@ func appendGNMI(b []byte, g *GNMI) []byte {
 		}
 		b = append(append(append(b, ", tls: {"...), files...), '}')
 	}
+	if g.Username != "" {
+		b = appendQuoted(append(b, ", username: "...), g.Username)
+		b = appendQuoted(append(b, ", password_file: "...), g.PasswordFile)
+	}
 	return append(b, '}')
 }
 

@@ -47,6 +47,9 @@ type Device struct {
 type GNMI struct {
 	Address string // host:port
 	TLS     *TLS   // nil: no TLS
+	// Username is who calls, by the password that PasswordFile holds; both "" where
+	// the target asks for none. A line end behind the password is not part of it.
+	Username, PasswordFile string
 }
 
 // TLS names PEM files. [Load] makes relative ones relative to the topology file.

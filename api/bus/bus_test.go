@@ -55,6 +55,7 @@ func oneOfEach() []proto.Message {
 	return []proto.Message{
 		&decafpb.DropEvent{Class: "policy/l3/acl"}, &decafpb.LossAggregate{Packets: 3}, &decafpb.RouteEvent{},
 		&decafpb.FlowRecord{Packets: 5}, retransmit(1), &decafpb.Exchange{}, &decafpb.Heartbeat{Role: "host"},
+		&decafpb.Survey{Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2}},
 	}
 }
 

@@ -53,6 +53,7 @@ func permissions(site, role, id string) (*server.Permissions, error) {
 			Subject(site, RecordFlow, id),
 			Subject(site, RecordExchange, id),
 			Subject(site, RecordHeartbeat, id),
+			Subject(site, RecordSurvey, id),
 			"$JS.API.DIRECT.GET.KV_" + BucketAgentConfig + "." + configSubject(id),
 		}, configSubject(id)), nil
 	case RoleCollector:

@@ -62,8 +62,8 @@ func TestEachRoleMayDoWhatItNeedsAndNoMore(t *testing.T) {
 	// Per role, subjects it may publish on (p) and listen to (l); every
 	// subject of the table that a role does not name it may not.
 	subjects := []string{
-		"decaf.east.retransmit.a", "decaf.east.flow.a", "decaf.east.exchange.a", "decaf.east.heartbeat.a",
-		"decaf.east.retransmit.b", "decaf.east.heartbeat.b", "decaf.west.retransmit.a",
+		"decaf.east.retransmit.a", "decaf.east.flow.a", "decaf.east.exchange.a", "decaf.east.heartbeat.a", "decaf.east.survey.a",
+		"decaf.east.survey.b", "decaf.east.retransmit.b", "decaf.east.heartbeat.b", "decaf.west.retransmit.a",
 		"decaf.east.drop.t2-0", "decaf.east.aggregate.t2-0", "decaf.east.route.t2-0", "decaf.east.heartbeat.t2-0",
 		"decaf.east.drop.a", "decaf.east.other.a",
 		"$KV.findings.1", "$KV.reports.1", "$KV.agent_config.a", "$KV.agent_config.b", "$KV.topology.east",
@@ -116,7 +116,7 @@ func TestEachRoleMayDoWhatItNeedsAndNoMore(t *testing.T) {
 		}
 	}
 	f("host.a",
-		[]string{"decaf.east.retransmit.a", "decaf.east.flow.a", "decaf.east.exchange.a", "decaf.east.heartbeat.a",
+		[]string{"decaf.east.retransmit.a", "decaf.east.flow.a", "decaf.east.exchange.a", "decaf.east.heartbeat.a", "decaf.east.survey.a",
 			"$JS.API.DIRECT.GET.KV_agent_config.$KV.agent_config.a"},
 		[]string{"_INBOX.host.a.1", "$KV.agent_config.a"})
 	f("collector.c",

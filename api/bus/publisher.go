@@ -136,14 +136,14 @@ func (p *Publisher) Publish(m proto.Message) {
 		p.rejectLocked(fmt.Errorf("%s record: %w", kinds[k].record, err))
 		return
 	}
-	if n := proto.Size(m); n > maxRecordBytes {
-		p.rejectLocked(fmt.Errorf("%s record of %d bytes: above %d", kinds[k].record, n, maxRecordBytes))
-		return
-	}
 	f := &p.filling[k]
 	buf, err := appendRecord(f.buf, k, m)
 	if err != nil { // text that is not UTF-8
 		p.rejectLocked(fmt.Errorf("%s record: %w", kinds[k].record, err))
+		return
+	}
+	if n := len(buf) - len(f.buf); n > maxRecordBytes {
+		p.rejectLocked(fmt.Errorf("%s record of %d bytes: above %d", kinds[k].record, n, maxRecordBytes))
 		return
 	}
 	if numbered {

@@ -23,6 +23,7 @@ var kinds = [...]kind{
 	{RecordRetransmit, 5},
 	{RecordExchange, 6},
 	{RecordHeartbeat, 7},
+	{RecordSurvey, 8},
 }
 
 // evidence is any record: all have an origin.
@@ -49,6 +50,8 @@ func kindOf(m proto.Message) int {
 		return unlessNil(m == nil, 5)
 	case *decafpb.Heartbeat:
 		return unlessNil(m == nil, 6)
+	case *decafpb.Survey:
+		return unlessNil(m == nil, 7)
 	}
 	return -1
 }
@@ -76,6 +79,8 @@ func setOrigin(m proto.Message, o *decafpb.Origin) {
 	case *decafpb.Exchange:
 		m.Origin = o
 	case *decafpb.Heartbeat:
+		m.Origin = o
+	case *decafpb.Survey:
 		m.Origin = o
 	}
 }
@@ -118,6 +123,11 @@ func eachRecord(b *decafpb.Batch, f func(kind int, m evidence) bool) {
 			return
 		}
 	}
+	for _, m := range b.GetSurveys() {
+		if !f(7, m) {
+			return
+		}
+	}
 }
 
 // setReceived gives the records that have none the time they were received, in
@@ -147,6 +157,9 @@ func setReceived(b *decafpb.Batch, ns uint64) {
 		set(&m.ReceivedNs)
 	}
 	for _, m := range b.GetHeartbeats() {
+		set(&m.ReceivedNs)
+	}
+	for _, m := range b.GetSurveys() {
 		set(&m.ReceivedNs)
 	}
 }

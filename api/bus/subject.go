@@ -14,6 +14,7 @@ const (
 	RecordRetransmit = "retransmit"
 	RecordExchange   = "exchange"
 	RecordHeartbeat  = "heartbeat"
+	RecordSurvey     = "survey"
 )
 
 // token is what sites and producers may be called: one subject token, with

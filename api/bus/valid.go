@@ -48,6 +48,8 @@ func validRecord(m evidence) error {
 		return errors.Join(validFlow(m.Flow), validPath(m.Path))
 	case *decafpb.Exchange:
 		return validFlow(m.Flow)
+	case *decafpb.Survey:
+		return validSurvey(m)
 	}
 	return nil
 }
@@ -91,6 +93,33 @@ func validPath(p *decafpb.Path) error {
 		}
 		if err := errors.Join(validAddresses(h.GetAddress()), validAddresses(h.GetOthers()...)); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// validSurvey checks that a survey has both its ends, and that its walks go by
+// nodes that it lists.
+func validSurvey(m *decafpb.Survey) error {
+	if len(m.Src) == 0 || len(m.Dst) == 0 {
+		return errors.New("survey without source or destination")
+	}
+	if err := validFlow(&decafpb.Flow{Src: m.Src, Dst: m.Dst, DstPort: m.DstPort}); err != nil {
+		return err
+	}
+	for _, n := range m.Nodes {
+		if len(n.GetAddress()) != len(m.Src) {
+			return fmt.Errorf("survey with a node's address of %d bytes: its source has %d", len(n.GetAddress()), len(m.Src))
+		}
+	}
+	for _, w := range m.Walks {
+		if len(w.GetHops()) > 0xff {
+			return fmt.Errorf("walk of %d hops: above 255", len(w.GetHops()))
+		}
+		for _, h := range w.GetHops() {
+			if int64(h) > int64(len(m.Nodes)) {
+				return fmt.Errorf("walk by node %d of %d", h, len(m.Nodes))
+			}
 		}
 	}
 	return nil

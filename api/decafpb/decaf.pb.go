@@ -632,23 +632,25 @@ func (x *Prefix) GetLength() uint32 {
 // that left none to show: then prefixes lists what is routed over the
 // interface (DECAF's "dummy event").
 type DropEvent struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Origin        *Origin                `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
-	TimeNs        uint64                 `protobuf:"varint,2,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"`
-	Class         string                 `protobuf:"bytes,3,opt,name=class,proto3" json:"class,omitempty"`       // "policy/l3/acl"; see device.Classes
-	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`     // the source's own word: "NETFILTER_DROP"
-	Function      string                 `protobuf:"bytes,5,opt,name=function,proto3" json:"function,omitempty"` // kernel function that dropped, where the source says
-	Source        string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`     // "kernel", "sflow", "nflog", "counters"
-	Ingress       string                 `protobuf:"bytes,7,opt,name=ingress,proto3" json:"ingress,omitempty"`   // interface names on the device
-	Egress        string                 `protobuf:"bytes,8,opt,name=egress,proto3" json:"egress,omitempty"`
-	Queue         uint32                 `protobuf:"varint,9,opt,name=queue,proto3" json:"queue,omitempty"`
-	Packet        *Packet                `protobuf:"bytes,10,opt,name=packet,proto3" json:"packet,omitempty"`
-	Prefixes      []*Prefix              `protobuf:"bytes,11,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
-	ReceivedNs    uint64                 `protobuf:"varint,12,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"` // set by the collector
-	Inner         *Packet                `protobuf:"bytes,13,opt,name=inner,proto3" json:"inner,omitempty"`                              // the packet inside a tunnel, where it could be read
-	Encapsulation string                 `protobuf:"bytes,14,opt,name=encapsulation,proto3" json:"encapsulation,omitempty"`              // of inner: "vxlan", "gre", "mpls"
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Origin          *Origin                `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	TimeNs          uint64                 `protobuf:"varint,2,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"`
+	Class           string                 `protobuf:"bytes,3,opt,name=class,proto3" json:"class,omitempty"`       // "policy/l3/acl"; see device.Classes
+	Reason          string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`     // the source's own word: "NETFILTER_DROP"
+	Function        string                 `protobuf:"bytes,5,opt,name=function,proto3" json:"function,omitempty"` // kernel function that dropped, where the source says
+	Source          string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`     // "kernel", "sflow", "nflog", "counters"
+	Ingress         string                 `protobuf:"bytes,7,opt,name=ingress,proto3" json:"ingress,omitempty"`   // interface names on the device
+	Egress          string                 `protobuf:"bytes,8,opt,name=egress,proto3" json:"egress,omitempty"`
+	Queue           uint32                 `protobuf:"varint,9,opt,name=queue,proto3" json:"queue,omitempty"`
+	Packet          *Packet                `protobuf:"bytes,10,opt,name=packet,proto3" json:"packet,omitempty"`
+	Prefixes        []*Prefix              `protobuf:"bytes,11,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	ReceivedNs      uint64                 `protobuf:"varint,12,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`                  // set by the collector
+	Inner           *Packet                `protobuf:"bytes,13,opt,name=inner,proto3" json:"inner,omitempty"`                                               // the packet inside a tunnel, where it could be read
+	Encapsulation   string                 `protobuf:"bytes,14,opt,name=encapsulation,proto3" json:"encapsulation,omitempty"`                               // of inner: "vxlan", "gre", "mpls"
+	TransitDelayNs  uint32                 `protobuf:"varint,15,opt,name=transit_delay_ns,json=transitDelayNs,proto3" json:"transit_delay_ns,omitempty"`    // how long the device had the packet, where it says; all bits set: that long or longer
+	QueueDepthBytes uint32                 `protobuf:"varint,16,opt,name=queue_depth_bytes,json=queueDepthBytes,proto3" json:"queue_depth_bytes,omitempty"` // of the egress queue, where the device says
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *DropEvent) Reset() {
@@ -777,6 +779,20 @@ func (x *DropEvent) GetEncapsulation() string {
 		return x.Encapsulation
 	}
 	return ""
+}
+
+func (x *DropEvent) GetTransitDelayNs() uint32 {
+	if x != nil {
+		return x.TransitDelayNs
+	}
+	return 0
+}
+
+func (x *DropEvent) GetQueueDepthBytes() uint32 {
+	if x != nil {
+		return x.QueueDepthBytes
+	}
+	return 0
 }
 
 // Count is a heavy hitter with its error bound: the true value lies in
@@ -2145,6 +2161,278 @@ func (x *Heartbeat) GetUnreported() []string {
 }
 
 // Batch is what travels: records of one type from one producer.
+// Survey is what one search for all equal-cost paths from a host to a destination
+// found.
+type Survey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        *Origin                `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	TimeNs        uint64                 `protobuf:"varint,2,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"` // when it ended
+	TookNs        uint64                 `protobuf:"varint,3,opt,name=took_ns,json=tookNs,proto3" json:"took_ns,omitempty"`
+	Src           []byte                 `protobuf:"bytes,4,opt,name=src,proto3" json:"src,omitempty"` // 4 or 16 bytes: the host's own address
+	Dst           []byte                 `protobuf:"bytes,5,opt,name=dst,proto3" json:"dst,omitempty"` // of the same family
+	DstPort       uint32                 `protobuf:"varint,6,opt,name=dst_port,json=dstPort,proto3" json:"dst_port,omitempty"`
+	Flows         uint32                 `protobuf:"varint,7,opt,name=flows,proto3" json:"flows,omitempty"`                     // source ports tried
+	Probes        uint32                 `protobuf:"varint,8,opt,name=probes,proto3" json:"probes,omitempty"`                   // sent
+	Confidence    uint32                 `protobuf:"varint,9,opt,name=confidence,proto3" json:"confidence,omitempty"`           // percent: how sure to be of every next hop of a node
+	Complete      bool                   `protobuf:"varint,10,opt,name=complete,proto3" json:"complete,omitempty"`              // each node was seen often enough for that
+	Why           string                 `protobuf:"bytes,11,opt,name=why,proto3" json:"why,omitempty"`                         // what is missing or odd, also of a complete one
+	Nodes         []*SurveyNode          `protobuf:"bytes,12,rep,name=nodes,proto3" json:"nodes,omitempty"`                     // interfaces that answered
+	Walks         []*SurveyWalk          `protobuf:"bytes,13,rep,name=walks,proto3" json:"walks,omitempty"`                     // paths, most used first
+	LeftOut       uint32                 `protobuf:"varint,14,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"` // walks found and not listed
+	ReceivedNs    uint64                 `protobuf:"varint,15,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Survey) Reset() {
+	*x = Survey{}
+	mi := &file_api_decafpb_decaf_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Survey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Survey) ProtoMessage() {}
+
+func (x *Survey) ProtoReflect() protoreflect.Message {
+	mi := &file_api_decafpb_decaf_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Survey.ProtoReflect.Descriptor instead.
+func (*Survey) Descriptor() ([]byte, []int) {
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Survey) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *Survey) GetTimeNs() uint64 {
+	if x != nil {
+		return x.TimeNs
+	}
+	return 0
+}
+
+func (x *Survey) GetTookNs() uint64 {
+	if x != nil {
+		return x.TookNs
+	}
+	return 0
+}
+
+func (x *Survey) GetSrc() []byte {
+	if x != nil {
+		return x.Src
+	}
+	return nil
+}
+
+func (x *Survey) GetDst() []byte {
+	if x != nil {
+		return x.Dst
+	}
+	return nil
+}
+
+func (x *Survey) GetDstPort() uint32 {
+	if x != nil {
+		return x.DstPort
+	}
+	return 0
+}
+
+func (x *Survey) GetFlows() uint32 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+func (x *Survey) GetProbes() uint32 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+func (x *Survey) GetConfidence() uint32 {
+	if x != nil {
+		return x.Confidence
+	}
+	return 0
+}
+
+func (x *Survey) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *Survey) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Survey) GetNodes() []*SurveyNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Survey) GetWalks() []*SurveyWalk {
+	if x != nil {
+		return x.Walks
+	}
+	return nil
+}
+
+func (x *Survey) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+func (x *Survey) GetReceivedNs() uint64 {
+	if x != nil {
+		return x.ReceivedNs
+	}
+	return 0
+}
+
+// SurveyNode is an interface that answered a probe.
+type SurveyNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`     // 4 or 16 bytes
+	Interface     string                 `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"` // its name by the router's own word (RFC 5837)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SurveyNode) Reset() {
+	*x = SurveyNode{}
+	mi := &file_api_decafpb_decaf_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SurveyNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SurveyNode) ProtoMessage() {}
+
+func (x *SurveyNode) ProtoReflect() protoreflect.Message {
+	mi := &file_api_decafpb_decaf_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SurveyNode.ProtoReflect.Descriptor instead.
+func (*SurveyNode) Descriptor() ([]byte, []int) {
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SurveyNode) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *SurveyNode) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+// SurveyWalk is one path.
+type SurveyWalk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hops          []uint32               `protobuf:"varint,1,rep,packed,name=hops,proto3" json:"hops,omitempty"`    // by TTL from 1: place in nodes from 1; 0: nobody answered
+	Flows         uint32                 `protobuf:"varint,2,opt,name=flows,proto3" json:"flows,omitempty"`         // that took it
+	Unreached     bool                   `protobuf:"varint,3,opt,name=unreached,proto3" json:"unreached,omitempty"` // it ended before the destination
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SurveyWalk) Reset() {
+	*x = SurveyWalk{}
+	mi := &file_api_decafpb_decaf_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SurveyWalk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SurveyWalk) ProtoMessage() {}
+
+func (x *SurveyWalk) ProtoReflect() protoreflect.Message {
+	mi := &file_api_decafpb_decaf_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SurveyWalk.ProtoReflect.Descriptor instead.
+func (*SurveyWalk) Descriptor() ([]byte, []int) {
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SurveyWalk) GetHops() []uint32 {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+func (x *SurveyWalk) GetFlows() uint32 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+func (x *SurveyWalk) GetUnreached() bool {
+	if x != nil {
+		return x.Unreached
+	}
+	return false
+}
+
 type Batch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Drops         []*DropEvent           `protobuf:"bytes,1,rep,name=drops,proto3" json:"drops,omitempty"`
@@ -2154,13 +2442,14 @@ type Batch struct {
 	Retransmits   []*Retransmit          `protobuf:"bytes,5,rep,name=retransmits,proto3" json:"retransmits,omitempty"`
 	Exchanges     []*Exchange            `protobuf:"bytes,6,rep,name=exchanges,proto3" json:"exchanges,omitempty"`
 	Heartbeats    []*Heartbeat           `protobuf:"bytes,7,rep,name=heartbeats,proto3" json:"heartbeats,omitempty"`
+	Surveys       []*Survey              `protobuf:"bytes,8,rep,name=surveys,proto3" json:"surveys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_api_decafpb_decaf_proto_msgTypes[15]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2461,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_api_decafpb_decaf_proto_msgTypes[15]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2474,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{15}
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Batch) GetDrops() []*DropEvent {
@@ -2237,6 +2526,13 @@ func (x *Batch) GetHeartbeats() []*Heartbeat {
 	return nil
 }
 
+func (x *Batch) GetSurveys() []*Survey {
+	if x != nil {
+		return x.Surveys
+	}
+	return nil
+}
+
 // Evidence is what a finding or a verdict rests on. Lists are bounded; the
 // counts are not.
 type Evidence struct {
@@ -2255,7 +2551,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_api_decafpb_decaf_proto_msgTypes[16]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2563,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_api_decafpb_decaf_proto_msgTypes[16]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2576,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{16}
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Evidence) GetDrops() []*DropEvent {
@@ -2365,7 +2661,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_api_decafpb_decaf_proto_msgTypes[17]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2673,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_api_decafpb_decaf_proto_msgTypes[17]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2686,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{17}
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Finding) GetId() string {
@@ -2531,7 +2827,7 @@ type FaultReport struct {
 
 func (x *FaultReport) Reset() {
 	*x = FaultReport{}
-	mi := &file_api_decafpb_decaf_proto_msgTypes[18]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2839,7 @@ func (x *FaultReport) String() string {
 func (*FaultReport) ProtoMessage() {}
 
 func (x *FaultReport) ProtoReflect() protoreflect.Message {
-	mi := &file_api_decafpb_decaf_proto_msgTypes[18]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2852,7 @@ func (x *FaultReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultReport.ProtoReflect.Descriptor instead.
 func (*FaultReport) Descriptor() ([]byte, []int) {
-	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{18}
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FaultReport) GetId() string {
@@ -2649,7 +2945,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_api_decafpb_decaf_proto_msgTypes[19]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2957,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_api_decafpb_decaf_proto_msgTypes[19]
+	mi := &file_api_decafpb_decaf_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2970,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{19}
+	return file_api_decafpb_decaf_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Verdict) GetVerdict() string {
@@ -2784,7 +3080,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\x06header\x18\v \x01(\fR\x06header\":\n" +
 	"\x06Prefix\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x16\n" +
-	"\x06length\x18\x02 \x01(\rR\x06length\"\xbf\x03\n" +
+	"\x06length\x18\x02 \x01(\rR\x06length\"\x95\x04\n" +
 	"\tDropEvent\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
 	"\atime_ns\x18\x02 \x01(\x04R\x06timeNs\x12\x14\n" +
@@ -2801,7 +3097,9 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\vreceived_ns\x18\f \x01(\x04R\n" +
 	"receivedNs\x12&\n" +
 	"\x05inner\x18\r \x01(\v2\x10.decaf.v1.PacketR\x05inner\x12$\n" +
-	"\rencapsulation\x18\x0e \x01(\tR\rencapsulation\"n\n" +
+	"\rencapsulation\x18\x0e \x01(\tR\rencapsulation\x12(\n" +
+	"\x10transit_delay_ns\x18\x0f \x01(\rR\x0etransitDelayNs\x12*\n" +
+	"\x11queue_depth_bytes\x18\x10 \x01(\rR\x0fqueueDepthBytes\"n\n" +
 	"\tFlowCount\x12\"\n" +
 	"\x04flow\x18\x01 \x01(\v2\x0e.decaf.v1.FlowR\x04flow\x12\x18\n" +
 	"\apackets\x18\x02 \x01(\x04R\apackets\x12#\n" +
@@ -2973,7 +3271,36 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"unreported\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe4\x02\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xb3\x03\n" +
+	"\x06Survey\x12(\n" +
+	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
+	"\atime_ns\x18\x02 \x01(\x04R\x06timeNs\x12\x17\n" +
+	"\atook_ns\x18\x03 \x01(\x04R\x06tookNs\x12\x10\n" +
+	"\x03src\x18\x04 \x01(\fR\x03src\x12\x10\n" +
+	"\x03dst\x18\x05 \x01(\fR\x03dst\x12\x19\n" +
+	"\bdst_port\x18\x06 \x01(\rR\adstPort\x12\x14\n" +
+	"\x05flows\x18\a \x01(\rR\x05flows\x12\x16\n" +
+	"\x06probes\x18\b \x01(\rR\x06probes\x12\x1e\n" +
+	"\n" +
+	"confidence\x18\t \x01(\rR\n" +
+	"confidence\x12\x1a\n" +
+	"\bcomplete\x18\n" +
+	" \x01(\bR\bcomplete\x12\x10\n" +
+	"\x03why\x18\v \x01(\tR\x03why\x12*\n" +
+	"\x05nodes\x18\f \x03(\v2\x14.decaf.v1.SurveyNodeR\x05nodes\x12*\n" +
+	"\x05walks\x18\r \x03(\v2\x14.decaf.v1.SurveyWalkR\x05walks\x12\x19\n" +
+	"\bleft_out\x18\x0e \x01(\rR\aleftOut\x12\x1f\n" +
+	"\vreceived_ns\x18\x0f \x01(\x04R\n" +
+	"receivedNs\"D\n" +
+	"\n" +
+	"SurveyNode\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\"T\n" +
+	"\n" +
+	"SurveyWalk\x12\x12\n" +
+	"\x04hops\x18\x01 \x03(\rR\x04hops\x12\x14\n" +
+	"\x05flows\x18\x02 \x01(\rR\x05flows\x12\x1c\n" +
+	"\tunreached\x18\x03 \x01(\bR\tunreached\"\x90\x03\n" +
 	"\x05Batch\x12)\n" +
 	"\x05drops\x18\x01 \x03(\v2\x13.decaf.v1.DropEventR\x05drops\x127\n" +
 	"\n" +
@@ -2985,7 +3312,8 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\texchanges\x18\x06 \x03(\v2\x12.decaf.v1.ExchangeR\texchanges\x123\n" +
 	"\n" +
 	"heartbeats\x18\a \x03(\v2\x13.decaf.v1.HeartbeatR\n" +
-	"heartbeats\"\xb0\x02\n" +
+	"heartbeats\x12*\n" +
+	"\asurveys\x18\b \x03(\v2\x10.decaf.v1.SurveyR\asurveys\"\xb0\x02\n" +
 	"\bEvidence\x12)\n" +
 	"\x05drops\x18\x01 \x03(\v2\x13.decaf.v1.DropEventR\x05drops\x126\n" +
 	"\vretransmits\x18\x02 \x03(\v2\x14.decaf.v1.RetransmitR\vretransmits\x12\x1d\n" +
@@ -3091,7 +3419,7 @@ func file_api_decafpb_decaf_proto_rawDescGZIP() []byte {
 }
 
 var file_api_decafpb_decaf_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_api_decafpb_decaf_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_api_decafpb_decaf_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_api_decafpb_decaf_proto_goTypes = []any{
 	(RouteChange)(0),      // 0: decaf.v1.RouteChange
 	(HopStatus)(0),        // 1: decaf.v1.HopStatus
@@ -3113,12 +3441,15 @@ var file_api_decafpb_decaf_proto_goTypes = []any{
 	(*FlowRecord)(nil),    // 17: decaf.v1.FlowRecord
 	(*Exchange)(nil),      // 18: decaf.v1.Exchange
 	(*Heartbeat)(nil),     // 19: decaf.v1.Heartbeat
-	(*Batch)(nil),         // 20: decaf.v1.Batch
-	(*Evidence)(nil),      // 21: decaf.v1.Evidence
-	(*Finding)(nil),       // 22: decaf.v1.Finding
-	(*FaultReport)(nil),   // 23: decaf.v1.FaultReport
-	(*Verdict)(nil),       // 24: decaf.v1.Verdict
-	nil,                   // 25: decaf.v1.Heartbeat.CountersEntry
+	(*Survey)(nil),        // 20: decaf.v1.Survey
+	(*SurveyNode)(nil),    // 21: decaf.v1.SurveyNode
+	(*SurveyWalk)(nil),    // 22: decaf.v1.SurveyWalk
+	(*Batch)(nil),         // 23: decaf.v1.Batch
+	(*Evidence)(nil),      // 24: decaf.v1.Evidence
+	(*Finding)(nil),       // 25: decaf.v1.Finding
+	(*FaultReport)(nil),   // 26: decaf.v1.FaultReport
+	(*Verdict)(nil),       // 27: decaf.v1.Verdict
+	nil,                   // 28: decaf.v1.Heartbeat.CountersEntry
 }
 var file_api_decafpb_decaf_proto_depIdxs = []int32{
 	6,  // 0: decaf.v1.Packet.flow:type_name -> decaf.v1.Flow
@@ -3149,24 +3480,28 @@ var file_api_decafpb_decaf_proto_depIdxs = []int32{
 	5,  // 25: decaf.v1.Exchange.origin:type_name -> decaf.v1.Origin
 	6,  // 26: decaf.v1.Exchange.flow:type_name -> decaf.v1.Flow
 	5,  // 27: decaf.v1.Heartbeat.origin:type_name -> decaf.v1.Origin
-	25, // 28: decaf.v1.Heartbeat.counters:type_name -> decaf.v1.Heartbeat.CountersEntry
-	9,  // 29: decaf.v1.Batch.drops:type_name -> decaf.v1.DropEvent
-	12, // 30: decaf.v1.Batch.aggregates:type_name -> decaf.v1.LossAggregate
-	13, // 31: decaf.v1.Batch.routes:type_name -> decaf.v1.RouteEvent
-	17, // 32: decaf.v1.Batch.flows:type_name -> decaf.v1.FlowRecord
-	16, // 33: decaf.v1.Batch.retransmits:type_name -> decaf.v1.Retransmit
-	18, // 34: decaf.v1.Batch.exchanges:type_name -> decaf.v1.Exchange
-	19, // 35: decaf.v1.Batch.heartbeats:type_name -> decaf.v1.Heartbeat
-	9,  // 36: decaf.v1.Evidence.drops:type_name -> decaf.v1.DropEvent
-	16, // 37: decaf.v1.Evidence.retransmits:type_name -> decaf.v1.Retransmit
-	21, // 38: decaf.v1.Finding.evidence:type_name -> decaf.v1.Evidence
-	24, // 39: decaf.v1.FaultReport.verdict:type_name -> decaf.v1.Verdict
-	21, // 40: decaf.v1.Verdict.evidence:type_name -> decaf.v1.Evidence
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	28, // 28: decaf.v1.Heartbeat.counters:type_name -> decaf.v1.Heartbeat.CountersEntry
+	5,  // 29: decaf.v1.Survey.origin:type_name -> decaf.v1.Origin
+	21, // 30: decaf.v1.Survey.nodes:type_name -> decaf.v1.SurveyNode
+	22, // 31: decaf.v1.Survey.walks:type_name -> decaf.v1.SurveyWalk
+	9,  // 32: decaf.v1.Batch.drops:type_name -> decaf.v1.DropEvent
+	12, // 33: decaf.v1.Batch.aggregates:type_name -> decaf.v1.LossAggregate
+	13, // 34: decaf.v1.Batch.routes:type_name -> decaf.v1.RouteEvent
+	17, // 35: decaf.v1.Batch.flows:type_name -> decaf.v1.FlowRecord
+	16, // 36: decaf.v1.Batch.retransmits:type_name -> decaf.v1.Retransmit
+	18, // 37: decaf.v1.Batch.exchanges:type_name -> decaf.v1.Exchange
+	19, // 38: decaf.v1.Batch.heartbeats:type_name -> decaf.v1.Heartbeat
+	20, // 39: decaf.v1.Batch.surveys:type_name -> decaf.v1.Survey
+	9,  // 40: decaf.v1.Evidence.drops:type_name -> decaf.v1.DropEvent
+	16, // 41: decaf.v1.Evidence.retransmits:type_name -> decaf.v1.Retransmit
+	24, // 42: decaf.v1.Finding.evidence:type_name -> decaf.v1.Evidence
+	27, // 43: decaf.v1.FaultReport.verdict:type_name -> decaf.v1.Verdict
+	24, // 44: decaf.v1.Verdict.evidence:type_name -> decaf.v1.Evidence
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_api_decafpb_decaf_proto_init() }
@@ -3180,7 +3515,7 @@ func file_api_decafpb_decaf_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_decafpb_decaf_proto_rawDesc), len(file_api_decafpb_decaf_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -18,8 +18,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// A thousand subscribers, each of which sees state and every event, cost a few
-// kilobytes each while nothing happens; one that never reads ends alone.
+// perSubscriber bounds what a subscriber takes while nothing happens, in bytes, of
+// target and client together: goroutines' stacks and the buffers of a gRPC stream,
+// some 39 kB, and as much again for another version of either.
+const perSubscriber = 80 << 10
+
+// A thousand subscribers, each of which sees state and every event, take a bounded
+// amount of memory while nothing happens; one that never reads ends alone.
 func TestThousandSubscribers(t *testing.T) {
 	const subscribers, conns, batch = 1000, 10, 16
 	r := newRig(t, func(c *Config) {
@@ -53,7 +58,11 @@ func TestThousandSubscribers(t *testing.T) {
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	t.Logf("%d bytes a subscriber, both ends; %d looks at state", (int64(after.HeapAlloc)+int64(after.StackInuse)-int64(before.HeapAlloc)-int64(before.StackInuse))/subscribers, looks.Load())
+	each := (int64(after.HeapAlloc) + int64(after.StackInuse) - int64(before.HeapAlloc) - int64(before.StackInuse)) / subscribers
+	t.Logf("%d bytes a subscriber, both ends; %d looks at state", each, looks.Load())
+	if each > perSubscriber {
+		t.Errorf("%d bytes a subscriber, at most %d", each, perSubscriber)
+	}
 	if n := r.Stats().Subscribers; n != subscribers {
 		t.Fatalf("%d subscribers", n)
 	}

@@ -23,6 +23,9 @@ type Daemon[C any] struct {
 	Log func(C) LogConfig
 	// Check looks at what only a start would show: files that are named.
 	Check func(C, *slog.Logger) error
+	// Needs says which privileges it takes to go on: those that are not among them
+	// are given up when all is up. Nil keeps all.
+	Needs func(C) Needs
 	// Serve runs until ctx is done.
 	Serve func(context.Context, C, *slog.Logger) error
 }

@@ -1,7 +1,8 @@
 // Package service is what every long-running decaf command stands on:
 // configuration (config.go, environment.go, duration.go), TLS files and a small certificate
 // authority for trials (tls.go, ca.go), what may be served without TLS
-// (listen.go), health and metrics endpoints
+// (listen.go), which privileges are given up once all is up
+// (capabilities.go), health and metrics endpoints
 // (health.go), orderly start and stop (run.go), new settings while it runs
 // (reload.go), logging (log.go) and the
 // version of the build (version.go).

@@ -16,7 +16,8 @@ type readyKey struct{}
 
 // serve runs the daemon until ctx is done. With each hangup the configuration is
 // read anew. One that differs is put in force by stopping in order and beginning
-// again; with one that is wrong, or does not come up, the settings before it hold.
+// again; with one that is wrong, does not come up, or needs privileges that were
+// given up, the settings before it hold.
 func (d Daemon[C]) serve(ctx context.Context, file string, cfg C, log *slog.Logger, hangup <-chan os.Signal) error {
 	type settings struct {
 		cfg C
@@ -24,6 +25,7 @@ func (d Daemon[C]) serve(ctx context.Context, file string, cfg C, log *slog.Logg
 	}
 	now := settings{cfg, log}
 	var before *settings // to go back to, while now is not up
+	var given capabilities
 	for {
 		own, end := context.WithCancelCause(ctx)
 		up, done := make(chan struct{}), make(chan error, 1)
@@ -41,6 +43,7 @@ func (d Daemon[C]) serve(ctx context.Context, file string, cfg C, log *slog.Logg
 				break wait
 			case <-up:
 				up, before = nil, nil
+				given |= d.giveUp(file, now.cfg, now.log)
 			case <-asked:
 				cfg, log, rerr := d.load(file)
 				switch {
@@ -48,6 +51,8 @@ func (d Daemon[C]) serve(ctx context.Context, file string, cfg C, log *slog.Logg
 					now.log.Error("the configuration is wrong: the settings before it hold", "error", rerr)
 				case same(now.cfg, cfg):
 					now.log.Info("the configuration is as it was")
+				case d.lacks(cfg, given) != 0:
+					now.log.Error("the new settings need privileges that were given up: the settings before them hold until a restart", "privileges", d.lacks(cfg, given).String())
 				default:
 					now.log.Info("the configuration has changed: beginning again")
 					next, asked = &settings{cfg, log}, nil
@@ -71,6 +76,26 @@ func (d Daemon[C]) serve(ctx context.Context, file string, cfg C, log *slog.Logg
 			return err
 		}
 	}
+}
+
+// giveUp gives up what the daemon does not need now that it is up; it returns what.
+func (d Daemon[C]) giveUp(file string, cfg C, log *slog.Logger) capabilities {
+	if d.Needs == nil {
+		return 0
+	}
+	n := d.Needs(cfg)
+	if file != "" {
+		n.Read = append(n.Read, file)
+	}
+	return giveUp(n, log)
+}
+
+// lacks tells which of the privileges given up a configuration needs.
+func (d Daemon[C]) lacks(cfg C, given capabilities) capabilities {
+	if given == 0 {
+		return 0
+	}
+	return given & capabilitySet(d.Needs(cfg).Capabilities)
 }
 
 // load reads the settings and makes their logger.

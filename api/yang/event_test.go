@@ -25,6 +25,8 @@ func fullEvent() *decafpb.DropEvent {
 		Ingress:  "eth1",
 		Egress:   "eth2",
 		Queue:    3,
+
+		QueueDepthBytes: 65536, TransitDelayNs: 1500,
 		Packet: &decafpb.Packet{
 			Flow: &decafpb.Flow{
 				Src: []byte{10, 0, 0, 1}, Dst: []byte{10, 0, 0, 2},

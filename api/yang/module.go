@@ -11,7 +11,7 @@ const (
 	// in JSON_IETF (RFC 7951, section 4).
 	Module = "decaf-loss"
 	// Version is the module's openconfig-version.
-	Version = "0.4.0"
+	Version = "0.5.0"
 	// Organization is what Capabilities says of the module's author.
 	Organization = "decaf"
 )
