@@ -83,6 +83,7 @@ type Agent struct {
 	lostRing, lostFlows atomic.Uint64
 	ignoring            atomic.Pointer[[]netip.Prefix]
 	lostDrops           atomic.Uint64
+	missed              atomic.Uint64
 	seenBy              atomic.Pointer[string] // the source in use
 	containers          *containers
 	workers             *workers
@@ -155,7 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.rules.own = netns
 	_, a.rules.anywhere = a.deps.Tracer.(SpaceTracer)
 	others := newSpaces(netns, a.cfg.Namespaces, a.log)
-	options := kernelOptions{netns: netns, several: len(a.cfg.Namespaces) > 0, ringBytes: a.cfg.RingBytes, flows: a.cfg.Flows.Enabled, spent: a.deps.Tracer.Spent}
+	options := kernelOptions{netns: netns, several: len(a.cfg.Namespaces) > 0, ringBytes: a.cfg.RingBytes, flows: a.cfg.Flows.Enabled, peaks: a.cfg.Tables.Peaks, spent: a.deps.Tracer.Spent}
 	if p, ok := a.deps.Publisher.(interface{ Flush() }); ok {
 		options.caughtUp = p.Flush
 	}
@@ -204,10 +205,16 @@ func (a *Agent) Run(ctx context.Context) error {
 			flowsEnded <- a.countFlows(watchCtx, flows, ns, netns, attached)
 		}()
 	}
-	err = k.Run(watchCtx, a.handle, func(err error) {
-		a.count.add(countBroken, 1)
-		a.log.Debug("cannot read a kernel event", "err", err)
-	})
+	// The caller's thread may be its own, being in another network namespace: then
+	// each event would have to wait until that thread is woken up by another.
+	watched := make(chan error)
+	go func() {
+		watched <- k.Run(watchCtx, a.handle, func(err error) {
+			a.count.add(countBroken, 1)
+			a.log.Debug("cannot read a kernel event", "err", err)
+		})
+	}()
+	err = <-watched
 	stopWatch()
 	err = errors.Join(err, <-flowsEnded)
 	stopBeat()
@@ -221,6 +228,9 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) readLost(k source) {
 	if n, err := k.LostDrops(); err == nil {
 		a.lostDrops.Store(n)
+	}
+	if n, err := k.Missed(); err == nil {
+		a.missed.Store(n)
 	}
 	n, err := k.Lost()
 	if err != nil {
@@ -246,6 +256,12 @@ func (a *Agent) handle(e event) {
 	switch e.what {
 	case whatSample:
 		a.takeBack(a.votes.looked(&e, e.settled))
+		return
+	case whatDuplicate:
+		a.takeBack(a.votes.reported(&e))
+		return
+	case whatEchoed:
+		a.takeBack(a.votes.echoed(&e))
 		return
 	case whatDropped:
 		a.count.add(countLocalDrops, 1)

@@ -3,6 +3,7 @@ package hostagent
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -119,6 +120,59 @@ func TestSlowTracerHoldsNoEventUp(t *testing.T) {
 			if got := a.Counters()[name]; got != want {
 				t.Errorf("%s = %d, want %d", name, got, want)
 			}
+		}
+	})
+}
+
+// startingTracer can start traces, and takes an hour for each.
+type startingTracer struct {
+	tracerFunc
+	started *[]uint16 // destination ports, in the event loop
+}
+
+func (t startingTracer) Start(f packet.Flow, epoch int64) func(context.Context) *decafpb.Path {
+	*t.started = append(*t.started, f.Dst.Port())
+	return func(ctx context.Context) *decafpb.Path {
+		time.Sleep(time.Hour)
+		return pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE)
+	}
+}
+
+// The probes of a trace leave in the event loop's step itself, as long as there
+// is a worker for what follows; later ones wait for one.
+func TestProbesLeaveAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := DefaultConfig()
+		cfg.Trace.Workers, cfg.Trace.Queue = 2, 4
+		var started []uint16
+		traced := make(chan uint16, 1)
+		trace := startingTracer{tracerFunc(func(_ context.Context, f packet.Flow, _ int64) *decafpb.Path {
+			traced <- f.Dst.Port()
+			return pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE)
+		}), &started}
+		a, rec, stop := still(cfg, trace)
+		for port, want := range []int{1, 2, 2} {
+			a.handle(eventOf(uint16(port), nil))
+			if len(started) != want {
+				t.Errorf("%d traces started after retransmission %d, want %d", len(started), port+1, want)
+			}
+		}
+		time.Sleep(2 * time.Hour) // until the workers are free again
+		a.handle(eventOf(3, nil))
+		if !slices.Equal(started, []uint16{0, 1, 3}) {
+			t.Errorf("started %v, want flows 0, 1 and 3", started)
+		}
+		stop()
+		if port := <-traced; port != 2 {
+			t.Errorf("a worker traced flow %d, want the one that found none free", port)
+		}
+		for _, r := range rec.all() {
+			if r.GetPath().GetStatus() != decafpb.PathStatus_PATH_STATUS_COMPLETE {
+				t.Errorf("record %v, want a path", r)
+			}
+		}
+		if n := len(rec.all()); n != 4 {
+			t.Errorf("%d records, want 4", n)
 		}
 	})
 }

@@ -18,6 +18,7 @@ func Command() *cobra.Command {
 			_, err := loadTopology(c, log)
 			return err
 		},
+		Needs: needs,
 		Serve: Serve,
 	}.Attach(&cobra.Command{
 		Use:   "host",

@@ -153,6 +153,10 @@ type TablesConfig struct {
 	// may have.
 	MaxRecords  int `yaml:"max_records"`
 	MaxServices int `yaml:"max_services"`
+	// Peaks is when a connection's round-trip time is looked at for the highest of
+	// an interval: "all", whenever it receives something, or "reductions", when its
+	// congestion state changes, which costs nothing for a packet.
+	Peaks string `yaml:"peaks"`
 }
 
 // tableSettings is what c says of how to track.
@@ -187,7 +191,7 @@ func DefaultConfig() Config {
 		Flows: FlowsConfig{Enabled: true, Interval: 5 * time.Second, MaxFlows: 100_000, MaxRows: 16_384},
 		// A connection takes some 400 bytes of memory more, and on the wire some
 		// 150 before compression.
-		Tables:    TablesConfig{Enabled: true, Interval: 30 * time.Second, MaxRecords: 32_768, MaxServices: 16_384},
+		Tables:    TablesConfig{Enabled: true, Interval: 30 * time.Second, MaxRecords: 32_768, MaxServices: 16_384, Peaks: peaksAll},
 		Source:    sourceAuto,
 		Epoch:     30 * time.Second,
 		Heartbeat: 2 * time.Second,
@@ -268,6 +272,9 @@ func (c Config) Validate() error {
 	}
 	if c.Tables.MaxServices < 1 || c.Tables.MaxServices > 1_000_000 {
 		bad("tables.max_services: %d: give 1 to 1000000", c.Tables.MaxServices)
+	}
+	if p := c.Tables.Peaks; p != peaksAll && p != peaksReductions {
+		bad("tables.peaks: %q: give %s or %s", p, peaksAll, peaksReductions)
 	}
 	if err := validSource(c.Source); err != nil {
 		bad("source: %w", err)

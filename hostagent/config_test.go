@@ -84,6 +84,7 @@ func TestConfigErrors(t *testing.T) {
 	f("tables: {interval: 6m}", "tables.interval:")
 	f("tables: {max_records: 0}", "tables.max_records:")
 	f("tables: {max_services: 0}", "tables.max_services:")
+	f("tables: {peaks: some}", "tables.peaks:")
 	f("tables: {sample: 3/2}", "1/10")
 	f("tables: {only: [10.0.0]}", "10.0.0.0/8")
 	f("epoch: 10ms", "epoch:")

@@ -22,6 +22,8 @@ import (
 //
 //   - p.stories is the map, programs.storyInto copies the value onto the stack
 //     (zeroes where there is none), decodeStory reads it.
+//   - Behind the story proper lies what the takers of samples note there for
+//     themselves (flowprogram.go). Whatever changes a story unsets csShown.
 //   - The socket's end is told by the story at tcp_destroy_sock: err or a reset
 //     says terminated; opened 0 with began set says that it was never
 //     established, so failed; else closed.
@@ -42,6 +44,17 @@ const (
 	csBefore         = 36 // u8, and 3 of padding
 	csComm           = 40 // 16 bytes
 	csBytes          = 56
+)
+
+// What lies behind a story in the same value.
+const (
+	csPeakRTT   = csBytes     // u32, µs: the highest since it was shown in a sample
+	csShown     = csBytes + 4 // u32, 1: nothing of the story happened since, and these were so:
+	csMarks     = csBytes + 8 // u32 each, flowMarks
+	csDelivered = csMarks
+	csListed    = csMarks + 4*flowMarks // u32, 1: on the list of sockets with news
+	csEnded     = csListed + 4          // u32, 1: its last sample was taken
+	csValue     = csListed + 8
 )
 
 // connStory is what is known of a connection beyond what its socket counts.
@@ -107,13 +120,13 @@ func (n names) text(b []byte) string {
 func storiesSpec() *ebpf.MapSpec {
 	return &ebpf.MapSpec{
 		Name: "decaf_story", Type: ebpf.SkStorage,
-		KeySize: 4, ValueSize: csBytes, Flags: bpfNoPrealloc | bpfClone,
+		KeySize: 4, ValueSize: csValue, Flags: bpfNoPrealloc | bpfClone,
 		// Such maps are made with their types or not at all.
 		Key: &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed},
 		Value: &btf.Array{
 			Index:  &btf.Int{Name: "unsigned int", Size: 4},
 			Type:   &btf.Int{Name: "unsigned long long", Size: 8},
-			Nelems: csBytes / 8,
+			Nelems: csValue / 8,
 		},
 	}
 }
@@ -139,7 +152,7 @@ func (p *programs) storyPrograms(spec *btf.Spec) (out []*ebpf.ProgramSpec, missi
 }
 
 // story makes r8 the story of the socket in r7, a new one where there is none
-// and create says so; it leaves without one.
+// and create says so; 0 without one.
 func (p *programs) story(create int32) asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMapPtr(asm.R1, p.stories.FD()),
@@ -147,29 +160,57 @@ func (p *programs) story(create int32) asm.Instructions {
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R4, create),
 		asm.FnSkStorageGet.Call(),
-		asm.JEq.Imm(asm.R0, 0, leave),
 		asm.Mov.Reg(asm.R8, asm.R0),
 	}
 }
 
-// storyInto copies the story of the socket in r7 to the stack, at bytes from the
-// frame pointer (below it, so negative); zeroes where there is none. It uses r0
-// to r5 and needs label to be its own within the program.
-func (p *programs) storyInto(at int16, label string) asm.Instructions {
+// changed says that there is news of the socket in r7: its story, in r8, was not
+// shown as it is now.
+func (p *programs) changed() asm.Instructions {
+	ins := asm.Instructions{
+		// A listener's story becomes that of what comes in.
+		asm.LoadMem(asm.R1, asm.R7, p.layout.state.offset, asm.Byte),
+		asm.JEq.Imm(asm.R1, tcpListen, "as before"),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.R8, csShown, asm.R1, asm.Word),
+	}
+	ins = append(ins, p.list("listed")...)
+	return append(ins, asm.Mov.Imm(asm.R1, 0).WithSymbol("as before"))
+}
+
+// list puts the socket in r7, with its story in r8, on the list of those with
+// news. It uses r0 to r5 and needs label to be its own within the program.
+func (p *programs) list(label string) asm.Instructions {
+	if p.news == nil {
+		return nil
+	}
+	return asm.Instructions{
+		asm.LoadMem(asm.R1, asm.R8, csListed, asm.Word),
+		asm.JNE.Imm(asm.R1, 0, label),
+		asm.LoadMapPtr(asm.R1, p.news.FD()),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.Mov.Imm(asm.R4, bpfStorageCreate),
+		asm.FnSkStorageGet.Call(),
+		asm.JEq.Imm(asm.R0, 0, label), // no memory: dumpChanged finds it
+		asm.Mov.Imm(asm.R1, 1),
+		asm.StoreMem(asm.R8, csListed, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol(label),
+	}
+}
+
+// storyInto copies the story in r8 to the stack, at bytes from the frame pointer
+// (below it, so negative); zeroes where r8 is 0. It uses r1 and needs label to
+// be its own within the program.
+func storyInto(at int16, label string) asm.Instructions {
 	ins := asm.Instructions{asm.Mov.Imm(asm.R1, 0)}
 	for i := int16(0); i < csBytes; i += 8 {
 		ins = append(ins, asm.StoreMem(asm.RFP, at+i, asm.R1, asm.DWord))
 	}
-	ins = append(ins,
-		asm.LoadMapPtr(asm.R1, p.stories.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.FnSkStorageGet.Call(),
-		asm.JEq.Imm(asm.R0, 0, label))
+	ins = append(ins, asm.JEq.Imm(asm.R8, 0, label))
 	for i := int16(0); i < csBytes; i += 8 {
 		ins = append(ins,
-			asm.LoadMem(asm.R1, asm.R0, i, asm.DWord),
+			asm.LoadMem(asm.R1, asm.R8, i, asm.DWord),
 			asm.StoreMem(asm.RFP, at+i, asm.R1, asm.DWord))
 	}
 	return append(ins, asm.Mov.Imm(asm.R1, 0).WithSymbol(label))
@@ -197,8 +238,13 @@ func (p *programs) stateChanged() *ebpf.ProgramSpec {
 		asm.Mov.Imm(asm.R3, 0),
 		asm.FnSkStorageGet.Call(),
 		asm.JEq.Imm(asm.R0, 0, leave), // no memory: as if opened before the agent watched
-		asm.Mov.Reg(asm.R8, asm.R0),
-		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord),
+		asm.Mov.Reg(asm.R8, asm.R0))
+	ins = append(ins,
+		asm.JEq.Imm32(asm.R9, tcpListen, "untold"),
+		asm.JEq.Imm32(asm.R9, tcpClose, "untold"))
+	ins = append(ins, p.changed()...)
+	ins = append(ins,
+		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord).WithSymbol("untold"),
 		asm.StoreMem(asm.R8, csBefore, asm.R1, asm.Byte),
 
 		asm.JEq.Imm32(asm.R9, tcpEstablished, "established"),
@@ -209,11 +255,12 @@ func (p *programs) stateChanged() *ebpf.ProgramSpec {
 		// A socket may be connected a second time: it begins anew.
 		asm.Mov.Imm(asm.R1, 0).WithSymbol("process"),
 	)
-	for _, at := range []int16{csOpened, csBegan, csPID /* and csError */, csResetsSent /* and csResetsReceived */} {
+	for _, at := range []int16{csOpened, csBegan, csPID /* and csError */, csResetsSent /* and csResetsReceived */, csPeakRTT /* and csShown */} {
 		ins = append(ins, asm.StoreMem(asm.R8, at, asm.R1, asm.DWord))
 	}
 	ins = append(ins,
 		asm.StoreMem(asm.R8, csReductions, asm.R1, asm.Word),
+		asm.StoreMem(asm.R8, csEnded, asm.R1, asm.Word),
 		asm.FnGetCurrentPidTgid.Call(),
 		asm.RSh.Imm(asm.R0, 32),
 		asm.StoreMem(asm.R8, csPID, asm.R0, asm.Word),
@@ -252,7 +299,10 @@ func (p *programs) reported() *ebpf.ProgramSpec {
 		asm.LoadMem(asm.R9, asm.R7, p.layout.err.offset, asm.Word),
 		asm.JEq.Imm(asm.R9, 0, leave))
 	ins = append(ins, p.story(bpfStorageCreate)...)
-	ins = append(ins, asm.StoreMem(asm.R8, csError, asm.R9, asm.Word))
+	ins = append(ins,
+		asm.JEq.Imm(asm.R8, 0, leave),
+		asm.StoreMem(asm.R8, csError, asm.R9, asm.Word))
+	ins = append(ins, p.changed()...)
 	return tracing("decaf_error", ebpf.AttachTraceRawTp, "inet_sk_error_report", append(ins, end()...))
 }
 
@@ -299,7 +349,8 @@ func (p *programs) reduced() *ebpf.ProgramSpec {
 // countOne adds one to a count of the story of the socket in r7, and ends the
 // program.
 func (p *programs) countOne(at int16) asm.Instructions {
-	ins := p.story(bpfStorageCreate)
+	ins := append(p.story(bpfStorageCreate), asm.JEq.Imm(asm.R8, 0, leave))
+	ins = append(ins, p.changed()...)
 	ins = append(ins,
 		asm.Mov.Imm(asm.R1, 1),
 		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.Word, at))

@@ -10,6 +10,7 @@ import (
 const (
 	countEvents     = "events"                // seen by the kernel programs and read
 	countLostRing   = "events_lost_ring"      // found the ring buffer full
+	countMissed     = "events_missed"         // retransmits that the kernel did not show its programs
 	countBroken     = "events_broken"         // could not be decoded
 	countIgnored    = "events_ignored"        // of ignored networks
 	countNotSent    = "retransmits_not_sent"  // tried by TCP, but nothing was sent

@@ -53,14 +53,19 @@ func (l *lab) detour(t *testing.T, decide func(packet []byte) time.Duration) {
 	if err := h.LinkSetUp(link); err != nil {
 		t.Fatal(err)
 	}
-	_, b, _ := net.ParseCIDR("10.2.0.0/24")
-	if err := h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: b, Table: 100}); err != nil {
-		t.Fatal(err)
-	}
-	rule := netlink.NewRule()
-	rule.IifName, rule.Table = "eth1", 100
-	if err := h.RuleAdd(rule); err != nil {
-		t.Fatal(err)
+	for family, to := range map[int]string{netlink.FAMILY_V4: "10.2.0.0/24", netlink.FAMILY_V6: "fd00:2::/64"} {
+		_, b, err := net.ParseCIDR(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: b, Table: 100}); err != nil {
+			t.Fatal(err)
+		}
+		rule := netlink.NewRule()
+		rule.Family, rule.IifName, rule.Table = family, "eth1", 100
+		if err := h.RuleAdd(rule); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -86,11 +91,16 @@ func (l *lab) detour(t *testing.T, decide func(packet []byte) time.Duration) {
 	})
 }
 
-// payload is how many bytes of data a TCP packet over IPv4 holds.
-func payload(p []byte) int {
-	if len(p) < 40 || p[0]>>4 != 4 {
-		return 0
+// segment is where the data of a TCP packet over IPv4 or IPv6 (without extension
+// headers) begins, and how many bytes it holds.
+func segment(p []byte) (seq uint32, bytes int) {
+	ip := 40
+	switch {
+	case len(p) >= 40 && p[0]>>4 == 4 && p[9] == unix.IPPROTO_TCP:
+		ip = int(p[0]&0xf) * 4
+	case len(p) >= 60 && p[0]>>4 == 6 && p[6] == unix.IPPROTO_TCP:
+	default:
+		return 0, 0
 	}
-	ip := int(p[0]&0xf) * 4
-	return len(p) - ip - int(p[ip+12]>>4)*4
+	return binary.BigEndian.Uint32(p[ip+4:]), len(p) - ip - int(p[ip+12]>>4)*4
 }

@@ -17,21 +17,22 @@
 //     to it: states, errors, resets, reductions of its window, its process.
 //   - localprogram.go tells what this host itself drops, local.go which
 //     retransmits that explains. container.go names containers.
-//   - spuriousprogram.go looks at sockets that sent something again for the
-//     other end's word that it had it already, spurious.go takes the records
-//     of these back, one by one.
+//   - spuriousprogram.go reads in what sockets that sent something again receive
+//     the other end's word that it had it already, and looks at what the kernel
+//     counts of that; spurious.go takes the records of these back, one by one.
 //   - event.go decodes what arrives there, kind.go names the kind of the
 //     retransmit, clock.go turns the kernel's clock into UTC.
 //   - rules.go decides what becomes of an event: ignored, recorded without a
 //     trace and why, traced, or the later word that everything sent again had
 //     arrived already.
 //   - traces.go holds the book of one trace per flow and epoch, workers.go
-//     runs the traces beside the event loop.
-//   - flowprogram.go are the programs that sample what sockets have done: an
-//     iterator over all of them, and the last word of each connection that
-//     ends; flowsample.go decodes a sample, flowkernel.go loads and reads,
-//     flowspaces.go goes through the network namespaces. Where no programs can
-//     be loaded flowdiag_linux.go asks sock_diag instead.
+//     has their first probes sent in the event loop and the rest done beside it.
+//   - flowprogram.go are the programs that sample what sockets have done:
+//     iterators over all of them and over those of which there is news, and the
+//     last word of each connection that ends; flowsample.go decodes a sample,
+//     flowkernel.go loads and reads, flowspaces.go goes through the network
+//     namespaces. Where no programs can be loaded flowdiag_linux.go asks
+//     sock_diag instead.
 //   - flowtable.go makes of these what was sent in an interval, each segment in
 //     exactly one: a row per destination of the flows that sent nothing again.
 //     It says which flows are followed when there are too many.
@@ -46,7 +47,8 @@
 //   - counters.go counts everything, above all what was left out;
 //     heartbeat.go says it every two seconds.
 //   - tracers.go are the Tracers of this and other network namespaces, survey.go
-//     has all equal-cost paths looked for on schedule.
+//     has all equal-cost paths looked for on schedule, surveyrecord.go makes what
+//     is found a record.
 //   - agent.go wires these, in the network namespace that netns.go opens;
 //     config.go and command.go make it `decaf host`.
 //

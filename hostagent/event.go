@@ -17,6 +17,8 @@ const (
 	whatClosed     what = 3 // tcp_destroy_sock, of a socket that retransmitted
 	whatSample     what = 4 // a look at a socket that retransmitted lately
 	whatDropped    what = 5 // kfree_skb, of a packet this host should have kept; by a way of its own
+	whatDuplicate  what = 6 // tcp_probe: the other end reports that it had seq to endSeq already
+	whatEchoed     what = 7 // tcp_probe: it acknowledges seq, by a packet with timestamp ts
 )
 
 // An event's bytes in the ring buffer, in the machine's byte order but for
@@ -49,7 +51,8 @@ const (
 	evPID          = 104 // u32
 	evQuiet        = 108 // u8, 1: wakes nobody, and 3 of padding
 	evComm         = 112 // 16 bytes
-	evBytes        = 128
+	evTS           = 128 // u32, a timestamp of this connection (RFC 7323), and 4 of padding
+	evBytes        = 136
 )
 
 // event is what a program saw of one socket.
@@ -75,6 +78,7 @@ type event struct {
 	drop         *localDrop // of whatDropped alone
 	quiet        bool       // its socket had woken the reader a moment before
 	over         bool       // it came when no trace could be afforded
+	ts           uint32     // of whatRetransmit: the timestamp it was sent with, if the connection has them; of whatEchoed
 }
 
 // TCP flags, RFC 9293 section 3.1.
@@ -126,15 +130,17 @@ func decodeEvent(b []byte, caState field) (event, error) {
 		pid:          u32(evPID),
 		process:      names(nil).text(b[evComm : evComm+16]),
 		quiet:        b[evQuiet] != 0,
+		ts:           u32(evTS),
 	}
 	if caState.mask != 0 {
 		e.caState = e.caState >> caState.shift & caState.mask
 	}
-	if e.what < whatRetransmit || e.what > whatSample {
-		return event{}, fmt.Errorf("kernel event of unknown sort %d", e.what)
-	}
-	if e.what == whatSample { // its cookie names it
+	switch e.what {
+	case whatSample, whatDuplicate, whatEchoed: // the cookie names the connection
 		return e, nil
+	case whatRetransmit, whatSynAck, whatClosed:
+	default:
+		return event{}, fmt.Errorf("kernel event of unknown sort %d", e.what)
 	}
 	var err error
 	e.src, e.dst, err = decodeEnds(b)

@@ -92,6 +92,9 @@ func (s *diagSource) flowSource() flowReader {
 	return s.flows
 }
 
+// Missed is that of source: what was not seen is not known to have been.
+func (s *diagSource) Missed() (uint64, error) { return 0, nil }
+
 // LostDrops is that of source: there are none to lose.
 func (s *diagSource) LostDrops() (uint64, error) { return 0, nil }
 

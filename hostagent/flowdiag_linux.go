@@ -37,8 +37,11 @@ func openFlowDiag(ns *os.File) (_ *flowDiag, err error) {
 	return d, nil
 }
 
-// Dump is flowReader's.
-func (d *flowDiag) Dump(each func(*flowSample), broken func(error)) error {
+// Lists is flowReader's.
+func (d *flowDiag) Lists() bool { return false }
+
+// Dump is flowReader's, always of all.
+func (d *flowDiag) Dump(_ dumped, each func(*flowSample), broken func(error)) error {
 	now, err := monotonic()
 	if err != nil {
 		return err

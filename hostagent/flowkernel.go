@@ -14,10 +14,13 @@ import (
 // A flowReader is a source of flow samples, for one goroutine but for Stop and
 // Lost.
 type flowReader interface {
-	// Dump hands over a sample of every connected TCP socket, and of those that
-	// listen before, in the network namespace of the calling thread or in the
-	// one it was opened for; broken gets what cannot be read.
-	Dump(each func(*flowSample), broken func(error)) error
+	// Dump hands over samples of sockets, in the network namespace of the calling
+	// thread or in the one it was opened for; broken gets what cannot be read.
+	// After one that failed some news may be lost: the next is to be dumpAll. A
+	// sample is each's until that returns.
+	Dump(of dumped, each func(*flowSample), broken func(error)) error
+	// Lists says whether dumpListed is to be had.
+	Lists() bool
 	// Wait hands over the last samples of connections that ended until the
 	// deadline.
 	Wait(deadline time.Time, each func(*flowSample), broken func(error)) error
@@ -27,13 +30,30 @@ type flowReader interface {
 	Lost() (uint64, error)
 }
 
+// dumped says of which sockets there are samples.
+type dumped int
+
+const (
+	// Those that listen, then all that are connected.
+	dumpAll dumped = iota
+	// Those that listen, then those of which there is news since the Dump that
+	// showed them last.
+	dumpChanged
+	// Of the latter only those of which there is more news than that a process
+	// read or wrote without a packet that came in; of all namespaces watched.
+	dumpListed
+)
+
 // flowKernel is the first choice of a flowReader.
 type flowKernel struct {
 	maps    flowMaps
 	decoder sampleDecoder
 	links   []link.Link
-	iters   []*link.Iter // one
+	over    []*link.Iter // all sockets: dump
+	news    []*link.Iter // the list of those with news: listed, then sweep; or none
 	buf     []byte
+	sample  flowSample
+	all     bool // what maps.all says
 	// missing names the tracepoints this kernel lacks, without which samples
 	// say less.
 	missing []string
@@ -42,9 +62,10 @@ type flowKernel struct {
 // dumpBuffer is as much as the kernel gives an iterator's reader at once.
 const dumpBuffer = 8 * 4096
 
-// openFlows loads and attaches the flow programs of p. Last samples gather in a
-// buffer of ringBytes from then on; Wait reads them.
-func openFlows(p *programs, ringBytes int, types *btf.Cache) (_ *flowKernel, err error) {
+// openFlows loads and attaches the flow programs of p; peaks is one of those of
+// tablesettings.go. Last samples gather in a buffer of ringBytes from then on;
+// Wait reads them.
+func openFlows(p *programs, peaks string, ringBytes int, types *btf.Cache) (_ *flowKernel, err error) {
 	k := &flowKernel{buf: make([]byte, dumpBuffer)}
 	defer func() {
 		if err != nil {
@@ -54,8 +75,8 @@ func openFlows(p *programs, ringBytes int, types *btf.Cache) (_ *flowKernel, err
 	if k.maps.ring, err = newRing("decaf_flow", ringBytes); err != nil {
 		return nil, err
 	}
-	if k.maps.peak, err = ebpf.NewMap(peakSpec()); err != nil {
-		return nil, needsPrivilege("make the map of sockets", err)
+	if k.maps.all, err = ebpf.NewMap(&ebpf.MapSpec{Name: "decaf_flow_all", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}); err != nil {
+		return nil, needsPrivilege("make the word that asks for all sockets", err)
 	}
 	spec, err := types.Kernel()
 	if err != nil {
@@ -70,10 +91,10 @@ func openFlows(p *programs, ringBytes int, types *btf.Cache) (_ *flowKernel, err
 	}
 	s := &sampler{programs: p, m: k.maps, flow: l}
 	specs := map[string]*ebpf.ProgramSpec{}
-	for _, one := range []*ebpf.ProgramSpec{s.dump(), s.ended(), s.aborted(), s.peaks()} {
+	for _, one := range []*ebpf.ProgramSpec{s.dump(), s.ended(), s.aborted(), s.peaks(peaks != peaksReductions)} {
 		if one.AttachType == ebpf.AttachTraceRawTp {
-			// inet_sock_set_state came with Linux 4.16, tcp_cong_state_set with
-			// 5.18, and all TCP does without the latter.
+			// inet_sock_set_state and tcp_probe came with Linux 4.16,
+			// tcp_cong_state_set with 5.18.
 			if _, err := tracepointArgs(spec, one.AttachTo); errors.Is(err, btf.ErrNotFound) {
 				k.missing = append(k.missing, one.AttachTo)
 				continue
@@ -81,17 +102,47 @@ func openFlows(p *programs, ringBytes int, types *btf.Cache) (_ *flowKernel, err
 		}
 		specs[one.Name] = one
 	}
-	if k.links, k.iters, err = load(specs, types, nil); err != nil {
+	lists := specs["decaf_flow_peak"] != nil && peaks != peaksReductions
+	if lists {
+		again := s.again()
+		specs[again.Name] = again
+	}
+	if k.links, k.over, err = load(specs, types, nil); err != nil {
 		return nil, fmt.Errorf("count flows: %w", err)
+	}
+	if !lists {
+		return k, nil
+	}
+	for _, one := range []*ebpf.ProgramSpec{s.listed(), s.sweep()} {
+		_, its, err := load(map[string]*ebpf.ProgramSpec{one.Name: one}, types, p.news)
+		k.news = append(k.news, its...)
+		if err != nil {
+			return nil, fmt.Errorf("count flows: %w", err)
+		}
 	}
 	return k, nil
 }
 
-// Dump hands over a sample of every connected TCP socket in the network
-// namespace of the calling thread, if that is the one watched; broken gets what
-// cannot be read.
-func (k *flowKernel) Dump(each func(*flowSample), broken func(error)) error {
-	it, err := k.iters[0].Open()
+// Lists is flowReader's.
+func (k *flowKernel) Lists() bool { return len(k.news) > 0 }
+
+// Dump is flowReader's.
+func (k *flowKernel) Dump(of dumped, each func(*flowSample), broken func(error)) error {
+	if all := of == dumpAll; all != k.all {
+		if err := k.maps.all.Put(uint32(0), uint32(btoi(all))); err != nil {
+			return fmt.Errorf("ask for all sockets: %w", err)
+		}
+		k.all = all
+	}
+	if of != dumpListed {
+		return k.read(k.over[0], each, broken)
+	}
+	return errors.Join(k.read(k.news[0], each, broken), k.read(k.news[1], each, broken))
+}
+
+// read reads what an iterator shows.
+func (k *flowKernel) read(what *link.Iter, each func(*flowSample), broken func(error)) error {
+	it, err := what.Open()
 	if err != nil {
 		return fmt.Errorf("list the sockets: %w", err)
 	}
@@ -102,12 +153,11 @@ func (k *flowKernel) Dump(each func(*flowSample), broken func(error)) error {
 		held += n
 		whole := held / fsBytes * fsBytes
 		for at := 0; at < whole; at += fsBytes {
-			s, err := k.decoder.decode(k.buf[at : at+fsBytes])
-			if err != nil {
+			if err := k.decoder.decode(k.buf[at:at+fsBytes], &k.sample); err != nil {
 				broken(err)
 				continue
 			}
-			each(&s)
+			each(&k.sample)
 		}
 		held = copy(k.buf, k.buf[whole:held])
 		switch {
@@ -128,12 +178,11 @@ func (k *flowKernel) Wait(deadline time.Time, each func(*flowSample), broken fun
 		}
 		done = k.maps.ring.stopped.Load() || !time.Now().Before(deadline)
 		err := k.maps.ring.each(func(b []byte) error {
-			s, err := k.decoder.decode(b)
-			if err != nil {
+			if err := k.decoder.decode(b, &k.sample); err != nil {
 				broken(err)
 				return nil
 			}
-			each(&s)
+			each(&k.sample)
 			return nil
 		})
 		if err != nil {
@@ -155,14 +204,14 @@ func (k *flowKernel) Close() error {
 	for _, l := range k.links {
 		errs = append(errs, l.Close())
 	}
-	for _, i := range k.iters {
+	for _, i := range append(k.over, k.news...) {
 		errs = append(errs, i.Close())
 	}
 	if k.maps.ring != nil {
 		errs = append(errs, k.maps.ring.Close())
 	}
-	if k.maps.peak != nil {
-		errs = append(errs, k.maps.peak.Close())
+	if k.maps.all != nil {
+		errs = append(errs, k.maps.all.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -2,8 +2,10 @@ package hostagent
 
 import (
 	"context"
+	"errors"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"decaf/api/decafpb"
@@ -18,6 +20,12 @@ type flowCounter struct {
 	said   flowStats // already in the counters
 	failed bool      // the latest dump
 	spaces *flowSpaces
+	// wholes is how many dumps are to be of all sockets from the next one on;
+	// partial and listed are how many were not, or of those on the list alone,
+	// since one that was more.
+	wholes, partial, listed int
+	shown                   int    // samples in the latest dump
+	lost                    uint64 // last samples, at the latest dump
 
 	tables      *tables
 	tablesStart time.Time // of the tables' interval
@@ -42,10 +50,13 @@ func (a *Agent) countFlows(ctx context.Context, k flowReader, ns *os.File, netns
 	c := newFlowCounter(a, k)
 	c.spaces = newFlowSpaces(ns, netns, a.cfg.Namespaces)
 	// What was sent before belongs to no interval.
-	if err := c.dump(); err != nil {
+	if err := c.dump(time.Now(), false); err != nil {
 		return err
 	}
 	ready()
+	// What it took to load the programs and to see all sockets is more than is
+	// needed from now on, and little comes that would have it collected.
+	debug.FreeOSMemory()
 	for done := false; !done; {
 		now := time.Now()
 		deadline := now.Add(untilIntervalEnd(now, a.cfg.Flows.Interval))
@@ -54,7 +65,7 @@ func (a *Agent) countFlows(ctx context.Context, k flowReader, ns *os.File, netns
 		}
 		done = ctx.Err() != nil
 		began := time.Now()
-		if err := c.dump(); err != nil {
+		if err := c.dump(began, done); err != nil {
 			return err
 		}
 		c.publish(began, done)
@@ -67,7 +78,7 @@ func newFlowCounter(a *Agent, k flowReader) *flowCounter {
 	now := time.Now()
 	settings := a.tableSettings.Load()
 	c := &flowCounter{
-		a: a, k: k, start: now, adopted: settings,
+		a: a, k: k, start: now, adopted: settings, wholes: 1,
 		tables: newTables(tableLimits{records: a.cfg.Tables.MaxRecords, services: a.cfg.Tables.MaxServices}, *settings),
 	}
 	c.spaces = newFlowSpaces(nil, 0, nil)
@@ -94,18 +105,72 @@ func untilIntervalEnd(now time.Time, interval time.Duration) time.Duration {
 	return d
 }
 
-// dump gives the table a sample of every socket. A dump that breaks off leaves
-// the flows it did not show for the next interval.
-func (c *flowCounter) dump() error {
+// How many dumps in a row may leave out sockets: those without news, and those not
+// on the list of these.
+const (
+	// What one of all finds besides is what went by unseen: flows that were moved
+	// out and still are there, and flows gone without a last word.
+	partialDumps = 23
+	listedDumps  = 5
+)
+
+// kind says which sockets the dump is to show that ends an interval at end.
+func (c *flowCounter) kind(end time.Time, last bool) dumped {
+	switch {
+	case c.wholes > 0 || c.partial >= partialDumps:
+		return dumpAll
+	case !c.k.Lists(), last, c.due(end), c.listed >= listedDumps,
+		// Many are sooner read in their order.
+		c.shown > len(c.table.flows)/2 && c.shown > 1000:
+		return dumpChanged
+	}
+	return dumpListed
+}
+
+// dump gives the table the samples that end an interval. A dump that breaks off
+// leaves the flows it did not show for the next one.
+func (c *flowCounter) dump(end time.Time, last bool) error {
 	now, err := monotonic()
 	if err != nil {
 		return err
 	}
+	lost, err := c.k.Lost()
+	if err != nil {
+		return err
+	}
+	if lost != c.lost || c.failed {
+		c.lost, c.wholes = lost, 2 // some may be gone: those that neither shows
+	}
+	ignored := c.table.stats.ignored
+	kind := c.kind(end, last)
+	c.shown = 0
 	c.table.beginDump(now)
-	fatal, err := c.spaces.each(func() error { return c.k.Dump(c.live, c.broken) })
-	c.table.endDump()
+	dump := func() error { return c.k.Dump(kind, c.live, c.broken) }
+	var others, fatal bool
+	if kind == dumpListed {
+		others, _, err = c.spaces.each(nil)
+		err = errors.Join(err, dump())
+	} else {
+		others, fatal, err = c.spaces.each(dump)
+	}
 	if fatal {
 		return err
+	}
+	if err == nil {
+		c.table.endDump(kind)
+	}
+	c.partial, c.listed = c.partial+1, c.listed+1
+	if kind != dumpListed {
+		c.listed = 0
+	}
+	if kind == dumpAll {
+		c.wholes, c.partial = max(0, c.wholes-1), 0
+	}
+	if others {
+		c.wholes = 2 // or flows are where nothing shows them any more
+	}
+	if c.table.stats.ignored != ignored {
+		c.wholes = max(c.wholes, 1) // one of these may find a place next time
 	}
 	if err != nil {
 		c.a.count.add(countFlowDumpFailed, 1)
@@ -118,6 +183,7 @@ func (c *flowCounter) dump() error {
 }
 
 func (c *flowCounter) live(s *flowSample) {
+	c.shown++
 	if s.listens() || c.counts(s) {
 		c.table.live(s)
 	}
@@ -165,13 +231,17 @@ func startOf(start, end int64, took time.Duration) int64 {
 	return start
 }
 
+// due says whether the tables' interval ends with one of the rows that ends at end:
+// the nearest. Other settings end it too.
+func (c *flowCounter) due(end time.Time) bool {
+	return !end.Add(c.a.cfg.Flows.Interval/2).Before(c.tablesDue) || c.a.tableSettings.Load() != c.adopted
+}
+
 // publishTables sends the flow table and the closed-connections table when their
 // interval is over, or the agent ends, and puts new settings in force.
 func (c *flowCounter) publishTables(end time.Time, last bool) {
 	settings := c.a.tableSettings.Load()
-	// An interval of theirs ends with one of the rows; the nearest.
-	due := !end.Add(c.a.cfg.Flows.Interval / 2).Before(c.tablesDue)
-	if !due && !last && settings == c.adopted {
+	if !c.due(end) && !last {
 		return
 	}
 	if c.tables.tracks() {
@@ -182,6 +252,7 @@ func (c *flowCounter) publishTables(end time.Time, last bool) {
 	if settings != c.adopted {
 		c.adopted = settings
 		c.tables.adopt(*settings, c.table.flows)
+		c.wholes = max(c.wholes, 1)
 		c.a.log.Info("tables", "tracking", settings.Tracking, "interval", settings.Interval, "sample", settings.Sample,
 			"only", settings.Only, "ignore", settings.Ignore)
 	}

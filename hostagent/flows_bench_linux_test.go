@@ -2,6 +2,7 @@ package hostagent
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"decaf/api/decafpb"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,7 +60,7 @@ func BenchmarkFlowInterval(b *testing.B) {
 				if err := k.flows.Wait(time.Now(), c.closed, c.broken); err != nil {
 					return err
 				}
-				if err := c.dump(); err != nil {
+				if err := c.dump(time.Now(), false); err != nil {
 					return err
 				}
 				c.publish(time.Now(), false)
@@ -119,9 +121,8 @@ func BenchmarkFlowInterval(b *testing.B) {
 	}
 }
 
-// BenchmarkFlowConnection is what a connection costs in the kernel's programs:
-// one run when it is opened and one when it is closed, beside the many that
-// other state changes make and that leave at once.
+// BenchmarkFlowConnection is what a connection costs in the kernel's programs,
+// those that write its story and those that sample it.
 func BenchmarkFlowConnection(b *testing.B) {
 	l := newLab(b)
 	k, err := openKernel(kernelOptions{netns: l.a.inum, ringBytes: 1 << 20, flows: true}, testLog(b))
@@ -142,8 +143,69 @@ func BenchmarkFlowConnection(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	var spent time.Duration
-	for _, at := range k.flows.links {
+	spent, _ := spentOn(b, append(k.links, k.flows.links...), "")
+	if samples < b.N/2 {
+		b.Errorf("%d last samples of %d connections", samples, b.N)
+	}
+	b.ReportMetric(float64(spent)/float64(b.N), "bpf_ns/op")
+}
+
+// BenchmarkPeaks is what the highest round-trip times cost in the kernel's programs
+// for each packet that a receives, with 100 answers of 64 KiB each in an op.
+func BenchmarkPeaks(b *testing.B) {
+	for _, peaks := range []string{peaksAll, peaksReductions} {
+		b.Run(peaks, func(b *testing.B) {
+			l := newLab(b)
+			k, err := openKernel(kernelOptions{netns: l.a.inum, ringBytes: 1 << 20, flows: true, peaks: peaks}, testLog(b))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer k.Close()
+			stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer stats.Close()
+			p := l.connect(addrB, false)
+			const answer = 64 << 10
+			go func() {
+				for buf := make([]byte, 1); ; {
+					if _, err := p.server.Read(buf); err != nil {
+						return
+					}
+					if _, err := p.server.Write(make([]byte, answer)); err != nil {
+						return
+					}
+				}
+			}()
+			from, runsFrom := spentOn(b, k.flows.links, "decaf_flow_peak")
+			received := tcpInfo(b, p.client).Segs_in
+			for b.Loop() {
+				for range 100 {
+					if _, err := p.client.Write([]byte("?")); err != nil {
+						b.Fatal(err)
+					}
+					if err := read(p.client, answer); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			spent, runs := spentOn(b, k.flows.links, "decaf_flow_peak")
+			spent, runs = spent-from, runs-runsFrom
+			packets := float64(tcpInfo(b, p.client).Segs_in - received)
+			b.ReportMetric(float64(spent)/packets, "bpf_ns/packet")
+			b.ReportMetric(float64(spent)/float64(max(runs, 1)), "bpf_ns/run") // of packets put together by GRO
+			b.ReportMetric(packets/float64(b.N), "packets/op")
+			b.ReportMetric(100*spent.Seconds()/b.Elapsed().Seconds(), "pct_core")
+		})
+	}
+}
+
+// spentOn is the time spent in programs, all or those of a name, and how often
+// they ran.
+func spentOn(b *testing.B, links []link.Link, name string) (d time.Duration, runs uint64) {
+	b.Helper()
+	for _, at := range links {
 		info, err := at.Info()
 		if err != nil {
 			b.Fatal(err)
@@ -152,17 +214,17 @@ func BenchmarkFlowConnection(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s, err := p.Stats()
-		if err != nil {
+		what, err1 := p.Info()
+		s, err2 := p.Stats()
+		p.Close()
+		if err := errors.Join(err1, err2); err != nil {
 			b.Fatal(err)
 		}
-		spent += s.Runtime
-		p.Close()
+		if name == "" || what.Name == name {
+			d, runs = d+s.Runtime, runs+s.RunCount
+		}
 	}
-	if samples < b.N/2 {
-		b.Errorf("%d last samples of %d connections", samples, b.N)
-	}
-	b.ReportMetric(float64(spent)/float64(b.N), "bpf_ns/op")
+	return d, runs
 }
 
 // startSink starts a process in b that accepts and holds connections until the
@@ -242,7 +304,7 @@ func BenchmarkFlowRows(b *testing.B) {
 			pub := bus.NewPublisher(conn, "a", bus.PublisherOptions{})
 			table := newFlowTable(flowLimits{flows: 1, rows: rows}, nil)
 			table.beginDump(1)
-			table.endDump()
+			table.endDump(dumpAll)
 			start := time.Now().UnixNano()
 			for b.Loop() {
 				b.StopTimer()

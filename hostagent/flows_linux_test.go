@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -160,7 +161,8 @@ func TestRowsEqualSockets(t *testing.T) {
 	long := l.connect(addrB, false)
 	short := 0
 	// The long ones send all the time, over three intervals' ends at least.
-	for a.Counters()[countFlowIntervals] < 4 {
+	from := a.Counters()[countFlowIntervals]
+	for a.Counters()[countFlowIntervals] < from+4 {
 		for _, p := range []pair{long, old} {
 			if _, err := p.client.Write(make([]byte, 20000)); err != nil {
 				t.Fatal(err)
@@ -169,7 +171,7 @@ func TestRowsEqualSockets(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if short >= 500*int(1+a.Counters()[countFlowIntervals]) {
+		if short >= 500*int(1+a.Counters()[countFlowIntervals]-from) {
 			continue // ports are few
 		}
 		var wg sync.WaitGroup
@@ -428,7 +430,7 @@ func TestDump(t *testing.T) {
 	}
 	seen := map[uint64]bool{}
 	err = l.b.do(func() error {
-		return k.flows.Dump(func(s *flowSample) {
+		return k.flows.Dump(dumpAll, func(s *flowSample) {
 			if s.listens() {
 				return
 			}
@@ -450,6 +452,164 @@ func TestDump(t *testing.T) {
 	if len(seen) != conns {
 		t.Errorf("%d connections listed, want %d", len(seen), conns)
 	}
+}
+
+// What each sort of dump shows: of many sockets, more than one read of the
+// iterator gives, each once; then only those of which there is news, whatever it is.
+func TestDumpOfNews(t *testing.T) {
+	l := newLab(t)
+	old := l.connect(addrB, false) // before anybody watches
+	k, err := openKernel(kernelOptions{netns: l.a.inum, ringBytes: 1 << 16, flows: true}, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if !k.flows.Lists() {
+		t.Fatal("no list of sockets with news")
+	}
+	const conns = 1000
+	pairs := []pair{old}
+	for i := range conns - 1 {
+		pairs = append(pairs, l.connect([]string{addrB, addrB6}[i%2], false))
+	}
+	name := map[uint64]int{}
+	for i, p := range pairs {
+		name[p.cookie(t)] = i
+	}
+	var latest flowSample
+	dump := func(of dumped) (shown []int) {
+		t.Helper()
+		err := l.a.do(func() error {
+			return k.flows.Dump(of, func(s *flowSample) {
+				i, ok := name[s.cookie]
+				if !ok || s.listens() {
+					t.Errorf("sample %+v", s)
+				}
+				shown, latest = append(shown, i), *s
+			}, func(err error) { t.Error(err) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(shown)
+		return shown
+	}
+	every := make([]int, conns)
+	for i := range every {
+		every[i] = i
+	}
+	one := func(what string, of dumped, want ...int) {
+		t.Helper()
+		if got := dump(of); !slices.Equal(got, want) {
+			t.Errorf("%s: %d shown, %v, want %v", what, len(got), got[:min(len(got), 10)], want[:min(len(want), 10)])
+		}
+	}
+	// quiet waits for delayed acknowledgements.
+	quiet := func() {
+		t.Helper()
+		until(t, "nothing is on its way", func() bool { return len(dump(dumpChanged)) == 0 })
+	}
+	send := func(p pair, n int) {
+		t.Helper()
+		if _, err := p.client.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := read(p.server, n); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "all is acknowledged", func() bool { return tcpInfo(t, p.client).Unacked == 0 })
+	}
+	one("all", dumpAll, every...)
+	quiet()
+	one("no news", dumpListed)
+	one("all again", dumpAll, every...)
+	for _, p := range pairs {
+		send(p, 10)
+	}
+	one("all sent something", dumpListed, every...)
+	quiet()
+	send(pairs[7], 10)
+	send(pairs[0], 10)
+	one("two sent something", dumpListed, 0, 7)
+	one("and nothing since", dumpListed)
+
+	if _, err := pairs[3].server.Write(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "something came", func() bool { return tcpInfo(t, pairs[3].client).Bytes_received == 10 })
+	one("one received something", dumpListed, 3)
+	if latest.received != 10 || latest.read != 0 {
+		t.Errorf("%+v, want 10 bytes received and not read", latest)
+	}
+	quiet()
+	if err := read(pairs[3].client, 10); err != nil {
+		t.Fatal(err)
+	}
+	one("what it read passed no packet", dumpListed)
+	one("and is seen by who comes by all", dumpChanged, 3)
+	if latest.read != 10 {
+		t.Errorf("%+v, want 10 bytes read", latest)
+	}
+
+	// Half closed: what comes in passes no tracepoint any more.
+	pairs[5].client.CloseWrite()
+	until(t, "the other end knows", func() bool { return tcpInfo(t, pairs[5].client).State != tcpEstablished })
+	until(t, "its end is told", func() bool { one := dump(dumpListed); return slices.Equal(one, []int{5}) })
+	quiet()
+	for range 2 {
+		if _, err := pairs[5].server.Write(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		if err := read(pairs[5].client, 10); err != nil {
+			t.Fatal(err)
+		}
+		if got := dump(dumpListed); !slices.Equal(got, []int{5}) {
+			t.Errorf("half closed: %v shown", got)
+		}
+		quiet()
+	}
+
+	// Nothing comes back: what is sent again is news, and so is what waits.
+	f := l.drop("eth1")
+	if _, err := pairs[9].client.Write(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is sent again", func() bool { return tcpInfo(t, pairs[9].client).Total_retrans > 0 })
+	one("sent again", dumpListed, 9)
+	if latest.retransmits == 0 || latest.packets < 2 {
+		t.Errorf("%+v, want a retransmit", latest)
+	}
+	one("still waits", dumpListed, 9)
+	f.remove()
+	if err := read(pairs[9].server, 10); err != nil {
+		t.Fatal(err)
+	}
+	quiet()
+
+	// A window that is closed: the time goes on without a packet.
+	pairs[13].server.SetReadBuffer(4096)
+	go pairs[13].client.Write(make([]byte, 3<<20))
+	until(t, "the window is closed", func() bool { return rwndLimited(t, pairs[13].client) > 100*time.Millisecond })
+	one("its window is closed", dumpListed, 13)
+	before := latest
+	if limited := rwndLimited(t, pairs[13].client); before.held < 50*time.Millisecond || before.held > limited {
+		t.Errorf("held up for %v, the socket says %v", before.held, limited)
+	}
+	until(t, "time goes on", func() bool { return rwndLimited(t, pairs[13].client) > before.held+50*time.Millisecond })
+	one("still closed", dumpListed, 13)
+	if latest.held < before.held+30*time.Millisecond {
+		t.Errorf("held up for %v, and later for %v", before.held, latest.held)
+	}
+	go io.Copy(io.Discard, pairs[13].server)
+	until(t, "all arrived", func() bool { i := tcpInfo(t, pairs[13].client); return i.Unacked == 0 && i.Notsent_bytes == 0 })
+	quiet()
+
+	// Who has ended is not shown.
+	pairs[11].client.SetLinger(0)
+	pairs[11].client.Close()
+	one("ended", dumpListed)
+	every = slices.Delete(every, 11, 12)
+	one("without the one that ended", dumpAll, every...)
 }
 
 // A namespace that is not there is an error that names it.

@@ -30,11 +30,12 @@ const (
 	fsSndWnd      = 60 // u32
 	fsOutOfOrder  = 64 // u32
 	fsErr         = 68 // s32
-	fsPeakRTT     = 72 // u32, µs, times 8: the highest at an event since the sample before
+	fsPeakRTT     = 72 // u32, µs: the highest since the sample before
 	fsTimeouts    = 76 // u16
-	fsChronoType  = 78 // u8, still with its neighbours in the bit field
+	fsChronoType  = 78 // u8, with its neighbours where it is a bit field
 	fsDone        = 79 // u8, 1: the other end's FIN has come
 	fsSort        = 80 // u8
+	fsDelivered   = 84 // u32, segments that arrived, by the other end's word
 	fsStory       = 88 // connevent.go
 	fsEvent       = fsStory + csBytes
 	fsBytes       = fsEvent + evBytes
@@ -82,7 +83,7 @@ type flowSample struct {
 
 	held time.Duration // the other end's window was closed, or too small to go on
 
-	rtt, peakRTT time.Duration // smoothed; the highest since the sample before; 0 unknown
+	rtt, peakRTT time.Duration // smoothed; the highest since the sample before; 0: unknown, or no news
 	cwnd, rwnd   uint64        // bytes: congestion window; window last told by the other end
 
 	src, dst netip.AddrPort
@@ -104,14 +105,14 @@ func newSampleDecoder(chrono field) (sampleDecoder, error) {
 	return sampleDecoder{tick: tick, chrono: chrono, names: names{}}, err
 }
 
-// decode reads one sample.
-func (d sampleDecoder) decode(b []byte) (flowSample, error) {
+// decode reads one sample into s.
+func (d sampleDecoder) decode(b []byte, s *flowSample) error {
 	if len(b) < fsBytes {
-		return flowSample{}, fmt.Errorf("flow sample of %d bytes, want %d", len(b), fsBytes)
+		return fmt.Errorf("flow sample of %d bytes, want %d", len(b), fsBytes)
 	}
 	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
 	u64 := func(at int) uint64 { return binary.NativeEndian.Uint64(b[at:]) }
-	s := flowSample{
+	*s = flowSample{
 		sort: b[fsSort], netns: u32(fsEvent + evNetNS), cgroup: u64(fsEvent + evCgroup), cookie: u64(fsEvent + evCookie), connStory: decodeStory(b[fsStory:], d.names),
 		bytes:       u64(fsSent),
 		received:    u64(fsReceived),
@@ -121,7 +122,7 @@ func (d sampleDecoder) decode(b []byte) (flowSample, error) {
 		duplicates:  u32(fsEvent + evDSACKDups),
 		outOfOrder:  u32(fsOutOfOrder),
 		rtt:         time.Duration(u32(fsSRTT)>>3) * time.Microsecond,
-		peakRTT:     time.Duration(u32(fsPeakRTT)>>3) * time.Microsecond,
+		peakRTT:     time.Duration(u32(fsPeakRTT)) * time.Microsecond,
 		cwnd:        uint64(u32(fsCwnd)) * uint64(u32(fsMSS)),
 		rwnd:        uint64(u32(fsSndWnd)),
 		state:       b[fsEvent+evState],
@@ -147,7 +148,7 @@ func (d sampleDecoder) decode(b []byte) (flowSample, error) {
 	s.held = time.Duration(jiffies) * d.tick
 	var err error
 	s.src, s.dst, err = decodeEnds(b[fsEvent:])
-	return s, err
+	return err
 }
 
 // flow is the five-tuple of what this host sends.

@@ -3,6 +3,7 @@ package hostagent
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -19,6 +20,8 @@ type flowSpaces struct {
 
 	found []string // files of the namespaces of processes, with all
 	at    time.Time
+
+	was map[uint32]bool // in the latest each
 }
 
 // namespacesEvery is how often the namespaces of processes are looked for: there
@@ -40,12 +43,17 @@ func newFlowSpaces(own *os.File, inum uint32, names []string) *flowSpaces {
 	return s
 }
 
-// each calls do in every namespace, its own first. Others may be gone, or not
-// there yet; errors of theirs come together at the end. The calling thread is in
-// the agent's own namespace again afterwards, or the error is fatal.
-func (s *flowSpaces) each(do func() error) (fatal bool, err error) {
-	errs := []error{do()}
+// each calls do, if any, in every namespace, its own first. More may be gone, or not there
+// yet: others says that they are not those of the time before; errors of theirs
+// come together at the end. The calling thread is in the agent's own
+// namespace again afterwards, or the error is fatal.
+func (s *flowSpaces) each(do func() error) (others, fatal bool, err error) {
+	var errs []error
+	if do != nil {
+		errs = append(errs, do())
+	}
 	done := map[uint32]bool{s.inum: true}
+	defer func() { others, s.was = s.was != nil && !maps.Equal(done, s.was), done }()
 	for _, file := range s.files() {
 		f, inum, err := openNetNS(file)
 		if err != nil || done[inum] {
@@ -55,6 +63,10 @@ func (s *flowSpaces) each(do func() error) (fatal bool, err error) {
 			continue // gone with its last process, or a second name
 		}
 		done[inum] = true
+		if do == nil {
+			f.Close()
+			continue
+		}
 		if err = enterNetNS(f, inum); err == nil {
 			err = do()
 		}
@@ -63,12 +75,12 @@ func (s *flowSpaces) each(do func() error) (fatal bool, err error) {
 			errs = append(errs, fmt.Errorf("network namespace %s: %w", file, err))
 		}
 	}
-	if len(done) > 1 {
+	if do != nil && len(done) > 1 {
 		if err := enterNetNS(s.own, s.inum); err != nil {
-			return true, fmt.Errorf("come back from another network namespace: %w", err)
+			return false, true, fmt.Errorf("come back from another network namespace: %w", err)
 		}
 	}
-	return false, errors.Join(errs...)
+	return false, false, errors.Join(errs...)
 }
 
 // files are where namespaces are to be found now.

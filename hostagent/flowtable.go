@@ -17,10 +17,10 @@ import (
 // table of US 10,778,507 as far as blame needs it: which flows lost nothing,
 // and how much they sent to whom.
 //
-// Samples come from two sides: a dump of all sockets ends an interval, and a
-// last sample comes of every socket that is closed. The caller gives them one
-// after another, and those of a dump before the last words of sockets that were
-// closed while it went on. It knows no clock and no kernel, and is for one
+// Samples come from two sides: a dump ends an interval, of all sockets or of those
+// of which there is news, and a last sample comes of every socket that is closed.
+// The caller gives them one after another, and those of a dump before the last
+// words of sockets that were closed while it went on. It knows no clock and no kernel, and is for one
 // goroutine.
 type flowTable struct {
 	limits flowLimits
@@ -32,6 +32,7 @@ type flowTable struct {
 	// counted: it cannot have been moved out.
 	dumps        uint32
 	begun, since uint64
+	whole        uint32   // the latest dump that was of all sockets
 	visited      int      // of flows, in the latest dump
 	idle         []uint64 // that may be moved out, the last first; of the dump idleAt
 	idleAt       uint32
@@ -81,7 +82,7 @@ type flowState struct {
 	packets     uint32 // wraps
 	retransmits uint32
 	dump        uint32 // the latest that showed it
-	unchanged   uint32 // dumps in a row that showed nothing new
+	changed     uint32 // the latest that showed that data moved
 	counted     uint32 // the dump that ends the interval it was last counted in
 	received    uint64
 	entry       *entryOfFlow // in tables; nil: not there
@@ -127,8 +128,8 @@ func newFlowTable(l flowLimits, t *tables) *flowTable {
 	return &flowTable{limits: l, flows: make(map[uint64]flowState), rows: make(map[hostPair]hostCount), tables: t}
 }
 
-// beginDump says that samples of all live sockets follow. now is the kernel's
-// monotonic clock, in ns.
+// beginDump says that samples of live sockets follow: of all, or of all but those
+// of which there is no news. now is the kernel's monotonic clock, in ns.
 func (t *flowTable) beginDump(now uint64) {
 	t.dumps++
 	t.since, t.begun = t.begun, now
@@ -161,10 +162,8 @@ func (t *flowTable) live(s *flowSample) {
 	}
 	f.dump = t.dumps
 	sent := f.until(s)
-	if sent == (sending{}) && s.received == f.received {
-		f.unchanged++
-	} else {
-		f.unchanged = 0
+	if !known || sent != (sending{}) || s.received != f.received {
+		f.changed = t.dumps
 	}
 	if sent != (sending{}) {
 		t.count(s, sent, &f, false)
@@ -176,15 +175,23 @@ func (t *flowTable) live(s *flowSample) {
 	t.flows[s.cookie] = f
 }
 
-// endDump forgets flows that were gone twice in a row: their last word was lost
-// on the way. One absence may be the dump's: before Linux 6.17 it could pass
-// sockets over while others came and went.
-func (t *flowTable) endDump() {
+// endDump ends a dump. After one of all sockets it forgets flows that were gone
+// twice in a row: their last word was lost on the way. One absence may be the
+// dump's: before Linux 6.17 it could pass sockets over while others came and went.
+func (t *flowTable) endDump(of dumped) {
+	if of != dumpListed && t.tables != nil {
+		t.tables.endListeners()
+	}
+	if of != dumpAll {
+		return
+	}
+	before := t.whole
+	t.whole = t.dumps
 	if t.visited == len(t.flows) {
 		return
 	}
 	for cookie, f := range t.flows {
-		if t.dumps-f.dump < 2 {
+		if f.dump >= before {
 			continue
 		}
 		// One that never sent anything gives no last word.
@@ -233,8 +240,17 @@ func (t *flowTable) fresh(s *flowSample) bool {
 // movable says that a flow may leave the table: no data moved either way when it
 // was last seen, keep-alives or not, and it will not be taken for a new one when
 // it is seen again.
-func (f *flowState) movable(since uint64) bool {
-	return f.unchanged > 0 && f.opened < since
+func (t *flowTable) movable(f *flowState) bool {
+	return t.unchanged(f) > 0 && f.opened < t.since
+}
+
+// unchanged is for how many dumps no data of a flow moved. One that the dump has
+// not shown yet may have moved some since the one before.
+func (t *flowTable) unchanged(f *flowState) uint32 {
+	if f.dump == t.dumps {
+		return t.dumps - f.changed
+	}
+	return t.dumps - 1 - f.changed
 }
 
 // sending is what a flow sent between two samples.
@@ -308,19 +324,19 @@ func (t *flowTable) evict() bool {
 	if t.idleAt != t.dumps {
 		t.idleAt, t.idle = t.dumps, t.idle[:0]
 		for cookie, f := range t.flows {
-			if f.movable(t.since) {
+			if t.movable(&f) {
 				t.idle = append(t.idle, cookie)
 			}
 		}
 		slices.SortFunc(t.idle, func(a, b uint64) int {
-			return cmp.Or(cmp.Compare(t.flows[a].unchanged, t.flows[b].unchanged), cmp.Compare(b, a))
+			return cmp.Or(cmp.Compare(t.flows[b].changed, t.flows[a].changed), cmp.Compare(b, a))
 		})
 	}
 	for len(t.idle) > 0 {
 		cookie := t.idle[len(t.idle)-1]
 		t.idle = t.idle[:len(t.idle)-1]
 		f, ok := t.flows[cookie]
-		if !ok || !f.movable(t.since) { // has sent since
+		if !ok || !t.movable(&f) { // has sent since
 			continue
 		}
 		if f.dump == t.dumps {

@@ -17,6 +17,7 @@ import (
 //
 //	dump NOW                     a dump begins
 //	end                          it ends, and with it the interval
+//	news                         the same of a dump of sockets with news alone
 //	live|closed COOKIE KEY=…     a sample: to (last byte of the destination),
 //	                             opened, packets, bytes, retrans, state
 //
@@ -40,7 +41,10 @@ func (x *tableTest) play(script string) {
 			fmt.Sscan(words[1], &now)
 			x.table.beginDump(now)
 		case "end":
-			x.table.endDump()
+			x.table.endDump(dumpAll)
+			x.out = append(x.out, x.take())
+		case "news":
+			x.table.endDump(dumpChanged)
 			x.out = append(x.out, x.take())
 		case "live":
 			x.table.live(x.sample(words[1:]))
@@ -320,6 +324,69 @@ func TestFlowTable(t *testing.T) {
 		live 3 opened=150 packets=1
 		end`,
 		flowStats{lossFree: 2, packets: 6, vanished: 1, unknownStart: 1}, "", "2: 2/6/600", "", "", "")
+	f("a flow without news is not gone, and what it sent meanwhile counts when it is shown", roomy, `
+		dump 100
+		end
+		dump 200
+		live 1 opened=150 packets=5
+		live 2 opened=150 packets=1
+		end
+		dump 300
+		news
+		dump 400
+		live 2 opened=150 packets=3
+		news
+		dump 500
+		news
+		dump 600
+		live 1 opened=150 packets=7
+		live 2 opened=150 packets=3
+		end
+		dump 700
+		closed 1 opened=150 packets=8
+		news
+		dump 800
+		live 2 opened=150 packets=3
+		end`,
+		flowStats{lossFree: 5, packets: 11}, "", "2: 2/6/600", "", "2: 1/2/200", "", "2: 1/2/200", "2: 1/1/100", "")
+	f("one that two dumps of all do not show is gone, whatever came between", roomy, `
+		dump 100
+		end
+		dump 200
+		live 1 opened=150 packets=5
+		end
+		dump 300
+		news
+		dump 400
+		end
+		dump 500
+		live 1 opened=150 packets=6
+		news
+		dump 600
+		end
+		dump 700
+		news
+		dump 800
+		end
+		dump 900
+		live 1 opened=150 packets=7
+		end`,
+		flowStats{lossFree: 2, packets: 6, vanished: 1, unknownStart: 1}, "", "2: 1/5/500", "", "", "2: 1/1/100", "", "", "", "")
+	f("one without news makes room", flowLimits{flows: 2, rows: 100}, `
+		dump 100
+		end
+		dump 200
+		live 1 opened=150 packets=5
+		live 2 opened=150 packets=5
+		end
+		dump 300
+		live 1 opened=150 packets=6
+		news
+		dump 400
+		live 1 opened=150 packets=7
+		live 3 opened=350 packets=1
+		news`,
+		flowStats{lossFree: 5, packets: 13, evicted: 1}, "", "2: 2/10/1000", "2: 1/1/100", "2: 2/2/200")
 	f("a full table lets those go that send nothing, the longest silent first", flowLimits{flows: 2, rows: 100}, `
 		dump 100
 		end
@@ -443,7 +510,7 @@ func TestFlowTableCountsEachSegmentOnce(t *testing.T) {
 					send(newSocket(now))
 				}
 			}
-			table.endDump()
+			table.endDump(dumpAll)
 			if step > 0 { // the first only says where all began
 				table.take(0, 1, func(r *decafpb.FlowRecord) {
 					got += r.GetPackets()

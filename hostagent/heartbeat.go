@@ -67,6 +67,7 @@ func (a *Agent) Counters() map[string]uint64 {
 		out[name] = a.count.get(name)
 	}
 	out[countLostRing] = a.lostRing.Load()
+	out[countMissed] = a.missed.Load()
 	out[countDropsLost] = a.lostDrops.Load()
 	out[countDropsOut] = a.drops.leftOut.Load()
 	out[countVotesOut] = a.votes.leftOut.Load()

@@ -22,10 +22,12 @@ type kernel struct {
 	wakeFrom *ebpf.Map
 	stories  *ebpf.Map
 	watched  *ebpf.Map
+	news     *ebpf.Map // nil unless flows are counted
 	spaces   *ebpf.Map // nil unless several namespaces are watched by name
 	own      uint32    // the first of these
 	links    []link.Link
-	looks    []*link.Iter // one, over watched
+	second   *ebpf.Program // on retransmits, beside one of links
+	looks    []*link.Iter  // one, over watched
 	detach   sync.Once
 	// spent and caughtUp are those of kernelOptions.
 	spent    func() time.Duration
@@ -45,6 +47,7 @@ type kernelOptions struct {
 	several   bool   // follow says which more are watched
 	ringBytes int    // size of each event buffer
 	flows     bool   // count what flows send
+	peaks     string // which round-trip times of theirs count (tablesettings.go); "": all
 	// spent, if set, says for how long nobody need be told of a retransmit at
 	// once, since none could be traced; 0: tell.
 	spent func() time.Duration
@@ -85,7 +88,7 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 	}
 	p := &programs{
 		layout: l, netns: o.netns, spaces: k.spaces,
-		ring: k.ring, wakeFrom: k.wakeFrom, stories: k.stories, watched: k.watched,
+		ring: k.ring, wakeFrom: k.wakeFrom, stories: k.stories, watched: k.watched, news: k.news,
 	}
 	specs := map[string]*ebpf.ProgramSpec{}
 	stories, missing, err := p.storyPrograms(spec)
@@ -96,7 +99,7 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 	for _, one := range stories {
 		specs[one.Name] = one
 	}
-	for _, one := range []*ebpf.ProgramSpec{p.retransmit(), p.closed(), p.synAck()} {
+	for _, one := range []*ebpf.ProgramSpec{p.retransmit(false), p.closed(), p.synAck(), p.answers()} {
 		// readLayout has insisted on the first; the others came with Linux 4.16.
 		if _, err := tracepointArgs(spec, one.AttachTo); err != nil {
 			k.missing = append(k.missing, one.AttachTo)
@@ -105,6 +108,9 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 		specs[one.Name] = one
 	}
 	if k.links, _, err = load(specs, types, nil); err != nil {
+		return nil, err
+	}
+	if err := k.lookTwice(p.retransmit(true), types); err != nil {
 		return nil, err
 	}
 	look := p.look()
@@ -121,7 +127,7 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 		log.Warn("this kernel lacks tracepoints; going on without", "tracepoints", k.missing)
 	}
 	if o.flows {
-		if k.flows, err = openFlows(p, o.ringBytes, types); err != nil {
+		if k.flows, err = openFlows(p, o.peaks, o.ringBytes, types); err != nil {
 			return nil, fmt.Errorf("%w (flows: {enabled: false} does without the counts of loss-free flows)", err)
 		}
 	}
@@ -138,6 +144,11 @@ func (k *kernel) makeMaps(o kernelOptions) (err error) {
 	}
 	if k.watched, err = ebpf.NewMap(watchedSpec()); err != nil {
 		return needsPrivilege("make the map of sockets that sent again", err)
+	}
+	if o.flows {
+		if k.news, err = ebpf.NewMap(newsSpec()); err != nil {
+			return needsPrivilege("make the map of sockets with news", err)
+		}
 	}
 	if o.netns == 0 || !o.several {
 		return nil
@@ -211,6 +222,23 @@ func load(specs map[string]*ebpf.ProgramSpec, types *btf.Cache, over *ebpf.Map) 
 	return links, iters, nil
 }
 
+// lookTwice attaches the second program on retransmits, and keeps it for what it
+// misses too.
+func (k *kernel) lookTwice(spec *ebpf.ProgramSpec, types *btf.Cache) (err error) {
+	loaded, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{spec.Name: spec}}, ebpf.CollectionOptions{Cache: types})
+	if err != nil {
+		return needsPrivilege("load the second program on "+spec.AttachTo, err)
+	}
+	defer loaded.Close()
+	k.second = loaded.DetachProgram(spec.Name)
+	at, err := link.AttachTracing(link.TracingOptions{Program: k.second})
+	if err != nil {
+		return needsPrivilege("attach the second program to "+spec.AttachTo, err)
+	}
+	k.links = append(k.links, at)
+	return nil
+}
+
 // needsPrivilege says what to do about a refusal by the kernel.
 func needsPrivilege(doing string, err error) error {
 	if errors.Is(err, os.ErrPermission) {
@@ -233,6 +261,16 @@ func (k *kernel) unlink() error {
 // Lost is how many events found the buffer full, since openKernel.
 func (k *kernel) Lost() (uint64, error) { return k.ring.Lost() }
 
+// Missed is how many retransmits at most neither of the two programs saw, since the kernel
+// was running the second, and may have been running both, on that processor.
+func (k *kernel) Missed() (uint64, error) {
+	stats, err := k.second.Stats()
+	if err != nil {
+		return 0, fmt.Errorf("count what the programs missed: %w", err)
+	}
+	return stats.RecursionMisses, nil
+}
+
 // Close detaches the programs.
 func (k *kernel) Close() error {
 	var errs []error
@@ -246,10 +284,13 @@ func (k *kernel) Close() error {
 	if k.drops != nil {
 		errs = append(errs, k.drops.Close())
 	}
+	if k.second != nil {
+		errs = append(errs, k.second.Close())
+	}
 	for _, i := range k.looks {
 		errs = append(errs, i.Close())
 	}
-	for _, m := range []*ebpf.Map{k.wakeFrom, k.stories, k.watched, k.spaces} {
+	for _, m := range []*ebpf.Map{k.wakeFrom, k.stories, k.watched, k.news, k.spaces} {
 		if m != nil {
 			errs = append(errs, m.Close())
 		}

@@ -529,7 +529,7 @@ func TestNamedPrivilegesSuffice(t *testing.T) {
 		if k, err = openKernel(kernelOptions{netns: inum, ringBytes: 1 << 16, flows: true}, slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}
-		return k.flows.Dump(func(*flowSample) {}, func(err error) { t.Error(err) })
+		return k.flows.Dump(dumpAll, func(*flowSample) {}, func(err error) { t.Error(err) })
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -37,7 +37,9 @@ type layout struct {
 	rskOps                           field // struct request_sock
 	opsFamily                        field // struct request_sock_ops
 	seqFile                          field // struct bpf_iter_meta
-	retransOut                       field // struct tcp_sock
+	retransOut, sndUna, tsOffset     field // struct tcp_sock
+	usecTS                           field // likewise; of size 0 where timestamps are always in milliseconds
+	skbStamp, skbData                field // struct sk_buff
 	err                              field // struct sock
 	skCgroup, cgroupKn, kernfsID     field // struct sock, struct cgroup, struct kernfs_node
 	hasCgroup                        bool
@@ -69,6 +71,10 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 	get(&l.totalRetrans, "tcp_sock", "total_retrans")
 	get(&l.dsackDups, "tcp_sock", "dsack_dups")
 	get(&l.retransOut, "tcp_sock", "retrans_out")
+	get(&l.sndUna, "tcp_sock", "snd_una")
+	get(&l.tsOffset, "tcp_sock", "tsoffset")
+	get(&l.skbStamp, "sk_buff", "skb_mstamp_ns")
+	get(&l.skbData, "sk_buff", "data")
 	get(&l.err, "sock", "sk_err")
 	get(&l.dataSegsOut, "tcp_sock", "data_segs_out")
 	get(&l.bytesSent, "tcp_sock", "bytes_sent")
@@ -87,6 +93,11 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 	if f, err := fieldOf(spec, "sock_common", "skc_v6_rcv_saddr"); err == nil {
 		l.saddr6, l.hasIPv6 = f, true
 		get(&l.daddr6, "sock_common", "skc_v6_daddr")
+	}
+
+	// Linux 6.7 brought timestamps in microseconds, for routes that ask for them.
+	if f, err := fieldOf(spec, "tcp_sock", "tcp_usec_ts"); err == nil {
+		l.usecTS = f
 	}
 
 	// Before Linux 5.15 the pointer was one of two meanings of a word.
@@ -116,6 +127,7 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 		{"total_retrans", l.totalRetrans, 4}, {"dsack_dups", l.dsackDups, 4}, {"snt_isn", l.sntISN, 4},
 		{"data_segs_out", l.dataSegsOut, 4}, {"bytes_sent", l.bytesSent, 8}, {"bytes_retrans", l.bytesRetrans, 8},
 		{"rsk_ops", l.rskOps, 8}, {"family", l.opsFamily, 4}, {"retrans_out", l.retransOut, 4}, {"sk_err", l.err, 4},
+		{"snd_una", l.sndUna, 4}, {"tsoffset", l.tsOffset, 4}, {"skb_mstamp_ns", l.skbStamp, 8}, {"data", l.skbData, 8},
 		{"cgroup", l.skCgroup, 8}, {"kn", l.cgroupKn, 8}, {"id", l.kernfsID, 8},
 	} {
 		if w.f.size != 0 && w.f.size != w.want {

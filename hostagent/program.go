@@ -36,6 +36,7 @@ type programs struct {
 	wakeFrom *ebpf.Map // array of one 64-bit word, CLOCK_MONOTONIC: before, nobody wakes the reader
 	stories  *ebpf.Map // connevent.go
 	watched  *ebpf.Map // spuriousprogram.go
+	news     *ebpf.Map // flowprogram.go; nil: nobody asks
 }
 
 func (p *programs) spec(tracepoint string, body asm.Instructions) *ebpf.ProgramSpec {
@@ -139,7 +140,11 @@ func (p *programs) send() asm.Instructions {
 }
 
 // retransmit: tcp_retransmit_skb(sk, skb[, err]).
-func (p *programs) retransmit() *ebpf.ProgramSpec {
+//
+// The kernel does not run a program on a processor that is running it already, for
+// whom it interrupted. Hence there are two of this one: what the first misses, the
+// second tells of.
+func (p *programs) retransmit(second bool) *ebpf.ProgramSpec {
 	l := p.layout
 	ins := asm.Instructions{
 		asm.LoadMem(asm.R8, asm.R6, 8, asm.DWord),
@@ -152,6 +157,7 @@ func (p *programs) retransmit() *ebpf.ProgramSpec {
 			store(evErr, asm.R1, asm.Word))
 	}
 	ins = append(ins, p.tcpSock()...)
+	ins = append(ins, p.once(second)...)
 	ins = append(ins, p.addresses(asm.R7)...)
 	ins = append(ins, copyField(evSrcPort, asm.R7, l.num.offset, asm.Half)...)
 
@@ -176,7 +182,37 @@ func (p *programs) retransmit() *ebpf.ProgramSpec {
 	ins = append(ins, p.cookie(asm.R7)...)
 	ins = append(ins, p.owner()...)
 	ins = append(ins, p.watch()...)
-	return p.spec("tcp_retransmit_skb", ins)
+	spec := p.spec("tcp_retransmit_skb", ins)
+	if second {
+		spec.Name = "decaf_2nd_look"
+	}
+	return spec
+}
+
+// once leaves where the other program has told of this retransmit: by the total of
+// the socket, which the kernel raises before the tracepoint, and which its lock
+// keeps until both have run. One that was not sent raises nothing: it is the
+// first program's alone.
+func (p *programs) once(second bool) asm.Instructions {
+	failed := "counted"
+	if second {
+		failed = leave
+	}
+	return asm.Instructions{
+		asm.LoadMem(asm.R1, asm.RFP, evErr-evBytes, asm.Word),
+		asm.JNE.Imm(asm.R1, 0, failed),
+		asm.LoadMapPtr(asm.R1, p.watched.FD()),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.Mov.Imm(asm.R4, bpfStorageCreate),
+		asm.FnSkStorageGet.Call(),
+		asm.JEq.Imm(asm.R0, 0, failed), // no memory
+		asm.LoadMem(asm.R1, asm.RFP, evTotalRetrans-evBytes, asm.Word),
+		asm.LoadMem(asm.R2, asm.R0, wtTold, asm.Word),
+		asm.JEq.Reg(asm.R1, asm.R2, leave),
+		asm.StoreMem(asm.R0, wtTold, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("counted"),
+	}
 }
 
 // synAck: tcp_retransmit_synack(sk, req). sk is the listener, req what will

@@ -67,6 +67,7 @@ type reading struct {
 	busy       bool
 	window     time.Time // began
 	asked      int       // events in it that wanted to wake
+	begun      bool      // this pass may have begun a trace
 	latest     time.Time // when something was read
 	newest     time.Time // when the latest retransmit was
 	caughtUp   time.Time // when that was called
@@ -101,7 +102,9 @@ func (r *reading) pass() error {
 			return err
 		}
 	}
-	if r.k.caughtUp != nil && now.Sub(r.caughtUp) >= tellEvery {
+	// Where a trace was begun its answers come first: to send records takes as long
+	// as they do, and there will be another pass soon (tick).
+	if since := now.Sub(r.caughtUp); r.k.caughtUp != nil && since >= tellEvery && (!r.begun || since >= 2*tellEvery) {
 		r.caughtUp = now
 		r.k.caughtUp()
 	}
@@ -136,6 +139,7 @@ func (r *reading) due(now time.Time) time.Time {
 
 // drain handles the events that wait.
 func (r *reading) drain() error {
+	r.begun = false
 	return r.k.ring.each(func(b []byte) error {
 		e, err := decodeEvent(b, r.k.layout.caState)
 		if err != nil {
@@ -150,6 +154,7 @@ func (r *reading) drain() error {
 		r.handle(e)
 		if !e.quiet && !e.over {
 			r.asked++
+			r.begun = true
 		}
 		r.latest = time.Now()
 		if e.what == whatRetransmit {
@@ -213,6 +218,10 @@ func (r *reading) look() error {
 	held := 0
 	for {
 		n, err := it.Read(r.buf[held:])
+		// What was said by sequence numbers is counted in these samples, and comes first.
+		if err := r.drain(); err != nil {
+			return err
+		}
 		held += n
 		whole := held / evBytes * evBytes
 		for at := 0; at < whole; at += evBytes {

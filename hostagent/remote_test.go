@@ -40,6 +40,13 @@ func (s *told) WatchAgentConfig(name string, changed func()) (func(), error) {
 	return func() {}, nil
 }
 
+// times is how often it was asked.
+func (s *told) times() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
 func (s *told) write(value string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,10 +152,10 @@ func TestRemoteSettings(t *testing.T) {
 			t.Errorf("balancer %s, survey %s; want those of the file", balancer, survey)
 		}
 
-		asked := from.asked
+		asked := from.times()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n := from.asked - asked; n != 30 {
+		if n := from.times() - asked; n != 30 {
 			t.Errorf("asked %d times in a minute, want with each heartbeat", n)
 		}
 	})

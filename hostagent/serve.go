@@ -80,15 +80,6 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 			},
 		},
 		service.Part{
-			Name: "survey of all paths",
-			Start: func(context.Context) error {
-				look = newSurvey(trace.own, distances(topo), cfg.Site, cfg.Survey.File, log)
-				look.set(cfg.Survey.told())
-				return nil
-			},
-			Run: func(ctx context.Context) error { return look.Run(ctx) },
-		},
-		service.Part{
 			Name: "publisher",
 			Start: func(ctx context.Context) (err error) {
 				conn, err = bus.Connect(ctx, bus.ConnConfig{
@@ -106,6 +97,15 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 				conn.Close()
 				return err
 			},
+		},
+		service.Part{
+			Name: "survey of all paths",
+			Start: func(context.Context) error {
+				look = newSurvey(trace.own, distances(topo), cfg.Site, cfg.Survey.File, pub.Publish, log)
+				look.set(cfg.Survey.told())
+				return nil
+			},
+			Run: func(ctx context.Context) error { return look.Run(ctx) },
 		},
 		service.Part{
 			Name: "host agent",

@@ -22,6 +22,8 @@ type source interface {
 	follow(more []uint32) error
 	// Lost is how many events found no room, since it was opened.
 	Lost() (uint64, error)
+	// Missed is how many events the kernel did not show, as far as it says.
+	Missed() (uint64, error)
 	// LostDrops is how many of this host's own drops did.
 	LostDrops() (uint64, error)
 	// flowSource counts what flows send; nil where that is not possible, or not

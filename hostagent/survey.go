@@ -17,6 +17,8 @@ import (
 	"decaf/api/packet"
 	"decaf/topology"
 	"decaf/tracer"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // surveyor finds all equal-cost paths. tracer.Tracer is one.
@@ -24,14 +26,15 @@ type surveyor interface {
 	Survey(ctx context.Context, every time.Duration, targets func() []tracer.EnumerateRequest, found func(tracer.EnumerateRequest, *tracer.Fan, *decafpb.Path, error))
 }
 
-// survey looks for all equal-cost paths on schedule, as it is told, and keeps
-// what it found as a topology file: for a network of which no file tells. It
-// takes only what traces leave of the budget.
+// survey looks for all equal-cost paths on schedule, as it is told, publishes what
+// it found as Survey records, and where asked to keeps it as a topology file: for
+// a network of which no file tells. It takes only what traces leave of the budget.
 type survey struct {
 	by   surveyor
 	far  tracer.Distance // nil: unknown
 	site string
 	file string // "": nowhere
+	tell func(proto.Message)
 	log  *slog.Logger
 
 	told    chan agentconfig.Survey // the newest; of capacity 1
@@ -44,9 +47,9 @@ type survey struct {
 	fans, failed, paths, unwritten atomic.Uint64
 }
 
-func newSurvey(by surveyor, far tracer.Distance, site, file string, log *slog.Logger) *survey {
+func newSurvey(by surveyor, far tracer.Distance, site, file string, tell func(proto.Message), log *slog.Logger) *survey {
 	return &survey{
-		by: by, far: far, site: site, file: file, log: log, told: make(chan agentconfig.Survey, 1),
+		by: by, far: far, site: site, file: file, tell: tell, log: log, told: make(chan agentconfig.Survey, 1),
 		walks: map[netip.AddrPort][]topology.Walk{}, failing: map[netip.AddrPort]bool{},
 	}
 }
@@ -139,6 +142,7 @@ func (s *survey) found(ctx context.Context) func(tracer.EnumerateRequest, *trace
 		if old := len(s.walks[to]); old != len(fan.Paths) {
 			s.log.Info("equal-cost paths", "to", to, "paths", len(fan.Paths), "before", old, "probes", fan.Probes)
 		}
+		s.tell(surveyRecord(r, fan, time.Now()))
 		s.walks[to] = fan.Walks(r.Flow)
 		n := 0
 		for w := range maps.Values(s.walks) {

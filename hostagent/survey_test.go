@@ -14,6 +14,8 @@ import (
 	"decaf/api/decafpb"
 	"decaf/topology"
 	"decaf/tracer"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // rounds is a surveyor that makes one round each time, of paths it is given.
@@ -59,7 +61,8 @@ func TestSurveyFollowsWhatItIsTold(t *testing.T) {
 			return 0
 		}
 		file := filepath.Join(dir, "learnt.yaml")
-		s := newSurvey(by, far, "lab", file, testLog(t))
+		var told []*decafpb.Survey
+		s := newSurvey(by, far, "lab", file, func(m proto.Message) { told = append(told, m.(*decafpb.Survey)) }, testLog(t))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
@@ -73,10 +76,10 @@ func TestSurveyFollowsWhatItIsTold(t *testing.T) {
 			}
 		}
 		// Loopback has a route wherever this runs.
-		told := agentconfig.Survey{Every: time.Minute, To: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.2:7"), netip.MustParseAddrPort("127.0.0.3:7")}}
-		s.set(told)
+		order := agentconfig.Survey{Every: time.Minute, To: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.2:7"), netip.MustParseAddrPort("127.0.0.3:7")}}
+		s.set(order)
 		counts("a round", 2, 0, 2, 0)
-		s.set(told)
+		s.set(order)
 		time.Sleep(time.Minute)
 		counts("another round", 4, 0, 2, 0)
 		if len(by.begun) != 1 {
@@ -85,21 +88,24 @@ func TestSurveyFollowsWhatItIsTold(t *testing.T) {
 		if known, unknown := by.asked[0], by.asked[1]; known.Distance != 2 || known.New || unknown.Distance != 0 || !unknown.New || known.Epoch >= 0 || by.asked[2].Epoch == known.Epoch {
 			t.Errorf("asked %+v and %+v, want a SYN only where the distance is not known, and an epoch of its own for each round", known.Request, unknown.Request)
 		}
+		if len(told) != 4 || len(told[0].GetWalks()) != 1 || len(told[0].GetNodes()) != 2 || told[3].GetDstPort() != 7 {
+			t.Errorf("published %v", told)
+		}
 		if found, err := topology.Load(file); err != nil || len(found.Devices) != 2 {
 			t.Errorf("learnt %v, %v", found, err)
 		}
 
 		by.err = errors.New("no distance to go by")
-		told.Every = 2 * time.Minute
-		s.set(told)
+		order.Every = 2 * time.Minute
+		s.set(order)
 		counts("it fails", 4, 2, 0, 0)
 		time.Sleep(2 * time.Minute)
 		counts("again", 4, 4, 0, 0)
 
 		by.err = nil
 		s.file = filepath.Join(dir, "nowhere", "learnt.yaml")
-		told.Every = 3 * time.Minute
-		s.set(told)
+		order.Every = 3 * time.Minute
+		s.set(order)
 		counts("no such folder", 6, 4, 2, 2)
 
 		s.set(agentconfig.Survey{})

@@ -34,6 +34,7 @@ type tables struct {
 	dumps     uint32
 	record    flowRecord
 	listening map[listener]uint32 // the latest dump that showed it
+	listed    uint32              // the latest dump that showed all of these
 	stats     tableStats
 }
 
@@ -72,6 +73,11 @@ type entryOfFlow struct {
 	state        decafpb.FlowRecord_State // of a closed one
 	err          int32
 	finishedPeer bool // of a closed one: the other end's FIN had come
+
+	// Until the next dump that has news, all that follow would say the same.
+	dump       uint32 // the latest that is in did
+	rtt        time.Duration
+	cwnd, rwnd uint64
 }
 
 // tally is what a socket counts from its start; differences are what happened.
@@ -86,15 +92,14 @@ type tally struct {
 // telemetry is what happened on a connection, or several, in an interval.
 type telemetry struct {
 	packets, sent, posted, received, read uint64
-	retransmits, timeouts, duplicates     uint64
-	outOfOrder, reductions                uint64
-	resetsSent, resetsReceived            uint64
+	retransmits, timeouts, duplicates     uint32
+	outOfOrder, reductions                uint32
+	resetsSent, resetsReceived            uint32
 	held                                  time.Duration
 
 	rttMax, rttSum   time.Duration
-	rtts             uint64 // samples in rttSum
 	cwndSum, rwndSum uint64
-	windows          uint64 // samples in these
+	rtts, windows    uint32 // samples in the sums
 }
 
 // serviceKey is whom a service is for: this end and the other, and the service's
@@ -128,13 +133,17 @@ func newTables(l tableLimits, s tableSettings) *tables {
 // tracks says whether connections are recorded.
 func (t *tables) tracks() bool { return t != nil && t.settings.Tracking }
 
-func (t *tables) beginDump(n uint32) {
+func (t *tables) beginDump(n uint32) { t.dumps = n }
+
+// endListeners is after a dump that showed all who listen: forgotten is who was in
+// neither of the latest two.
+func (t *tables) endListeners() {
 	for l, seen := range t.listening {
-		if n-seen > 1 {
+		if seen < t.listed {
 			delete(t.listening, l)
 		}
 	}
-	t.dumps = n
+	t.listed = t.dumps
 }
 
 // listener takes the sample of a socket that waits for connections. They come
@@ -153,8 +162,34 @@ func (t *tables) live(e **entryOfFlow, s *flowSample, whole bool) {
 	if *e == nil {
 		// What one did before it was tracked belongs to no interval.
 		*e = t.enter(s, whole)
+		if !whole {
+			s.peakRTT = 0
+		}
 	}
+	t.quiet(*e, t.dumps-1)
 	t.take1(*e, s)
+	(*e).dump = t.dumps
+}
+
+// quiet adds what the dumps up to one would have said of a connection that they
+// did not show, since there was no news of it.
+func (t *tables) quiet(e *entryOfFlow, until uint32) {
+	n := int32(until - e.dump)
+	if n <= 0 {
+		return
+	}
+	e.dump = until
+	d := &e.did
+	if e.rtt > 0 {
+		d.rttSum += time.Duration(n) * e.rtt
+		d.rtts += uint32(n)
+		d.rttMax = max(d.rttMax, e.rtt)
+	}
+	if !e.connecting {
+		d.cwndSum += uint64(n) * e.cwnd
+		d.rwndSum += uint64(n) * e.rwnd
+		d.windows += uint32(n)
+	}
 }
 
 // enter makes the entry of a connection. Without whole it did nothing yet.
@@ -171,7 +206,7 @@ func (t *tables) enter(s *flowSample, whole bool) *entryOfFlow {
 	if e.untracked {
 		t.stats.filteredFlows++
 	}
-	e.process = s.process
+	e.process, e.dump = s.process, t.dumps
 	if whole {
 		t.stats.created++
 		e.fresh = !e.connecting
@@ -213,6 +248,7 @@ func (t *tables) take1(e *entryOfFlow, s *flowSample) {
 	d.reductions += since(before.reductions, now.reductions)
 	d.resetsSent += since(before.resetsSent, now.resetsSent)
 	d.resetsReceived += since(before.resetsReceived, now.resetsReceived)
+	e.rtt, e.cwnd, e.rwnd = s.rtt, s.cwnd, s.rwnd
 	if s.rtt > 0 {
 		d.rttSum += s.rtt
 		d.rtts++
@@ -226,11 +262,11 @@ func (t *tables) take1(e *entryOfFlow, s *flowSample) {
 }
 
 // since is how much a count grew; one that began anew grew by what it is.
-func since(before, now uint32) uint64 {
+func since(before, now uint32) uint32 {
 	if now < before {
-		return uint64(now)
+		return now
 	}
-	return uint64(now - before)
+	return now - before
 }
 
 func tallyOf(s *flowSample) tally {
@@ -251,6 +287,7 @@ func (t *tables) closed(e *entryOfFlow, s *flowSample) {
 	if e == nil {
 		e = t.enter(s, true)
 	}
+	t.quiet(e, t.dumps)
 	t.take1(e, s)
 	e.err, e.finishedPeer = s.err, s.finished
 	e.state = endState(s)
@@ -306,6 +343,7 @@ func (t *tables) vanished(e *entryOfFlow) {
 // the closed table, open as it is.
 func (t *tables) movedOut(e *entryOfFlow) {
 	if e != nil {
+		t.quiet(e, t.dumps-1)
 		e.state = decafpb.FlowRecord_STATE_OPEN
 		t.shut(e)
 	}
@@ -399,16 +437,16 @@ func (d *telemetry) moved() bool {
 func (d *telemetry) into(r *decafpb.FlowRecord) {
 	r.Packets, r.BytesSent, r.BytesPosted = d.packets, d.sent, d.posted
 	r.BytesReceived, r.BytesRead = d.received, d.read
-	r.Retransmits, r.Timeouts, r.DuplicatesReported, r.OutOfOrder = d.retransmits, d.timeouts, d.duplicates, d.outOfOrder
-	r.ResetsSent, r.ResetsReceived = d.resetsSent, d.resetsReceived
-	r.CwndReductions = d.reductions
+	r.Retransmits, r.Timeouts, r.DuplicatesReported, r.OutOfOrder = uint64(d.retransmits), uint64(d.timeouts), uint64(d.duplicates), uint64(d.outOfOrder)
+	r.ResetsSent, r.ResetsReceived = uint64(d.resetsSent), uint64(d.resetsReceived)
+	r.CwndReductions = uint64(d.reductions)
 	r.ZeroWindowNs = uint64(d.held)
 	r.RttMaxNs = uint64(d.rttMax)
 	if d.rtts > 0 {
-		r.RttMeanNs = uint64(d.rttSum) / d.rtts
+		r.RttMeanNs = uint64(d.rttSum) / uint64(d.rtts)
 	}
 	if d.windows > 0 {
-		r.CwndMeanBytes, r.RwndMeanBytes = d.cwndSum/d.windows, d.rwndSum/d.windows
+		r.CwndMeanBytes, r.RwndMeanBytes = d.cwndSum/uint64(d.windows), d.rwndSum/uint64(d.windows)
 	}
 }
 
@@ -448,6 +486,7 @@ func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func
 		return cmp.Or(cmp.Compare(btoi(b.notable()), btoi(a.notable())), cmp.Compare(a.cookie, b.cookie))
 	})
 	for _, e := range open {
+		t.quiet(e, t.dumps)
 		if !e.untracked {
 			t.sum(e)
 			switch {

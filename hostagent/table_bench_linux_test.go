@@ -65,7 +65,7 @@ func BenchmarkTables(b *testing.B) {
 				s.rtt = time.Duration(80+rng.IntN(90)) * time.Microsecond
 				table.live(s)
 			}
-			table.endDump()
+			table.endDump(dumpAll)
 			table.take(start, start+5e9, func(*decafpb.FlowRecord) {})
 		}
 		tables.take(start, start+30e9, table.flows, func(r *decafpb.FlowRecord) { pub.Publish(r) })

@@ -17,6 +17,8 @@ import (
 	"decaf/api/decafpb"
 	"decaf/api/packet"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -446,4 +448,91 @@ func TestTableTrouble(t *testing.T) {
 
 func rwndLimited(t *testing.T, c *net.TCPConn) time.Duration {
 	return time.Duration(tcpInfo(t, c).Rwnd_limited) * time.Microsecond
+}
+
+// A round trip that took long, between two samples and without a loss, is the
+// highest of its interval, by TCP's own measure of it; the smoothed time has
+// forgotten it by the time the sample is taken. An agent that looks at reductions
+// alone does not see it: nothing is reduced.
+func TestTablePeakRTT(t *testing.T) {
+	l := newLab(t)
+	once := func(peaks string) func(*Config) {
+		return func(c *Config) {
+			c.Flows.Interval, c.Tables.Interval, c.Tables.Peaks = 5*time.Minute, 5*time.Minute, peaks
+		}
+	}
+	all, _, stopAll := l.watchWith(l.a, tracerFunc(complete), once(peaksAll))
+	reductions, _, stopReductions := l.watchWith(l.a, tracerFunc(complete), once(peaksReductions))
+	p := l.connect(addrB, false)
+	// exchange returns TCP's measure of a round trip: 1/8 of it went into the
+	// smoothed one, which is told in whole µs.
+	exchange := func(n int) time.Duration {
+		t.Helper()
+		before := tcpInfo(t, p.client).Rtt
+		for _, way := range []struct {
+			from, to *net.TCPConn
+			n        int
+		}{{p.client, p.server, n}, {p.server, p.client, 10}} {
+			if _, err := way.from.Write(make([]byte, way.n)); err != nil {
+				t.Fatal(err)
+			}
+			if err := read(way.to, way.n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return time.Duration(8*int(tcpInfo(t, p.client).Rtt)-7*int(before)) * time.Microsecond
+	}
+	for range 20 {
+		exchange(10)
+	}
+	// What follows at once on a packet that took all the queue lets through at
+	// a time waits for 27 ms.
+	const spike = 20 * time.Millisecond
+	open := l.throttle(50_000, 1600)
+	var highest time.Duration
+	until(t, "a round trip takes long", func() bool {
+		highest = max(highest, exchange(1400))
+		return highest > spike
+	})
+	open()
+	until(t, "the smoothed round-trip time forgets it", func() bool {
+		return exchange(10) < spike/4 && time.Duration(tcpInfo(t, p.client).Rtt)*time.Microsecond < spike/8
+	})
+	stopAll()
+	stopReductions()
+	seen, unseen := recordOf(t, all, p.flow()), recordOf(t, reductions, p.flow())
+	if got := time.Duration(seen.GetRttMaxNs()); got < highest-16*time.Microsecond || time.Duration(seen.GetRttMeanNs()) > spike/4 {
+		t.Errorf("highest round-trip time %v, want %v at least and a low mean: %v", got, highest, seen)
+	}
+	if got := time.Duration(unseen.GetRttMaxNs()); unseen.GetCwndReductions() == 0 && got > spike/2 {
+		t.Errorf("with peaks of reductions alone %v was seen: %v", got, unseen)
+	}
+}
+
+// throttle has what the router sends to b wait where it is more than burst bytes at
+// a time or rate bytes a second, until undone.
+func (l *lab) throttle(rate uint64, burst uint32) (undo func()) {
+	l.t.Helper()
+	h, err := netlink.NewHandleAt(netns.NsHandle(l.r.fd))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	link, err := h.LinkByName("eth2")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	q := &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       rate, Buffer: netlink.Xmittime(rate, burst), Limit: 100_000,
+	}
+	if err := h.QdiscAdd(q); err != nil {
+		l.t.Fatal(err)
+	}
+	return func() {
+		l.t.Helper()
+		if err := h.QdiscDel(q); err != nil {
+			l.t.Fatal(err)
+		}
+		h.Close()
+	}
 }

@@ -55,7 +55,7 @@ func (x *tableScript) dump(samples ...*flowSample) {
 	for _, s := range samples {
 		x.table.live(s)
 	}
-	x.table.endDump()
+	x.table.endDump(dumpAll)
 }
 
 // end is an interval's end: "7 new", "7 closed 104", and sums as
@@ -297,6 +297,49 @@ func TestTableTelemetry(t *testing.T) {
 		r.GetCwndReductions() != 5 || r.GetBytesSent() != 25 || r.GetPackets() != 25 || r.GetProcess() != "curl" {
 		t.Errorf("%v", r)
 	}
+}
+
+// Dumps that do not show a connection would have shown it as it was: they count in
+// the means, until it is shown again, ends, or the interval does.
+func TestTableQuiet(t *testing.T) {
+	x := newTableScript(t, 100, enough, trackAll)
+	x.dump()
+	news := func(samples ...*flowSample) {
+		x.now += 1000
+		x.table.beginDump(x.now)
+		for _, s := range samples {
+			x.table.live(s)
+		}
+		x.table.endDump(dumpListed)
+	}
+	at := func(rtt, peak time.Duration, cwnd, rwnd uint64) *flowSample {
+		return conn(20, func(s *flowSample) { s.rtt, s.peakRTT, s.cwnd, s.rwnd = rtt, peak, cwnd, rwnd })
+	}
+	want := func(what string, mean, highest, cwnd, rwnd uint64) {
+		t.Helper()
+		var r *decafpb.FlowRecord
+		x.table.tables.take(1, 2, x.table.flows, func(m *decafpb.FlowRecord) {
+			if m.GetFlows() == 0 {
+				r = proto.CloneOf(m)
+			}
+		})
+		if r.GetRttMeanNs() != mean || r.GetRttMaxNs() != highest || r.GetCwndMeanBytes() != cwnd || r.GetRwndMeanBytes() != rwnd {
+			t.Errorf("%s: %v, want RTT %d and %d, windows %d and %d", what, r, mean, highest, cwnd, rwnd)
+		}
+	}
+	x.dump(at(100, 0, 1000, 500))
+	news()
+	news()
+	news(at(500, 700, 2000, 1500))
+	want("shown first and last of four", 200, 700, 1250, 750)
+	news()
+	news()
+	want("not shown at all", 500, 500, 2000, 1500)
+	news()
+	x.dump(at(200, 0, 2000, 1500))
+	news()
+	x.table.closed(at(600, 0, 4000, 1500))
+	want("ends", (500+200+200+600)/4, 600, 2500, 1500)
 }
 
 // An interval is as long as it was, whatever the wall clock did meanwhile.

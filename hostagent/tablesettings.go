@@ -6,6 +6,13 @@ import (
 	"decaf/api/agentconfig"
 )
 
+// When the round-trip time of a connection is looked at between two samples, for
+// the highest: Tables.Peaks of the configuration.
+const (
+	peaksAll        = "all"        // whenever it receives something: each measurement of TCP's counts
+	peaksReductions = "reductions" // when its congestion state changes
+)
+
 // tableSettings say what the tables record. They may change while the agent
 // runs, from one interval to the next.
 type tableSettings struct {

@@ -145,6 +145,11 @@ func (t *tracers) Trace(ctx context.Context, f packet.Flow, epoch int64) *decafp
 	return t.own.Trace(ctx, f, epoch)
 }
 
+// Start is that of starter.
+func (t *tracers) Start(f packet.Flow, epoch int64) func(context.Context) *decafpb.Path {
+	return t.own.Start(f, epoch)
+}
+
 // Spent is that of PathTracer: the budget is the host's.
 func (t *tracers) Spent() time.Duration { return t.own.Spent() }
 
