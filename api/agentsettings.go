@@ -324,7 +324,7 @@ func askSettings(cmd *cobra.Command, a *ask, method string, q url.Values, body [
 	if err := write(cmd.OutOrStdout(), a.output, raw, columns, rows); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
-	if a.output == "table" && len(rows) == 0 {
+	if a.forPeople() && len(rows) == 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), "nothing set: agents do as their own configuration files say")
 	}
 	return nil

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"decaf/api/decafpb"
+	"decaf/topology"
 )
 
 func getJSON(t *testing.T, url string, into any) string {
@@ -28,7 +32,7 @@ func getJSON(t *testing.T, url string, into any) string {
 // The JSON of every endpoint is a snapshot: changing a name is a decision.
 func TestJSONShapes(t *testing.T) {
 	base := serve(t, newFake(t))
-	for _, path := range []string{"reports", "reports/r-1", "findings", "findings/f-2", "links", "drops", "paths", "agents", "topology"} {
+	for _, path := range []string{"reports", "reports/r-1", "findings", "findings/f-2", "links", "drops", "paths", "flows", "services", "agents", "agents/p1-tor1", "topology"} {
 		t.Run(path, func(t *testing.T) {
 			body := getJSON(t, base+"/api/v1/"+path, nil)
 			var out bytes.Buffer
@@ -47,9 +51,12 @@ func TestEmptyListsAreLists(t *testing.T) {
 	backend := newFake(t).quiet()
 	backend.agents = nil
 	base := serve(t, backend)
-	for _, path := range []string{"reports", "findings", "links", "drops", "paths", "agents"} {
+	for _, path := range []string{"reports", "findings", "links", "drops", "paths", "flows", "services", "agents"} {
 		want := `{"items":[],"left_out":0}`
-		if path == "links" {
+		switch path {
+		case "flows", "services":
+			want = `{"items":[],"left_out":0,"forgotten":0,"forgotten_trouble":0}`
+		case "links":
 			want = `{"items":[],"left_out":0,"method":"fused","abstained":[]}`
 		}
 		if body := getJSON(t, base+"/api/v1/"+path, nil); body != want+"\n" {
@@ -74,6 +81,8 @@ func TestLimitSaysWhatIsLeftOut(t *testing.T) {
 	f("links?limit=1", 1, 3) // a backend that does not cut is cut
 	f("findings?limit=1", 1, 1)
 	f("drops", 4, 0)
+	f("flows?limit=2", 2, 3)
+	f("services", 2, 0)
 	f("agents", 18, 0)
 	if backend.asked.Limit != defaultLimit {
 		t.Errorf("default limit %d", backend.asked.Limit)
@@ -96,14 +105,19 @@ func TestRangeReachesTheBackend(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", path, got, want)
 		}
 	}
-	src := backend.topo.Hosts[0].Addresses
+	src := prefixes(backend.topo.Hosts[0].Addresses[0].String() + "/32")
 	f("links", Range{Limit: 100})
 	f("links?since=-5m&until=now&limit=7", Range{From: noon.Add(-5 * time.Minute), To: noon, Limit: 7})
 	f("links?since=2026-01-31T11:00:00Z&until=1769860800", Range{From: noon.Add(-time.Hour), To: noon, Limit: 100})
-	f("drops?src=p0-tor0-h0&dst=198.51.100.7&dst_port=443", Range{Limit: 100, Flow: FlowFilter{Src: src, Dst: addrs("198.51.100.7"), DstPort: 443}})
-	f("drops?src=::ffff:198.51.100.7&src_port=1", Range{Limit: 100, Flow: FlowFilter{Src: addrs("198.51.100.7"), SrcPort: 1}})
+	f("drops?src=p0-tor0-h0&dst=198.51.100.7&dst_port=443", Range{Limit: 100, Flow: FlowFilter{Src: src, Dst: prefixes("198.51.100.7/32"), DstPort: 443}})
+	f("drops?src=::ffff:198.51.100.7&src_port=1", Range{Limit: 100, Flow: FlowFilter{Src: prefixes("198.51.100.7/32"), SrcPort: 1}})
 	f("drops?component=t2-0&class=policy/", Range{Limit: 100, Component: "device t2-0", Class: "policy"})
 	f("paths?component=link+p0-t1-0%3Et2-1", Range{Limit: 100, Component: "link p0-t1-0>t2-1"})
+	f("drops?src=10.0.0.7/8&dst=::ffff:10.1.0.0/112", Range{Limit: 100, Flow: FlowFilter{Src: prefixes("10.0.0.0/8"), Dst: prefixes("10.1.0.0/16")}})
+	f("flows?host=p0-tor0-h0&port=443&state=failed&trouble=true&sort=zero-window", Range{Limit: 100, Host: "p0-tor0-h0", Port: 443,
+		State: decafpb.FlowRecord_STATE_FAILED, Trouble: true, Sort: ByZeroWindow})
+	f("flows?component=t2-0&src=&trouble=false&sort=", Range{Limit: 100, Component: "device t2-0"})
+	f("services?host=p0-tor0-h0&src=2001:db8::/32&since=-5m", Range{From: noon.Add(-5 * time.Minute), Limit: 100, Host: "p0-tor0-h0", Flow: FlowFilter{Src: prefixes("2001:db8::/32")}})
 	f("findings?component=host+p0-tor0-h0", Range{Limit: 100, Component: "host p0-tor0-h0"})
 }
 
@@ -218,5 +232,38 @@ func TestPathLinks(t *testing.T) {
 		if got := v.Retransmit(f.paths[c.path]).Path.Links; !slices.Equal(got, c.want) {
 			t.Errorf("path %d: %v, want %v", c.path, got, c.want)
 		}
+	}
+}
+
+// Interfaces with an IPv6 address beside the other show both, hosts all they have.
+func TestTopologyShowsBothVersions(t *testing.T) {
+	backend := newFake(t)
+	both, err := topology.Clos(topology.ClosSpec{Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2, IP: topology.IPBoth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend.topo = both
+	base := serve(t, backend)
+	var got TopologyView
+	getJSON(t, base+"/api/v1/topology", &got)
+	for _, l := range got.Links {
+		for _, e := range []EndView{l.From, l.To} {
+			if a, err := netip.ParsePrefix(e.Address6); err != nil || !a.Addr().Is6() || e.Address == "" {
+				t.Errorf("%s: %q beside %q", e.Node, e.Address6, e.Address)
+			}
+		}
+	}
+	for _, h := range got.Hosts {
+		if len(h.Addresses) != 2 {
+			t.Errorf("%s: %v", h.Name, h.Addresses)
+		}
+	}
+	out, _, err := run(t, "topology", "links", "--server", base)
+	if err != nil || !strings.Contains(out, "FROM ADDRESS6") || !strings.Contains(out, "fd0a:") {
+		t.Errorf("%v: %.300s", err, out)
+	}
+	out, _, err = run(t, "topology", "links", "--server", serve(t, newFake(t)))
+	if err != nil || strings.Contains(out, "ADDRESS6") {
+		t.Errorf("%v: %.300s", err, out)
 	}
 }

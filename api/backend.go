@@ -37,6 +37,13 @@ type Backend interface {
 	// Paths returns retransmits with their traced paths (From, To; Component
 	// that the path crosses, Flow), newest first.
 	Paths(ctx context.Context, r Range) ([]*decafpb.Retransmit, error)
+	// Connections returns what hosts tell of their connections (From, To; Component
+	// that the traced path crosses or a host that is an end, Flow, Host, Port, State,
+	// Trouble), in the order of Sort.
+	Connections(ctx context.Context, r Range) (FlowRows, error)
+	// Services returns what hosts tell of their connections to or of one service, or
+	// to one other host, summed up: as Connections, but for Component and State.
+	Services(ctx context.Context, r Range) (FlowRows, error)
 	// Agents returns every device and host that sends or ought to send
 	// evidence, by role and name, those never heard of included.
 	Agents(ctx context.Context) ([]AgentRow, error)
@@ -44,6 +51,7 @@ type Backend interface {
 	Topology() *topology.Topology
 	// Ready says why the backend cannot answer yet, or nil.
 	Ready() error
+	Learner
 }
 
 // LinkRanking is what a method of blame makes of the links.
@@ -87,9 +95,43 @@ type AgentRow struct {
 	LastSeen time.Time // zero if never
 	Fresh    bool      // heard of recently enough to trust its silence
 	BootID   uint64
-	Reports  string            // what a device tells of as its fuse and settings are: "full", "full but policy/l3/acl"
-	Revision uint64            // of the settings in force that the service gave it; 0 without any
-	Gaps     uint64            // records lost on the way, by sequence numbers
-	Counters map[string]uint64 // what it had to leave out, and other counts of its heartbeat
-	Error    string            // why it is not reached, empty if it is
+	Reports  string // what a device tells of as its fuse and settings are: "full", "full but policy/l3/acl"
+	Revision uint64 // of the settings in force that the service gave it; 0 without any
+	Fuse     string // what a device's fuse allows of it
+	// Unreported are the classes of drops that a device tells nothing of.
+	Unreported []string
+	// Suppressed counts, by why, a device's drops that had no event of their own.
+	Suppressed map[string]uint64
+	Gaps       uint64            // records lost on the way, by sequence numbers
+	Counters   map[string]uint64 // what it had to leave out, and other counts of its heartbeat
+	Error      string            // why it is not reached, empty if it is
+}
+
+// FlowRows are connections or services.
+type FlowRows struct {
+	Rows []FlowRow
+	// Forgotten counts those that had to make room for others since the service
+	// started; Troubled are those of them that showed trouble.
+	Forgotten, Troubled uint64
+}
+
+// FlowRow is a connection, or a service, over the time asked for: what its host told
+// of it in that time, summed up. Its record's origin has the host alone, its path is
+// one that was traced for a retransmit of it.
+//
+// It shows trouble if anything was sent again or timed out, if it was reset, failed or
+// was terminated, or if the other end's window was closed.
+type FlowRow struct {
+	*decafpb.FlowRecord
+	FirstNs uint64 // since when the host tells of it
+	Before  bool   // it was open by then
+	// Parts are what it is summed up from, oldest first.
+	Parts []FlowPart
+}
+
+// FlowPart is an interval of a host's tables, or a few.
+type FlowPart struct {
+	StartNs, EndNs, Packets, Retransmits uint64
+	Bytes                                uint64 // sent and received
+	RTTMeanNs, RTTMaxNs, ZeroWindowNs    uint64
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -55,15 +56,18 @@ func endOf(host string, p uint32) string {
 	return net.JoinHostPort(host, number(p))
 }
 
+// anyOf shows a column if some row has something for it.
+func anyOf[V any](has func(V) bool) func([]V) bool {
+	return func(rows []V) bool { return slices.ContainsFunc(rows, has) }
+}
+
 func findingColumns() []column[FindingView] {
 	return []column[FindingView]{
 		{name: "id", text: func(f FindingView) string { return f.ID }},
 		{name: "state", text: func(f FindingView) string { return f.State }},
 		{name: "component", text: func(f FindingView) string { return f.Component }},
 		{name: "interfaces", text: func(f FindingView) string { return strings.Join(f.Interfaces, " ") },
-			show: func(fs []FindingView) bool {
-				return slices.ContainsFunc(fs, func(f FindingView) bool { return len(f.Interfaces) > 0 })
-			}},
+			show: anyOf(func(f FindingView) bool { return len(f.Interfaces) > 0 })},
 		{name: "class", text: FindingView.what, raw: func(f FindingView) string { return f.Class }},
 		{name: "method", text: func(f FindingView) string { return f.Method }},
 		{name: "from", text: func(f FindingView) string { return moment(f.FromNS) }, raw: func(f FindingView) string { return f.From }},
@@ -72,9 +76,7 @@ func findingColumns() []column[FindingView] {
 		{name: "resolved", text: func(f FindingView) string { return moment(f.ResolvedNS) }, raw: func(f FindingView) string { return f.Resolved }},
 		{name: "probability", text: func(f FindingView) string { return some(f.Probability, sure) }, raw: func(f FindingView) string { return decimal(f.Probability) }},
 		{name: "equivalent", text: func(f FindingView) string { return strings.Join(f.Equivalent, ", ") },
-			show: func(fs []FindingView) bool {
-				return slices.ContainsFunc(fs, func(f FindingView) bool { return len(f.Equivalent) > 0 })
-			}},
+			show: anyOf(func(f FindingView) bool { return len(f.Equivalent) > 0 })},
 		{name: "votes", text: func(f FindingView) string { return some(f.Votes, votes) }, raw: func(f FindingView) string { return decimal(f.Votes) }},
 		{name: "share", text: func(f FindingView) string { return some(f.VotesShare, percent) }, raw: func(f FindingView) string { return decimal(f.VotesShare) }},
 		{name: "flows", text: func(f FindingView) string { return number(f.Flows) }},
@@ -268,8 +270,23 @@ func agentColumns(now time.Time) []column[AgentView] {
 		{name: "version", text: func(a AgentView) string { return a.Version }},
 		{name: "source", text: func(a AgentView) string { return a.Source }},
 		{name: "boot_id", raw: func(a AgentView) string { return a.BootID }},
+		{name: "revision", text: func(a AgentView) string { return count(a.Revision) }, raw: func(a AgentView) string { return number(a.Revision) },
+			show: anyOf(func(a AgentView) bool { return a.Revision > 0 })},
+		{name: "fuse", raw: func(a AgentView) string { return a.Fuse }},
+		{name: "unreported", raw: func(a AgentView) string { return strings.Join(a.Unreported, " ") }},
+		{name: "suppressed", raw: func(a AgentView) string { return counters(a.Suppressed) }},
+		{name: "counters", raw: func(a AgentView) string { return counters(a.Counters) }},
 		{name: "error", text: func(a AgentView) string { return a.Error }},
 	}
+}
+
+// counters writes counters by name: "events=5 events_lost=0".
+func counters(of map[string]uint64) string {
+	var b []string
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		b = append(b, fmt.Sprintf("%s=%d", name, of[name]))
+	}
+	return strings.Join(b, " ")
 }
 
 func deviceColumns() []column[DeviceView] {
@@ -289,13 +306,16 @@ func hostColumns() []column[HostView] {
 }
 
 func topoLinkColumns() []column[TopoLinkView] {
+	with6 := anyOf(func(l TopoLinkView) bool { return l.From.Address6 != "" || l.To.Address6 != "" })
 	return []column[TopoLinkView]{
 		{name: "link", text: func(l TopoLinkView) string { return l.Name }},
 		{name: "from", text: func(l TopoLinkView) string { return l.From.Node }},
 		{name: "from_interface", text: func(l TopoLinkView) string { return l.From.Interface }},
 		{name: "from_address", text: func(l TopoLinkView) string { return l.From.Address }},
+		{name: "from_address6", text: func(l TopoLinkView) string { return l.From.Address6 }, show: with6},
 		{name: "to", text: func(l TopoLinkView) string { return l.To.Node }},
 		{name: "to_interface", text: func(l TopoLinkView) string { return l.To.Interface }},
 		{name: "to_address", text: func(l TopoLinkView) string { return l.To.Address }},
+		{name: "to_address6", text: func(l TopoLinkView) string { return l.To.Address6 }, show: with6},
 	}
 }

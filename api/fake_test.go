@@ -28,19 +28,22 @@ func before(d time.Duration) uint64 { return uint64(noon.Add(-d).UnixNano()) }
 type fake struct {
 	topo *topology.Topology
 
-	mu       sync.Mutex
-	reports  []*decafpb.FaultReport
-	filed    int
-	findings []*decafpb.Finding
-	links    []LinkRow
-	untold   []string // what the ranking of links cannot tell
-	drops    []DropRow
-	paths    []*decafpb.Retransmit
-	agents   []AgentRow
-	err      error // what every method fails with
-	notReady error
-	panics   bool
-	asked    Range // the last range
+	mu         sync.Mutex
+	reports    []*decafpb.FaultReport
+	filed      int
+	findings   []*decafpb.Finding
+	links      []LinkRow
+	untold     []string // what the ranking of links cannot tell
+	drops      []DropRow
+	paths      []*decafpb.Retransmit
+	agents     []AgentRow
+	flows      FlowRows
+	services   FlowRows
+	err        error // what every method fails with
+	notReady   error
+	panics     bool
+	asked      Range // the last range
+	askedFlows Range // the last of connections
 }
 
 func clos(t testing.TB) *topology.Topology {
@@ -157,8 +160,11 @@ func newFake(t testing.TB) *fake {
 	for _, h := range f.topo.Hosts {
 		f.agents = append(f.agents, AgentRow{Name: h.Name, Role: "host", Version: "1.0", Source: "tp_btf", LastSeen: noon.Add(-time.Second), Fresh: true, BootID: 0x0123456789abcdef})
 	}
+	f.tables(bad)
 	f.agents[3].Gaps = 12
 	f.agents[4].Reports, f.agents[5].Reports = "full", "counters"
+	f.agents[5].Fuse, f.agents[5].Unreported, f.agents[5].Suppressed = "counters", []string{"no-buffer", "policy/l3/acl"}, map[string]uint64{"fuse": 812, "threshold": 3}
+	f.agents[10].Revision, f.agents[10].Counters = 7, map[string]uint64{"table_records": 120, "table_records_left_out": 4}
 	f.agents[5].Counters = map[string]uint64{"aggregates_merged": 40, "drops_missed": 2, "drops_uncounted": 7, "events": 9}
 	f.agents[9] = AgentRow{Name: f.agents[9].Name, Role: "device", Error: "connection refused; is `decaf device` running there?"}
 	f.agents[13].Fresh, f.agents[13].LastSeen = false, noon.Add(-3*time.Minute)
@@ -177,9 +183,51 @@ func newFake(t testing.TB) *fake {
 	return f
 }
 
+// tables are what hosts tell of their connections: one that loses packets on its way,
+// one that is well, as its other end tells of it, one that got no answer, one that was
+// reset in a container, one that waits at a closed window, over IPv6.
+func (f *fake) tables(bad []string) {
+	const open, closed, terminated, failed = decafpb.FlowRecord_STATE_OPEN, decafpb.FlowRecord_STATE_CLOSED, decafpb.FlowRecord_STATE_TERMINATED, decafpb.FlowRecord_STATE_FAILED
+	record := func(src string, port uint32, dst string, dstPort uint32, state decafpb.FlowRecord_State) *decafpb.FlowRecord {
+		return &decafpb.FlowRecord{
+			Origin: &decafpb.Origin{Producer: src}, Flow: f.flow(src, port, dst, dstPort), State: state, Process: "iperf3", Cookie: 0x4a00 + uint64(port),
+			StartNs: before(90 * time.Second), EndNs: before(0), Active: true, SampledOf: 1,
+			Packets: 5200, BytesSent: 7_530_000, BytesReceived: 81_000, BytesPosted: 7_600_000, BytesRead: 81_000,
+			RttMeanNs: 410e3, RttMaxNs: 3.2e6, CwndMeanBytes: 57_920, RwndMeanBytes: 3_145_728,
+		}
+	}
+	part := func(i int, packets, retransmits uint64) FlowPart {
+		from := time.Duration(90-30*i) * time.Second
+		return FlowPart{StartNs: before(from), EndNs: before(from - 30*time.Second), Packets: packets, Retransmits: retransmits, Bytes: packets * 1448, RTTMeanNs: 410e3, RTTMaxNs: uint64(1+i) * 1e6}
+	}
+	lossy := FlowRow{FlowRecord: record("p0-tor0-h0", 40000, "p1-tor1-h1", 7000, open), FirstNs: before(10 * time.Minute), Before: true,
+		Parts: []FlowPart{part(0, 2000, 0), part(1, 1700, 12), part(2, 1500, 52)}}
+	lossy.Retransmits, lossy.Timeouts, lossy.DuplicatesReported, lossy.CwndReductions, lossy.OutOfOrder = 64, 3, 1, 17, 2
+	lossy.Path = f.trace("p0-tor0-h0", bad...)
+	well := FlowRow{FlowRecord: record("p1-tor1-h1", 7000, "p0-tor0-h1", 40002, closed), FirstNs: before(40 * time.Second), Parts: []FlowPart{part(2, 5200, 0)}}
+	well.Inbound, well.Process, well.Active, well.SampledOf = true, "nginx", false, 10
+	mute := FlowRow{FlowRecord: record("p0-tor1-h0", 40003, "p1-tor0-h0", 443, failed), FirstNs: before(30 * time.Second)}
+	mute.Packets, mute.BytesSent, mute.BytesReceived, mute.RttMeanNs, mute.RttMaxNs, mute.CwndMeanBytes, mute.RwndMeanBytes = 0, 0, 0, 0, 0, 0, 0
+	mute.BytesPosted, mute.BytesRead = 0, 0
+	mute.Retransmits, mute.Error, mute.Process = 6, 110, "curl"
+	reset := FlowRow{FlowRecord: record("p0-tor0-h0", 40004, "p1-tor0-h0", 443, terminated), FirstNs: before(20 * time.Second)}
+	reset.Error, reset.ResetsReceived, reset.Container, reset.Process = 104, 1, "docker/3f1b2c9d0e1f", "worker"
+	closedWindow := FlowRow{FlowRecord: record("p0-tor0-h1", 40005, "p1-tor0-h1", 5432, open), FirstNs: before(30 * time.Second)}
+	closedWindow.ZeroWindowNs, closedWindow.Process = 7.4e9, "psql"
+	closedWindow.Flow = &decafpb.Flow{Src: netip.MustParseAddr("2001:db8::1").AsSlice(), Dst: netip.MustParseAddr("2001:db8::2").AsSlice(), SrcPort: 40005, DstPort: 5432, Protocol: 6}
+	f.flows = FlowRows{Rows: []FlowRow{lossy, mute, reset, closedWindow, well}, Forgotten: 12, Troubled: 1}
+
+	sum := FlowRow{FlowRecord: record("p0-tor0-h0", 0, "p1-tor1-h1", 7000, 0), FirstNs: before(90 * time.Second), Parts: lossy.Parts}
+	sum.Flows, sum.NewFlows, sum.ClosedFlows, sum.TerminatedFlows, sum.FailedFlows, sum.Retransmits, sum.Cookie = 31, 12, 9, 2, 1, 64, 0
+	own := FlowRow{FlowRecord: record("p1-tor1-h1", 7000, "p0-tor0-h0", 0, 0), FirstNs: before(90 * time.Second)}
+	own.Flows, own.Inbound, own.Cookie = 31, true, 0
+	f.services = FlowRows{Rows: []FlowRow{sum, own}}
+}
+
 // quiet empties the fake: a network without a fault.
 func (f *fake) quiet() *fake {
 	f.findings, f.links, f.untold, f.drops, f.paths, f.reports = nil, nil, nil, nil, nil, nil
+	f.flows, f.services = FlowRows{}, FlowRows{}
 	for i := range f.agents {
 		f.agents[i].Fresh, f.agents[i].Gaps, f.agents[i].Error, f.agents[i].LastSeen = true, 0, "", noon.Add(-time.Second)
 	}
@@ -273,6 +321,20 @@ func (f *fake) Paths(_ context.Context, r Range) ([]*decafpb.Retransmit, error) 
 	return cut(f.paths, r), f.fails()
 }
 
+func (f *fake) Connections(_ context.Context, r Range) (FlowRows, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked, f.askedFlows = r, r
+	return f.flows, f.fails()
+}
+
+func (f *fake) Services(_ context.Context, r Range) (FlowRows, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = r
+	return f.services, f.fails()
+}
+
 func (f *fake) Agents(context.Context) ([]AgentRow, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -299,9 +361,9 @@ func serve(t testing.TB, b Backend) string {
 	return srv.URL
 }
 
-func addrs(s ...string) (out []netip.Addr) {
-	for _, a := range s {
-		out = append(out, netip.MustParseAddr(a))
+func prefixes(s ...string) (out []netip.Prefix) {
+	for _, p := range s {
+		out = append(out, netip.MustParsePrefix(p))
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"decaf/api/decafpb"
+	"decaf/topology/strictyaml"
 )
 
 // writeJSON answers with v. It is written out whole first, so that an error
@@ -226,6 +227,28 @@ func (s *Server) listAgents(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("list agents: %w", err)
 	}
 	return writeJSON(w, http.StatusOK, each(rows, Range{}, s.views().Agent))
+}
+
+func (s *Server) getAgent(w http.ResponseWriter, r *http.Request) error {
+	if err := none(r); err != nil {
+		return err
+	}
+	rows, err := s.backend.Agents(r.Context())
+	if err != nil {
+		return fmt.Errorf("find agent: %w", err)
+	}
+	name := r.PathValue("name")
+	if at := slices.IndexFunc(rows, func(a AgentRow) bool { return a.Name == name }); at >= 0 {
+		return writeJSON(w, http.StatusOK, s.views().Agent(rows[at]))
+	}
+	names := make([]string, 0, len(rows))
+	for _, a := range rows {
+		names = append(names, a.Name)
+	}
+	if near := strictyaml.Nearest(name, names); near != "" {
+		return NotFound("no agent %q; did you mean %s?", clip(name), near)
+	}
+	return NotFound("no agent %q; `decaf agents` lists them", clip(name))
 }
 
 func (s *Server) getTopology(w http.ResponseWriter, r *http.Request) error {

@@ -11,10 +11,15 @@ import (
 // was left out, other than on request.
 var leftOutWords = []string{"lost", "left_out", "refused", "missed", "uncounted", "merged", "evicted", "vanished", "unreadable"}
 
+// countsLeftOut says whether a counter of that name counts what was left out.
+func countsLeftOut(name string) bool {
+	return slices.ContainsFunc(leftOutWords, func(w string) bool { return strings.Contains(name, w) })
+}
+
 // leftOut lists the counters of what an agent left out that are not zero, by name.
 func leftOut(counters map[string]uint64) (list []string) {
 	for _, name := range slices.Sorted(maps.Keys(counters)) {
-		if n := counters[name]; n > 0 && slices.ContainsFunc(leftOutWords, func(w string) bool { return strings.Contains(name, w) }) {
+		if n := counters[name]; n > 0 && countsLeftOut(name) {
 			list = append(list, fmt.Sprintf("%s=%d", name, n))
 		}
 	}

@@ -42,10 +42,11 @@ const (
 
 func newPage() (*page, error) {
 	p := &page{templates: make(map[string]*template.Template), assets: make(map[string][]byte)}
-	for _, name := range []string{"overview", "report", "finding", "error"} {
+	for _, name := range []string{"overview", "report", "finding", "flows", "error"} {
 		t, err := template.New("frame.html").Funcs(template.FuncMap{
 			"clock": clock, "ago": ago, "heard": heard, "span": span, "percent": percent, "sure": sure, "plural": plural[int], "pluralu": plural[uint64],
 			"votes": votes, "alike": alike, "short": short, "ends": ends, "join": strings.Join, "kindName": kindName, "bar": bar, "words": FindingView.words,
+			"amount": amount, "brief": brief, "fewPercent": fewPercent, "count": count, "bytesOf": bytesOf, "resets": resets, "second": second, "leftOut": leftOutShort,
 		}).ParseFS(pageFiles, "page/frame.html", "page/parts.html", "page/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("page %s: %w", name, err)

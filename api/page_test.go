@@ -143,7 +143,7 @@ func TestFailingBackendLeaksNothing(t *testing.T) {
 // What a user said, or a device, never becomes markup: with an attack in every
 // field that a page shows, the page's skeleton is the one it has with "words".
 func TestWordsAreNeverMarkup(t *testing.T) {
-	skeletons := func(words string) (out [4]string) {
+	skeletons := func(words string) (out [6]string) {
 		backend := newFake(t)
 		r := backend.reports[1]
 		r.Says, r.Src = words, words
@@ -156,12 +156,22 @@ func TestWordsAreNeverMarkup(t *testing.T) {
 		backend.links[0].Link = words
 		backend.untold = []string{words}
 		backend.findings[0].Equivalent, r.Verdict.Equivalent = []string{words}, []string{words}
+		row := backend.flows.Rows[0]
+		row.Process, row.Container, row.Origin.Producer = words, words, words
+		row.Path.Hops[1].Address = nil
+		backend.findings[0].Component = "device p0-tor0" // on its way
+		flows := serve(t, backend)
+		backend.findings[0].Component = words
 		base := serve(t, backend)
+		query := "?component=link+p0-tor0-h0%3Ep0-tor0&src=" + url.QueryEscape(words)
+		got := request(t, "GET", flows+"/flows"+query, "", "")
+		out[4] = checkHTML(t, got.body)
+		out[5] = checkHTML(t, getPage(t, flows+"/flows", 200))
 		for i, path := range []string{"/", "/reports/r-1", "/findings/f-1"} {
 			out[i] = checkHTML(t, getPage(t, base+path, 200))
 		}
 		form := url.Values{"src": {words}, "dst": {words}, "says": {words}, "from": {words}, "dst_port": {words}}
-		got := request(t, "POST", base+"/reports", "application/x-www-form-urlencoded", form.Encode())
+		got = request(t, "POST", base+"/reports", "application/x-www-form-urlencoded", form.Encode())
 		if got.status != 400 {
 			t.Errorf("form: %d", got.status)
 		}
@@ -248,6 +258,48 @@ func TestEveryVerdictHasItsSentence(t *testing.T) {
 		getPage(t, base+"/reports/r", 200)
 		getPage(t, base+"/", 200)
 	}
+}
+
+func TestConnectionsPage(t *testing.T) {
+	backend := newFake(t)
+	base := serve(t, backend)
+	body := getPage(t, base+"/flows", 200)
+	wantAll(t, body, "p0-tor0-h0:40000 &gt; p1-tor1-h1:7000", `<span class="tag failed">failed</span> <small>ETIMEDOUT</small>`,
+		`<a class="tag open" href="/findings/f-2" title="at fault when this connection had trouble">link p0-t1-0&gt;t2-1</a>`, "p0-tor0 › p0-t1-0 › t2-1 › p1-t1-0 › p1-tor1",
+		"1.2 %", "1 received", "7.4 s", "12 more were forgotten", `data-refresh="5000"`,
+		// Of the 52 of the last interval the one before has a quarter.
+		`<rect class="quiet" x="0" y="15"`, `<rect class="fill" x="33" y="12" width="32" height="4">`, `<rect class="fill" x="66" y="0" width="33" height="16">`,
+		// .41 and 3.2 ms on a scale of six powers of ten from 10 µs.
+		`<rect class="range" x="54" y="3" width="30"`)
+	// The finding came after its trouble, or was over before.
+	for _, change := range []func(*decafpb.Finding){
+		func(f *decafpb.Finding) { f.FromNs = before(-time.Second) },
+		func(f *decafpb.Finding) {
+			f.FromNs, f.LastNs, f.ResolvedNs = before(3*time.Minute), before(61*time.Second), before(50*time.Second)
+		},
+	} {
+		later := newFake(t)
+		change(later.findings[0])
+		if strings.Contains(getPage(t, serve(t, later)+"/flows", 200), "at fault when") {
+			t.Errorf("%v is laid to a finding of another time", later.findings[0])
+		}
+	}
+	if strings.Count(body, `class="spark"`) != 1 {
+		t.Error("what was told of once has a history")
+	}
+	body = getPage(t, base+"/flows?host=p0-tor0-h0&trouble=true&since=-10m&until=-5m&state=open&sort=rtt", 200)
+	wantAll(t, body, "Connections of p0-tor0-h0", "The agent of p0-tor0-h0 is fresh.", "It left out: table_records_left_out=4.", `value="-10m"`, `<option selected>open</option>`,
+		` checked`, `data-refresh="0"`, `href="/api/v1/flows?host=p0-tor0-h0&amp;since=-10m&amp;sort=rtt&amp;state=open&amp;trouble=true&amp;until=-5m"`,
+		`href="/services?host=p0-tor0-h0&amp;since=-10m&amp;sort=rtt&amp;trouble=true&amp;until=-5m"`)
+	if r := backend.askedFlows; r.Host != "p0-tor0-h0" || !r.Trouble || r.Sort != ByRTT || r.State != decafpb.FlowRecord_STATE_OPEN {
+		t.Errorf("asked %+v", r)
+	}
+	wantAll(t, getPage(t, base+"/flows?host=p1-tor0-h0&state=nowhere", 400), "there is no &#34;nowhere&#34;", `value="p1-tor0-h0"`)
+	wantAll(t, getPage(t, base+"/services?host=p0-tor1-h1", 200), "p0-tor0-h0 &gt; p1-tor1-h1:7000", "The agent of p0-tor1-h1 is heard of 3 min ago",
+		`href="/flows?src=10.0.0.1&amp;dst=10.1.1.3&amp;port=7000"`)
+	wantAll(t, getPage(t, serve(t, newFake(t).quiet())+"/flows", 200), "Nothing of the kind.")
+	wantAll(t, getPage(t, base+"/findings/f-2", 200), `href="/flows?component=link%20p0-t1-0%3et2-1&amp;since=2026-01-31T11%3a58%3a30Z"`)
+	wantAll(t, getPage(t, base+"/", 200), `<a href="/flows?host=p0-tor0-h0" class="dot fresh"`)
 }
 
 func TestAssets(t *testing.T) {

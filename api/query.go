@@ -119,8 +119,43 @@ func parseRange(q url.Values, honours []string, topo *topology.Topology, now tim
 	if r.Flow.DstPort, err = parsePort("dst_port", one["dst_port"]); err != nil {
 		return r, err
 	}
+	if r.Port, err = parsePort("port", one["port"]); err != nil {
+		return r, err
+	}
+	if r.Host = one["host"]; r.Host != "" {
+		if _, ok := topo.Host(r.Host); !ok {
+			return r, noHost("host", r.Host, topo)
+		}
+	}
+	if s := one["state"]; s != "" {
+		if r.State = states[s]; r.State == decafpb.FlowRecord_STATE_UNSPECIFIED {
+			return r, BadRequest("state: there is no %q%s", clip(s), among(s, stateNames()))
+		}
+	}
+	switch s := one["trouble"]; s {
+	case "", "false":
+	case "true":
+		r.Trouble = true
+	default:
+		return r, BadRequest("trouble: %q is neither true nor false", clip(s))
+	}
+	if s := one["sort"]; s != "" {
+		if !slices.Contains(Orders(), s) {
+			return r, BadRequest("sort: nothing is sorted by %q%s", clip(s), among(s, Orders()))
+		}
+		r.Sort = Order(s)
+	}
 	return r, nil
 }
+
+// states of connections by name.
+var states = map[string]decafpb.FlowRecord_State{
+	"new": decafpb.FlowRecord_STATE_NEW, "open": decafpb.FlowRecord_STATE_OPEN, "closed": decafpb.FlowRecord_STATE_CLOSED,
+	"terminated": decafpb.FlowRecord_STATE_TERMINATED, "failed": decafpb.FlowRecord_STATE_FAILED,
+}
+
+// stateNames lists them in the order in which a connection may go through them.
+func stateNames() []string { return []string{"new", "open", "closed", "terminated", "failed"} }
 
 func parsePort(name, s string) (uint16, error) {
 	if s == "" {
@@ -166,19 +201,37 @@ func parseComponent(s string, topo *topology.Topology) (string, error) {
 }
 
 // parseEnd reads one end of a flow: a host's name, standing for all its
-// addresses, or any address, in the topology or not.
-func parseEnd(field, s string, topo *topology.Topology) ([]netip.Addr, error) {
+// addresses, or any address or prefix, in the topology or not.
+func parseEnd(field, s string, topo *topology.Topology) ([]netip.Prefix, error) {
 	if s == "" {
 		return nil, nil
 	}
 	if h, ok := topo.Host(s); ok {
-		return h.Addresses, nil
+		var out []netip.Prefix
+		for _, a := range h.Addresses {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+		return out, nil
+	}
+	if strings.Contains(s, "/") {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, BadRequest("%s: %q is no prefix; write 10.0.0.0/8", field, clip(s))
+		}
+		if p.Addr().Is4In6() {
+			if p.Bits() < 96 {
+				return nil, BadRequest("%s: %q holds IPv4 and IPv6 addresses; write an IPv4 prefix as 10.0.0.0/8", field, clip(s))
+			}
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		return []netip.Prefix{p.Masked()}, nil
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
 		return nil, noHost(field, s, topo)
 	}
-	return []netip.Addr{a.Unmap()}, nil
+	a = a.Unmap()
+	return []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}, nil
 }
 
 // reportEnd reads one end of a report: a host of the topology by name, or an

@@ -1,8 +1,8 @@
 package api
 
 import (
-	"bytes"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +17,31 @@ type Range struct {
 	Component string    // exact name, "link a>b", "device d", "host h"; empty: any
 	Class     string    // a class or one above it, "policy/l3"; empty: any
 	Flow      FlowFilter
+	Host      string                   // who tells of it, a host of the topology; empty: any
+	Port      uint16                   // at either end; 0: any
+	State     decafpb.FlowRecord_State // of a connection; unspecified: any
+	Trouble   bool                     // only what shows trouble: see [FlowRow]
+	Sort      Order                    // what comes first
 	// Omitted, if not nil, is where Omit counts; the API sets it.
 	Omitted *int
+}
+
+// Order is by what connections and services are sorted, the most first.
+type Order string
+
+// The orders; the zero value is as the first.
+const (
+	ByRetransmits Order = "retransmits"
+	ByLoss        Order = "loss" // share of the segments that were sent again
+	ByRTT         Order = "rtt"  // mean
+	ByBytes       Order = "bytes"
+	ByZeroWindow  Order = "zero-window"
+	ByNewest      Order = "newest"
+)
+
+// Orders are all of them.
+func Orders() []string {
+	return []string{string(ByRetransmits), string(ByLoss), string(ByRTT), string(ByBytes), string(ByZeroWindow), string(ByNewest)}
 }
 
 // Omit tells that n rows that were asked for were left out because of Limit.
@@ -67,8 +90,8 @@ func (r Range) MatchClass(class string) bool {
 // FlowFilter asks for the packets of some conversations, in either direction.
 // A zero field holds for any.
 type FlowFilter struct {
-	Src, Dst         []netip.Addr // one end and the other: any address of a host
-	SrcPort, DstPort uint16       // at the end that Src and Dst name
+	Src, Dst         []netip.Prefix // one end and the other: any of these, as the addresses of a host
+	SrcPort, DstPort uint16         // at the end that Src and Dst name
 }
 
 // IsZero tells if every flow matches.
@@ -82,23 +105,17 @@ func (f FlowFilter) Match(flow *decafpb.Flow) bool {
 	if f.IsZero() {
 		return true
 	}
-	if flow == nil {
-		return false
+	src, okSrc := netip.AddrFromSlice(flow.GetSrc())
+	dst, okDst := netip.AddrFromSlice(flow.GetDst())
+	return okSrc && okDst && f.MatchEnds(
+		netip.AddrPortFrom(src.Unmap(), uint16(flow.GetSrcPort())), netip.AddrPortFrom(dst.Unmap(), uint16(flow.GetDstPort())))
+}
+
+// MatchEnds is Match of a flow between two ends, whose addresses are unmapped.
+func (f FlowFilter) MatchEnds(a, b netip.AddrPort) bool {
+	end := func(ranges []netip.Prefix, port uint16, at netip.AddrPort) bool {
+		return (port == 0 || port == at.Port()) &&
+			(len(ranges) == 0 || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(at.Addr()) }))
 	}
-	end := func(addrs []netip.Addr, port uint16, addr []byte, p uint32) bool {
-		if port != 0 && uint32(port) != p {
-			return false
-		}
-		if len(addrs) == 0 {
-			return true
-		}
-		for _, a := range addrs {
-			if bytes.Equal(a.Unmap().AsSlice(), addr) {
-				return true
-			}
-		}
-		return false
-	}
-	return end(f.Src, f.SrcPort, flow.Src, flow.SrcPort) && end(f.Dst, f.DstPort, flow.Dst, flow.DstPort) ||
-		end(f.Src, f.SrcPort, flow.Dst, flow.DstPort) && end(f.Dst, f.DstPort, flow.Src, flow.SrcPort)
+	return end(f.Src, f.SrcPort, a) && end(f.Dst, f.DstPort, b) || end(f.Src, f.SrcPort, b) && end(f.Dst, f.DstPort, a)
 }

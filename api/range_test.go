@@ -49,12 +49,15 @@ func TestFlowFilter(t *testing.T) {
 		want bool
 	}{
 		{FlowFilter{}, true},
-		{FlowFilter{Src: addrs("10.0.0.1")}, true},
-		{FlowFilter{Src: addrs("10.0.0.9", "10.0.0.1")}, true},
-		{FlowFilter{Src: addrs("10.0.0.1"), SrcPort: 80}, false}, // the port is at src's end
-		{FlowFilter{Src: addrs("10.0.0.2"), SrcPort: 80}, true},
-		{FlowFilter{Src: addrs("10.0.0.1"), Dst: addrs("10.0.0.2"), DstPort: 80}, true},
-		{FlowFilter{Src: addrs("10.0.0.1"), Dst: addrs("10.0.0.3")}, false},
+		{FlowFilter{Src: prefixes("10.0.0.1/32")}, true},
+		{FlowFilter{Src: prefixes("10.0.0.9/32", "10.0.0.1/32")}, true},
+		{FlowFilter{Src: prefixes("10.0.0.1/32"), SrcPort: 80}, false}, // the port is at src's end
+		{FlowFilter{Src: prefixes("10.0.0.2/32"), SrcPort: 80}, true},
+		{FlowFilter{Src: prefixes("10.0.0.1/32"), Dst: prefixes("10.0.0.2/32"), DstPort: 80}, true},
+		{FlowFilter{Src: prefixes("10.0.0.1/32"), Dst: prefixes("10.0.0.3/32")}, false},
+		{FlowFilter{Src: prefixes("10.0.0.0/31"), Dst: prefixes("10.0.0.2/31")}, true},
+		{FlowFilter{Src: prefixes("10.0.0.2/31"), SrcPort: 5}, false},
+		{FlowFilter{Src: prefixes("2001:db8::/32")}, false},
 		{FlowFilter{DstPort: 80}, true},
 		{FlowFilter{DstPort: 81}, false},
 	} {

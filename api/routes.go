@@ -23,16 +23,20 @@ type methods map[string]handler
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for path, by := range map[string]methods{
-		"/api/v1/reports":       {"GET": s.listReports, "POST": s.fileReport},
-		"/api/v1/reports/{id}":  {"GET": s.getReport},
-		"/api/v1/findings":      {"GET": s.listFindings},
-		"/api/v1/findings/{id}": {"GET": s.getFinding},
-		"/api/v1/links":         {"GET": s.listLinks},
-		"/api/v1/drops":         {"GET": s.listDrops},
-		"/api/v1/paths":         {"GET": s.listPaths},
-		"/api/v1/agents":        {"GET": s.listAgents},
-		"/api/v1/agents/config": {"GET": s.getSettings, "PATCH": s.setSettings},
-		"/api/v1/topology":      {"GET": s.getTopology},
+		"/api/v1/reports":          {"GET": s.listReports, "POST": s.fileReport},
+		"/api/v1/reports/{id}":     {"GET": s.getReport},
+		"/api/v1/findings":         {"GET": s.listFindings},
+		"/api/v1/findings/{id}":    {"GET": s.getFinding},
+		"/api/v1/links":            {"GET": s.listLinks},
+		"/api/v1/drops":            {"GET": s.listDrops},
+		"/api/v1/paths":            {"GET": s.listPaths},
+		"/api/v1/flows":            {"GET": s.listConnections},
+		"/api/v1/services":         {"GET": s.listServices},
+		"/api/v1/agents":           {"GET": s.listAgents},
+		"/api/v1/agents/{name}":    {"GET": s.getAgent},
+		"/api/v1/agents/config":    {"GET": s.getSettings, "PATCH": s.setSettings},
+		"/api/v1/topology":         {"GET": s.getTopology},
+		"/api/v1/topology/learned": {"GET": s.getLearned},
 	} {
 		mux.Handle(path, s.route(path, by, writeProblemOf(s)))
 	}
@@ -41,6 +45,8 @@ func (s *Server) Handler() http.Handler {
 		"/reports":       {"POST": s.pageFile},
 		"/reports/{id}":  {"GET": s.pageReport},
 		"/findings/{id}": {"GET": s.pageFinding},
+		"/flows":         {"GET": s.pageConnections},
+		"/services":      {"GET": s.pageServices},
 	} {
 		mux.Handle(path, s.route(path, by, s.pageError))
 	}
@@ -91,7 +97,7 @@ func writeProblemOf(s *Server) func(http.ResponseWriter, *http.Request, error) {
 
 // lost answers every path that is not there.
 func (s *Server) lost(_ http.ResponseWriter, r *http.Request) error {
-	return NotFound("there is nothing at %s; the API is /api/v1/reports, findings, links, drops, paths, agents and topology", clip(r.URL.Path))
+	return NotFound("there is nothing at %s; the API is /api/v1/reports, findings, links, drops, paths, flows, services, agents and topology", clip(r.URL.Path))
 }
 
 // route picks the handler by method, counts the request and tells its error.

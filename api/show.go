@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 )
 
 // shownRows bounds the rows of each kind of evidence in text; JSON has all.
@@ -170,46 +173,88 @@ func (i *indented) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// showAgent writes all that one agent tells of itself.
+func showAgent(w io.Writer, output string, raw json.RawMessage, a AgentView) error {
+	if output != "table" {
+		return write(w, output, raw, agentColumns(time.Now()), []AgentView{a})
+	}
+	p := &prose{w: w}
+	state := "silent"
+	if a.Fresh {
+		state = "fresh"
+	}
+	p.line("%s %s, %s", a.Role, plain(a.Name), state)
+	fact := func(name, value string) {
+		if value != "" {
+			p.line("%-11s %s", name, plain(value))
+		}
+	}
+	last := "never"
+	if a.LastSeenNS != 0 {
+		last = moment(a.LastSeenNS) + " UTC"
+	}
+	fact("last seen", last)
+	fact("error", a.Error)
+	fact("version", a.Version)
+	fact("source", a.Source)
+	fact("boot", a.BootID)
+	fact("settings", some(float64(a.Revision), func(float64) string {
+		return fmt.Sprintf("revision %d: see `decaf agents config get %s`", a.Revision, a.Name)
+	}))
+	fact("gaps", fmt.Sprintf("%s lost on the way", plural(a.Gaps, "record")))
+	fact("fuse", a.Fuse)
+	fact("no word of", strings.Join(a.Unreported, ", "))
+	sections := []struct {
+		title string
+		of    map[string]uint64
+	}{{"drops without an event of their own, by why", a.Suppressed}, {"left out", map[string]uint64{}}, {"counters", map[string]uint64{}}}
+	for name, n := range a.Counters {
+		section := sections[2].of
+		if countsLeftOut(name) {
+			section = sections[1].of
+		}
+		section[name] = n
+	}
+	for _, s := range sections {
+		if len(s.of) == 0 {
+			continue
+		}
+		p.line("")
+		p.line("%s", s.title)
+		for _, name := range slices.Sorted(maps.Keys(s.of)) {
+			p.line("  %-28s %d", plain(name), s.of[name])
+		}
+	}
+	return p.err
+}
+
 // showTopology writes the topology, or one part of it. CSV is one table, the
 // links unless another part is asked for.
 func showTopology(w io.Writer, output, part string, raw json.RawMessage, t TopologyView) error {
-	if output == "json" {
-		switch part {
-		case "devices":
-			return writeItems(w, t.Devices)
-		case "hosts":
-			return writeItems(w, t.Hosts)
-		case "links":
-			return writeItems(w, t.Links)
-		}
-		return writeIndented(w, raw)
-	}
-	if output == "csv" {
-		switch part {
-		case "devices":
-			return writeCSV(w, deviceColumns(), t.Devices)
-		case "hosts":
-			return writeCSV(w, hostColumns(), t.Hosts)
-		}
-		return writeCSV(w, topoLinkColumns(), t.Links)
+	if part == "" && output == "csv" {
+		part = "links"
 	}
 	switch part {
 	case "devices":
-		return writeTable(w, deviceColumns(), t.Devices)
+		return writePart(w, output, deviceColumns(), t.Devices)
 	case "hosts":
-		return writeTable(w, hostColumns(), t.Hosts)
+		return writePart(w, output, hostColumns(), t.Hosts)
 	case "links":
-		return writeTable(w, topoLinkColumns(), t.Links)
+		return writePart(w, output, topoLinkColumns(), t.Links)
+	}
+	if output == "json" {
+		return writeIndented(w, raw)
 	}
 	_, err := fmt.Fprintf(w, "site %s: %s, %s, %s\n\n", plain(t.Site), plural(len(t.Devices), "device"), plural(len(t.Hosts), "host"), plural(len(t.Links), "directed link"))
 	gap := func() error { _, err := fmt.Fprintln(w); return err }
-	return errors.Join(err, writeTable(w, deviceColumns(), t.Devices), gap(), writeTable(w, hostColumns(), t.Hosts), gap(), writeTable(w, topoLinkColumns(), t.Links))
+	return errors.Join(err, writePart(w, output, deviceColumns(), t.Devices), gap(), writePart(w, output, hostColumns(), t.Hosts), gap(), writePart(w, output, topoLinkColumns(), t.Links))
 }
 
-func writeItems[V any](w io.Writer, items []V) error {
+// writePart writes a part of an answer as if it were a list of its own.
+func writePart[V any](w io.Writer, output string, columns []column[V], items []V) error {
 	raw, err := json.Marshal(List[V]{Items: items})
 	if err != nil {
 		return err
 	}
-	return writeIndented(w, raw)
+	return write(w, output, raw, columns, items)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,9 +15,22 @@ import (
 // column is one column of a verb's output.
 type column[V any] struct {
 	name string         // in CSV as it is, in tables in capitals
+	full string         // in CSV, where it holds another unit or needs more words; empty: name
 	text func(V) string // for people
 	raw  func(V) string // for CSV; nil: as text
 	show func([]V) bool // in tables only if; nil: always
+}
+
+// wide are all columns for people, those too that only CSV has.
+func wide[V any](columns []column[V]) []column[V] {
+	out := slices.Clone(columns)
+	for i := range out {
+		if out[i].text == nil {
+			out[i].text = out[i].raw
+		}
+		out[i].show = nil
+	}
+	return out
 }
 
 // writeTable writes rows for people. Control characters are shown as such:
@@ -66,7 +80,9 @@ func writeCSV[V any](w io.Writer, columns []column[V], rows []V) error {
 	cw := csv.NewWriter(w)
 	cells := make([]string, len(columns))
 	for i, c := range columns {
-		cells[i] = c.name
+		if cells[i] = c.name; c.full != "" {
+			cells[i] = c.full
+		}
 	}
 	if err := cw.Write(cells); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,13 +24,17 @@ const (
 )
 
 // ClientCommands are the verbs that ask a running server: report, reports,
-// findings, links, drops, paths, agents and topology.
+// findings, links, drops, paths, flows, agents and topology.
 func ClientCommands() []*cobra.Command {
 	return []*cobra.Command{
 		reportCommand(), reportsCommand(), findingsCommand(), linksCommand(),
-		dropsCommand(), pathsCommand(), agentsCommand(), topologyCommand(),
+		dropsCommand(), pathsCommand(), flowsCommand(), agentsCommand(), topologyCommand(),
 	}
 }
+
+// outputs are the forms of what a verb prints: table for people, wide with every
+// column, and two for programs.
+var outputs = []string{"table", "wide", "json", "csv"}
 
 // ask holds the flags that every verb has.
 type ask struct {
@@ -45,22 +50,20 @@ func (a *ask) verb(cmd *cobra.Command) *cobra.Command {
 	cmd.SilenceUsage = true
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVarP(&a.output, "output", "o", "table", "table, json or csv")
+	f.StringVarP(&a.output, "output", "o", "table", "table, wide (every column), json or csv")
 	f.StringVar(&a.server, "server", "", "address of the server (default $"+serverEnv+", else "+defaultServer+")")
 	f.StringVar(&a.tls.CA, "ca", "", "PEM file of the authority that signed the server's certificate")
 	f.StringVar(&a.tls.Cert, "cert", "", "PEM file of this client's certificate, where the server wants one")
 	f.StringVar(&a.tls.Key, "key", "", "PEM file of its key")
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]cobra.Completion{"table", "json", "csv"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 // open checks the common flags and returns a client.
 func (a *ask) open() (*Client, error) {
-	switch a.output {
-	case "table", "json", "csv":
-	default:
-		return nil, fmt.Errorf("--output %s is not known; write table, json or csv", plain(clip(a.output)))
+	if !slices.Contains(outputs, a.output) {
+		return nil, fmt.Errorf("--output %s is not known; write table, wide, json or csv", plain(clip(a.output)))
 	}
 	if a.timeout <= 0 {
 		return nil, fmt.Errorf("--timeout %s is not a time to wait; write 30s", a.timeout)
@@ -135,38 +138,114 @@ func sendTime(flag, s string, now time.Time) (string, error) {
 	return stamp(t), nil
 }
 
-// filterFlags are the flags of lists of packets.
-type filterFlags struct {
-	component, class, src, dst string
-	srcPort, dstPort           uint16
+// filter is a parameter of lists that chooses rows, as a flag: the parameter's name
+// with hyphens.
+type filter struct {
+	name, usage string
+	kind        filterKind
+	words       []string // what it may be, for completion
 }
 
-func (f *filterFlags) add(cmd *cobra.Command, class bool) {
-	fl := cmd.Flags()
-	fl.StringVar(&f.src, "src", "", "only conversations of this host or address")
-	fl.StringVar(&f.dst, "dst", "", "only conversations with this host or address, in either direction")
-	fl.Uint16Var(&f.srcPort, "src-port", 0, "port at --src's end")
-	fl.Uint16Var(&f.dstPort, "dst-port", 0, "port at --dst's end")
-	fl.StringVar(&f.component, "component", "", `only of this link, device or host: "link a>b"`)
-	if class {
-		fl.StringVar(&f.class, "class", "", "only of this class or below: policy/l3")
+type filterKind uint8
+
+const (
+	filterText filterKind = iota
+	filterPort
+	filterBool
+)
+
+// Filters of lists, each with the parameters that go with it.
+var (
+	filterEnds = []filter{
+		{name: "src", usage: "only conversations of this host, address or prefix"},
+		{name: "dst", usage: "only conversations with this host, address or prefix, in either direction"},
+		{name: "src_port", usage: "port at --src's end", kind: filterPort},
+		{name: "dst_port", usage: "port at --dst's end", kind: filterPort},
 	}
+	filterComponent = filter{name: "component", usage: `only of this link, device or host: "link a>b"`}
+	filterClass     = filter{name: "class", usage: "only of this class or below: policy/l3"}
+)
+
+// filterFlags are the flags of some filters, by parameter.
+type filterFlags struct {
+	text map[string]*string
+	port map[string]*uint16
+	is   map[string]*bool
+}
+
+func newFilterFlags(cmd *cobra.Command, filters []filter) *filterFlags {
+	f := &filterFlags{text: map[string]*string{}, port: map[string]*uint16{}, is: map[string]*bool{}}
+	fl := cmd.Flags()
+	for _, one := range filters {
+		name := strings.ReplaceAll(one.name, "_", "-")
+		switch one.kind {
+		case filterText:
+			f.text[one.name] = fl.String(name, "", one.usage)
+		case filterPort:
+			f.port[one.name] = fl.Uint16(name, 0, one.usage)
+		case filterBool:
+			f.is[one.name] = fl.Bool(name, false, one.usage)
+		}
+		if one.words != nil {
+			_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(one.words, cobra.ShellCompDirectiveNoFileComp))
+		}
+	}
+	return f
 }
 
 func (f *filterFlags) query(q url.Values) {
-	for _, p := range []struct{ name, value string }{{"component", f.component}, {"class", f.class}, {"src", f.src}, {"dst", f.dst}} {
-		if p.value != "" {
-			q.Set(p.name, p.value)
+	for name, v := range f.text {
+		if *v != "" {
+			q.Set(name, *v)
 		}
 	}
-	for _, p := range []struct {
-		name string
-		port uint16
-	}{{"src_port", f.srcPort}, {"dst_port", f.dstPort}} {
-		if p.port != 0 {
-			q.Set(p.name, strconv.Itoa(int(p.port)))
+	for name, v := range f.port {
+		if *v != 0 {
+			q.Set(name, strconv.Itoa(int(*v)))
 		}
 	}
+	for name, v := range f.is {
+		if *v {
+			q.Set(name, "true")
+		}
+	}
+}
+
+// listing is a verb that lists what there is over time, and may show one.
+type listing[V any] struct {
+	use, short, long, example string
+	path                      string // under /api/v1
+	columns                   []column[V]
+	none                      string // said when there is nothing
+	filters                   []filter
+	evidence                  bool // rows have some, of which tables need the counts alone
+	one                       func(io.Writer, string, json.RawMessage, V) error
+}
+
+func (l listing[V]) command() *cobra.Command {
+	var a ask
+	var s spanFlags
+	cmd := &cobra.Command{Use: l.use, Short: l.short, Long: l.long, Example: l.example, Args: cobra.NoArgs}
+	if l.one != nil {
+		cmd.Args = cobra.MaximumNArgs(1)
+	}
+	s.add(cmd)
+	f := newFilterFlags(cmd, l.filters)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			return one(cmd, &a, l.path+"/"+url.PathEscape(args[0]), l.one)
+		}
+		q, err := s.query(time.Now())
+		if err != nil {
+			return err
+		}
+		f.query(q)
+		if l.evidence && a.forPeople() {
+			q.Set("evidence", "counts")
+		}
+		return list(cmd, &a, l.path, q, l.columns, l.none)
+	}
+	return a.verb(cmd)
 }
 
 // list fetches one list and writes it as asked.
@@ -180,7 +259,9 @@ func list[V any](cmd *cobra.Command, a *ask, path string, q url.Values, columns 
 	defer cancel()
 	var got struct {
 		List[V]
-		Abstained []string `json:"abstained"` // of rankings only
+		Abstained        []string `json:"abstained"` // of rankings only
+		Forgotten        uint64   `json:"forgotten"` // of connections and services only
+		ForgottenTrouble uint64   `json:"forgotten_trouble"`
 	}
 	raw, err := c.Get(ctx, path, q, &got)
 	if err != nil {
@@ -189,7 +270,7 @@ func list[V any](cmd *cobra.Command, a *ask, path string, q url.Values, columns 
 	if err := write(cmd.OutOrStdout(), a.output, raw, columns, got.Items); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
-	if a.output == "table" && len(got.Abstained) > 0 {
+	if a.forPeople() && len(got.Abstained) > 0 {
 		p := &prose{w: cmd.OutOrStdout()}
 		p.line("\nnot told")
 		for _, why := range got.Abstained {
@@ -199,14 +280,20 @@ func list[V any](cmd *cobra.Command, a *ask, path string, q url.Values, columns 
 			return fmt.Errorf("write: %w", p.err)
 		}
 	}
-	if a.output == "table" && len(got.Items) == 0 {
+	if a.forPeople() && len(got.Items) == 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), none)
 	}
 	if got.LeftOut > 0 && a.output != "json" {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%d more were left out; raise --limit, or narrow with --since\n", got.LeftOut)
 	}
+	if got.Forgotten > 0 && a.output != "json" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d more were forgotten for want of room since the service started, %d of them with trouble\n", got.Forgotten, got.ForgottenTrouble)
+	}
 	return nil
 }
+
+// forPeople says whether a table is written.
+func (a *ask) forPeople() bool { return a.output == "table" || a.output == "wide" }
 
 func write[V any](w io.Writer, output string, raw json.RawMessage, columns []column[V], rows []V) error {
 	switch output {
@@ -214,6 +301,8 @@ func write[V any](w io.Writer, output string, raw json.RawMessage, columns []col
 		return writeIndented(w, raw)
 	case "csv":
 		return writeCSV(w, columns, rows)
+	case "wide":
+		return writeTable(w, wide(columns), rows)
 	}
 	return writeTable(w, columns, rows)
 }
@@ -321,35 +410,23 @@ func untilFinal(ctx context.Context, c *Client, view ReportView, raw json.RawMes
 }
 
 func reportsCommand() *cobra.Command {
-	var a ask
-	var s spanFlags
-	cmd := &cobra.Command{
-		Use:   "reports [ID]",
-		Short: "List fault reports and their verdicts, or show one",
-		Example: `  decaf reports --since -1h
+	return listing[ReportView]{
+		use:   "reports [ID]",
+		short: "List fault reports and their verdicts, or show one",
+		example: `  decaf reports --since -1h
   decaf reports 01hx3p4b
   decaf reports --output csv > reports.csv`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				return one(cmd, &a, "reports/"+url.PathEscape(args[0]), showReport)
-			}
-			q, err := s.query(time.Now())
-			if err != nil {
-				return err
-			}
-			if a.output == "table" {
-				q.Set("evidence", "counts")
-			}
-			return list(cmd, &a, "reports", q, reportColumns(), "no reports")
-		},
-	}
-	s.add(cmd)
-	return a.verb(cmd)
+		path: "reports", columns: reportColumns(), none: "no reports", evidence: true, one: showReport,
+	}.command()
 }
 
 // one fetches one thing and shows it.
 func one[V any](cmd *cobra.Command, a *ask, path string, show func(io.Writer, string, json.RawMessage, V) error) error {
+	return oneOf(cmd, a, path, nil, show)
+}
+
+// oneOf is one with a query.
+func oneOf[V any](cmd *cobra.Command, a *ask, path string, q url.Values, show func(io.Writer, string, json.RawMessage, V) error) error {
 	c, err := a.open()
 	if err != nil {
 		return err
@@ -358,7 +435,7 @@ func one[V any](cmd *cobra.Command, a *ask, path string, show func(io.Writer, st
 	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 	defer cancel()
 	var got V
-	raw, err := c.Get(ctx, path, nil, &got)
+	raw, err := c.Get(ctx, path, q, &got)
 	if err != nil {
 		return err
 	}
@@ -369,125 +446,132 @@ func one[V any](cmd *cobra.Command, a *ask, path string, show func(io.Writer, st
 }
 
 func findingsCommand() *cobra.Command {
-	var a ask
-	var s spanFlags
-	var component, class string
-	cmd := &cobra.Command{
-		Use:   "findings [ID]",
-		Short: "List links, devices and hosts that are or were at fault, or show one",
-		Example: `  decaf findings
+	return listing[FindingView]{
+		use:   "findings [ID]",
+		short: "List links, devices and hosts that are or were at fault, or show one",
+		example: `  decaf findings
   decaf findings --since -1h --class policy
   decaf findings --component "link p0-t1-0>t2-1" --output json`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				return one(cmd, &a, "findings/"+url.PathEscape(args[0]), showFinding)
-			}
-			q, err := s.query(time.Now())
-			if err != nil {
-				return err
-			}
-			f := filterFlags{component: component, class: class}
-			f.query(q)
-			if a.output == "table" {
-				q.Set("evidence", "counts")
-			}
-			return list(cmd, &a, "findings", q, findingColumns(), "no findings")
-		},
-	}
-	s.add(cmd)
-	cmd.Flags().StringVar(&component, "component", "", `only of this link, device or host: "link a>b"`)
-	cmd.Flags().StringVar(&class, "class", "", "only of this class or below: policy/l3")
-	return a.verb(cmd)
+		path: "findings", columns: findingColumns(), none: "no findings", filters: []filter{filterComponent, filterClass}, evidence: true, one: showFinding,
+	}.command()
 }
 
 func linksCommand() *cobra.Command {
-	var a ask
-	var s spanFlags
-	cmd := &cobra.Command{
-		Use:   "links",
-		Short: "Rank links by the votes of flows that lost packets",
-		Long: `Rank links by votes. Each flow that lost packets spreads one vote over the h
+	return listing[LinkView]{
+		use:   "links",
+		short: "Rank links by the votes of flows that lost packets",
+		long: `Rank links by votes. Each flow that lost packets spreads one vote over the h
 links of its path, 1/h each. Without --since and --until it is the live ranking
 of the last 30 seconds.
 
 With the method fused a link also has the probability that it, or one that
 cannot be told from it, is at fault; and what could not be told is said below
 the table, with the reason.`,
-		Example: `  decaf links --limit 10
+		example: `  decaf links --limit 10
   decaf links --since -10m --until -5m --output csv`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := s.query(time.Now())
-			if err != nil {
-				return err
-			}
-			return list(cmd, &a, "links", q, linkColumns(), "no votes: no flow sent anything again")
-		},
-	}
-	s.add(cmd)
-	return a.verb(cmd)
+		path: "links", columns: linkColumns(), none: "no votes: no flow sent anything again",
+	}.command()
 }
 
 func dropsCommand() *cobra.Command {
-	var a ask
-	var s spanFlags
-	var f filterFlags
-	cmd := &cobra.Command{
-		Use:   "drops",
-		Short: "List packets that devices dropped, newest first",
-		Example: `  decaf drops --since -5m
+	return listing[DropView]{
+		use:   "drops",
+		short: "List packets that devices dropped, newest first",
+		example: `  decaf drops --since -5m
   decaf drops --src web-1 --dst db-1 --dst-port 5432
   decaf drops --component "device t2-0" --class policy --output json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := s.query(time.Now())
-			if err != nil {
-				return err
-			}
-			f.query(q)
-			return list(cmd, &a, "drops", q, dropColumns(), "no device drops")
-		},
-	}
-	s.add(cmd)
-	f.add(cmd, true)
-	return a.verb(cmd)
+		path: "drops", columns: dropColumns(), none: "no device drops", filters: slices.Concat(filterEnds, []filter{filterComponent, filterClass}),
+	}.command()
 }
 
 func pathsCommand() *cobra.Command {
-	var a ask
-	var s spanFlags
-	var f filterFlags
-	cmd := &cobra.Command{
-		Use:   "paths",
-		Short: "List retransmits and the paths traced for them, newest first",
-		Example: `  decaf paths --since -5m
+	return listing[RetransmitView]{
+		use:   "paths",
+		short: "List retransmits and the paths traced for them, newest first",
+		example: `  decaf paths --since -5m
   decaf paths --src web-1 --dst db-1
   decaf paths --component "link p0-t1-0>t2-1" --output csv`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := s.query(time.Now())
-			if err != nil {
-				return err
-			}
-			f.query(q)
-			return list(cmd, &a, "paths", q, pathColumns(), "no retransmits")
-		},
+		path: "paths", columns: pathColumns(), none: "no retransmits", filters: slices.Concat(filterEnds, []filter{filterComponent}),
+	}.command()
+}
+
+// flowsCommand is `decaf flows`: connections, or with --services their sums.
+func flowsCommand() *cobra.Command {
+	var a ask
+	var s spanFlags
+	var services bool
+	cmd := &cobra.Command{
+		Use:   "flows [HOST]",
+		Short: "Show connections and what TCP saw of them, or their sums per service",
+		Long: `Show what hosts tell of their connections: how much was sent again, how long a
+round trip took, whether the other end's window was closed, how it ended. With
+HOST, only what that host tells; a connection between two hosts with agents is
+told of by both, each from its own end. It is summed up over the time asked for,
+in steps of the hosts' intervals (30 s, or as ` + "`decaf agents config`" + ` says).
+
+Of each the most retransmits come first; --sort has other orders. --trouble
+leaves only what was sent again, timed out, was reset or failed, or waited at a
+closed window. --services sums up all connections to one port, which includes
+those that a busy host does not list one by one.
+
+Columns: share is retransmits of all segments with data, rtt and rtt max the mean
+and the longest round trip, cwnd and rwnd the mean congestion and receive windows,
+zero window how long the other end's was closed. The path is of a trace made when
+the connection sent something again.`,
+		Example: `  decaf flows web-1 --trouble --since -5m
+  decaf flows --src web-1 --dst 10.2.0.0/16 --sort rtt
+  decaf flows --component "link p0-t1-0>t2-1" --output wide
+  decaf flows --state failed --output csv
+  decaf flows web-1 --services --sort bytes`,
+		Args: cobra.MaximumNArgs(1),
 	}
 	s.add(cmd)
-	f.add(cmd, false)
+	f := newFilterFlags(cmd, slices.Concat(filterEnds, []filter{
+		{name: "port", usage: "port at either end", kind: filterPort},
+		filterComponent,
+		{name: "state", usage: "only connections that are " + strings.Join(stateNames(), ", "), words: stateNames()},
+		{name: "trouble", usage: "only what had trouble", kind: filterBool},
+		{name: "sort", usage: "the most first: " + strings.Join(Orders(), ", "), words: Orders()},
+	}))
+	cmd.Flags().BoolVar(&services, "services", false, "sums per service")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		q, err := s.query(time.Now())
+		if err != nil {
+			return err
+		}
+		f.query(q)
+		if len(args) == 1 {
+			q.Set("host", args[0])
+		}
+		if !services {
+			return list(cmd, &a, "flows", q, connectionColumns(), "no such connections")
+		}
+		for _, name := range []string{"state", "component"} {
+			if q.Has(name) {
+				return fmt.Errorf("--%s is of single connections: leave out --services", name)
+			}
+		}
+		return list(cmd, &a, "services", q, serviceColumns(), "no such services")
+	}
 	return a.verb(cmd)
 }
 
 func agentsCommand() *cobra.Command {
 	var a ask
 	cmd := &cobra.Command{
-		Use:   "agents",
+		Use:   "agents [NAME]",
 		Short: "Show which devices and hosts send evidence, and what was lost of it",
+		Long: `Show which devices and hosts send evidence, and what was lost of it; with a NAME
+all that one agent tells of itself: what its fuse allows, which classes of drops
+it tells nothing of, how many drops had no event of their own, every counter.`,
 		Example: `  decaf agents
+  decaf agents t2-0
   decaf agents --output json | jq '.items[] | select(.fresh | not)'`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return one(cmd, &a, "agents/"+url.PathEscape(args[0]), showAgent)
+			}
 			return list(cmd, &a, "agents", nil, agentColumns(time.Now()), "no agents: no device or host is known to send evidence")
 		},
 	}
@@ -497,18 +581,18 @@ func agentsCommand() *cobra.Command {
 
 func topologyCommand() *cobra.Command {
 	var a ask
-	parts := []string{"devices", "hosts", "links"}
+	parts := []cobra.Completion{"devices", "hosts", "links"}
 	cmd := &cobra.Command{
 		Use:   "topology [devices|hosts|links]",
 		Short: "Show the network as the server knows it",
 		Example: `  decaf topology
   decaf topology links --output csv`,
-		ValidArgs: []cobra.Completion{"devices", "hosts", "links"},
+		ValidArgs: parts,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 1:
 				return fmt.Errorf("give one of devices, hosts and links; %d given", len(args))
-			case len(args) == 1 && args[0] != "devices" && args[0] != "hosts" && args[0] != "links":
+			case len(args) == 1 && !slices.Contains(parts, args[0]):
 				return fmt.Errorf("there is no %q in a topology%s", clip(args[0]), among(args[0], parts))
 			}
 			return nil
@@ -523,5 +607,6 @@ func topologyCommand() *cobra.Command {
 			})
 		},
 	}
+	cmd.AddCommand(learnCommand())
 	return a.verb(cmd)
 }

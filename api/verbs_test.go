@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +33,7 @@ func TestOutputs(t *testing.T) {
 	base := serve(t, newFake(t))
 	for _, c := range []struct{ name, args string }{
 		{"reports", "reports"}, {"report", "reports r-1"}, {"report-open", "reports r-2"}, {"findings", "findings"}, {"finding", "findings f-1"},
-		{"links", "links"}, {"drops", "drops"}, {"paths", "paths"},
+		{"links", "links"}, {"drops", "drops"}, {"paths", "paths"}, {"agent", "agents p1-tor1"}, {"services", "flows --services"},
 		{"topology", "topology"}, {"topology-devices", "topology devices"}, {"topology-hosts", "topology hosts"}, {"topology-links", "topology links"},
 	} {
 		for _, output := range []string{"table", "csv", "json"} {
@@ -56,6 +58,59 @@ func TestOutputs(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Wide has every column that CSV has, if under a shorter name.
+func TestWideHasEveryColumn(t *testing.T) {
+	base := serve(t, newFake(t))
+	for _, args := range []string{"reports", "findings", "links", "drops", "paths", "flows", "flows --services", "agents", "agents p1-tor1", "topology links"} {
+		head := func(output string) (first string) {
+			t.Helper()
+			out, _, err := run(t, append(strings.Fields(args), "--server", base, "-o", output)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, _, _ = strings.Cut(out, "\n")
+			return first
+		}
+		csv, wide, table := strings.Split(head("csv"), ","), head("wide"), head("table")
+		columns := regexp.MustCompile(" {2,}").Split(wide, -1)
+		if len(columns) != len(csv) {
+			t.Errorf("%s: %d columns, CSV has %d:\n%s", args, len(columns), len(csv), wide)
+		}
+		for _, name := range regexp.MustCompile(" {2,}").Split(table, -1) {
+			if args != "agents p1-tor1" && !slices.Contains(columns, name) {
+				t.Errorf("%s: wide lacks %s", args, name)
+			}
+		}
+	}
+}
+
+// What is not shown is said, and what cannot be asked for too.
+func TestFlowsVerb(t *testing.T) {
+	base := serve(t, newFake(t))
+	for _, output := range []string{"table", "csv", "wide"} {
+		out, errOut, err := run(t, "flows", "--server", base, "-o", output)
+		if err != nil || errOut != "12 more were forgotten for want of room since the service started, 1 of them with trouble\n" {
+			t.Fatal(err, errOut)
+		}
+		golden(t, "out/flows."+output, out)
+	}
+	f := func(want string, args ...string) {
+		t.Helper()
+		_, errOut, err := run(t, append(args, "--server", base)...)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v %s, want an error with %q", args, err, errOut, want)
+		}
+	}
+	f("did you mean p0-tor0-h0?", "flows", "p0-tor0-hO")
+	f(`state: there is no "opened"; did you mean open?`, "flows", "--state", "opened")
+	f("sort: nothing is sorted by", "flows", "--sort", "colour")
+	f(`src: "10.0.0.0/99" is no prefix; write 10.0.0.0/8`, "flows", "--src", "10.0.0.0/99")
+	f("write an IPv4 prefix", "flows", "--src", "::ffff:10.0.0.0/95")
+	f("leave out --services", "flows", "--services", "--state", "open")
+	f("accepts at most 1 arg", "flows", "a", "b")
+	f("did you mean p1-tor0?", "agents", "p1-torO")
 }
 
 // Agents are shown by how long ago they were heard of, so that no snapshot holds.
@@ -153,7 +208,10 @@ func TestFlagsReachTheServer(t *testing.T) {
 	f("/api/v1/drops?class=policy&component=link+a%3Eb&dst=c&dst_port=2&limit=3&src=d&src_port=1", "drops", "--limit", "3", "--class", "policy", "--component", "link a>b", "--src", "d", "--dst", "c", "--src-port", "1", "--dst-port", "2")
 	f("/api/v1/findings?evidence=counts&limit=100", "findings")
 	f("/api/v1/findings?limit=100", "findings", "-o", "json")
+	f("/api/v1/flows?limit=100&sort=rtt&state=open&trouble=true", "flows", "--trouble", "--sort", "rtt", "--state", "open")
+	f("/api/v1/services?host=h&limit=100&port=443&since=-5m&src=10.0.0.0%2F8", "flows", "h", "--services", "--port", "443", "--since", "-5m", "--src", "10.0.0.0/8")
 	f("/api/v1/agents?", "agents")
+	f("/api/v1/agents/a?", "agents", "a")
 	f("/api/v1/reports/a/b?", "reports", "a/b") // escaped on the wire
 }
 
@@ -183,7 +241,7 @@ func TestVerbErrorsSayWhatToDo(t *testing.T) {
 	f("does not speak TLS", "links", "--server", strings.Replace(base, "http://", "https://", 1))
 	f("are for https", "links", "--server", base, "--ca", "ca.pem")
 	f("tls:", "links", "--server", "https://127.0.0.1:1", "--ca", "no-such-file.pem")
-	f("write table, json or csv", "links", "--server", base, "-o", "xml")
+	f("write table, wide, json or csv", "links", "--server", base, "-o", "xml")
 	f("not a time to wait", "links", "--server", base, "--timeout", "0s")
 	f(`--since: "lunch" is no time`, "links", "--server", base, "--since", "lunch")
 	f("reversed or empty", "links", "--server", base, "--since", "-1m", "--until", "-5m")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -242,9 +243,12 @@ type AgentView struct {
 	LastSeen   string            `json:"last_seen,omitempty"`
 	LastSeenNS uint64            `json:"last_seen_ns"`
 	Fresh      bool              `json:"fresh"`
-	Reports    string            `json:"reports,omitempty"`  // what a device tells of as its fuse and settings are
-	BootID     string            `json:"boot_id,omitempty"`  // hexadecimal
-	Revision   uint64            `json:"revision,omitempty"` // of its settings, see "decaf agents config"
+	Reports    string            `json:"reports,omitempty"`    // what a device tells of as its fuse and settings are
+	BootID     string            `json:"boot_id,omitempty"`    // hexadecimal
+	Fuse       string            `json:"fuse,omitempty"`       // what a device's fuse allows of it: full, sampled, counters, off
+	Unreported []string          `json:"unreported,omitempty"` // classes of drops that a device tells nothing of
+	Suppressed map[string]uint64 `json:"suppressed,omitempty"` // a device's drops without an event of their own, by why
+	Revision   uint64            `json:"revision,omitempty"`   // of its settings, see "decaf agents config"
 	Gaps       uint64            `json:"gaps"`
 	Counters   map[string]uint64 `json:"counters"`
 	Error      string            `json:"error,omitempty"`
@@ -285,7 +289,8 @@ type TopoLinkView struct {
 type EndView struct {
 	Node      string `json:"node"`
 	Interface string `json:"interface"`
-	Address   string `json:"address,omitempty"` // CIDR
+	Address   string `json:"address,omitempty"`  // CIDR
+	Address6  string `json:"address6,omitempty"` // of IPv6, beside it
 }
 
 // List is what every list endpoint answers.
@@ -617,7 +622,7 @@ func (v Views) Links(r LinkRanking, rng Range) LinksView {
 // Agent views an agent.
 func (v Views) Agent(a AgentRow) AgentView {
 	out := AgentView{Name: a.Name, Role: a.Role, Version: a.Version, Source: a.Source, Fresh: a.Fresh,
-		Reports: a.Reports, Revision: a.Revision, Gaps: a.Gaps, Counters: map[string]uint64{}, Error: a.Error}
+		Reports: a.Reports, Fuse: a.Fuse, Unreported: slices.Clone(a.Unreported), Suppressed: maps.Clone(a.Suppressed), Revision: a.Revision, Gaps: a.Gaps, Counters: map[string]uint64{}, Error: a.Error}
 	if !a.LastSeen.IsZero() {
 		out.LastSeen, out.LastSeenNS = stamp(a.LastSeen), uint64(a.LastSeen.UnixNano())
 	}
@@ -649,6 +654,9 @@ func (v Views) Topology() TopologyView {
 		e := EndView{Node: i.Node, Interface: i.Name}
 		if i.Addr.IsValid() {
 			e.Address = i.Addr.String()
+		}
+		if i.Addr6.IsValid() {
+			e.Address6 = i.Addr6.String()
 		}
 		return e
 	}

@@ -215,7 +215,8 @@ func (c *Correlator) Agents(context.Context) ([]api.AgentRow, error) {
 		row := api.AgentRow{
 			Name: p.name, Role: p.role, Version: p.version, Source: p.source,
 			Fresh: c.agents.fresh(p.name, now) && p.err == "", BootID: p.boot, Error: p.err,
-			Reports: p.reports(), Revision: p.revision, Gaps: c.engine.store.Gaps(p.name, p.boot), Counters: maps.Clone(p.counters),
+			Reports: p.reports(), Fuse: p.fuse, Unreported: p.unreported, Suppressed: c.engine.store.untold[p.name].byReason(),
+			Revision: p.revision, Gaps: c.engine.store.Gaps(p.name, p.boot), Counters: maps.Clone(p.counters),
 		}
 		// What a spool merged was not lost, only its number.
 		row.Gaps -= min(row.Gaps, row.Counters[counterMerged])

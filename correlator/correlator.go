@@ -56,11 +56,14 @@ type Correlator struct {
 	mu      sync.Mutex // guards all below; held for computing only, never over I/O
 	engine  *Engine
 	agents  *agents
+	surveys *surveys
 	reports map[string]*decafpb.FaultReport
 	order   []string // ids of reports, oldest first
 	unread  bool     // evidence of before the start is still coming
 	newest  int64    // latest time seen in evidence, ns
 	heard   time.Time
+	stepped int64 // when the engine stepped last, ns
+	seen    int64 // up to when it is written that evidence was looked at, ns
 	store   buckets
 
 	saves saver
@@ -70,6 +73,8 @@ type Correlator struct {
 // buckets are open once Run has reached the bus.
 type buckets struct {
 	reports, findings jetstream.KeyValue
+	surveys           jetstream.KeyValue // of BucketTopology
+	leases            jetstream.KeyValue
 }
 
 // New makes a correlator that does nothing until Run; the error is a method that
@@ -86,7 +91,7 @@ func New(cfg Config, deps Deps) (*Correlator, error) {
 	}
 	c := &Correlator{
 		cfg: cfg, conn: deps.Conn, log: deps.Log, now: deps.Now,
-		agents: newAgents(), reports: make(map[string]*decafpb.FaultReport), unread: true,
+		agents: newAgents(), surveys: newSurveys(), reports: make(map[string]*decafpb.FaultReport), unread: true,
 	}
 	m, err := NewMethod(cfg.Method, cfg.Engine, cfg.Topology)
 	if err != nil {
@@ -155,6 +160,11 @@ func (c *Correlator) Run(ctx context.Context) error {
 		}
 	}
 	wg.Wait()
+	c.mu.Lock()
+	if c.stepped != 0 {
+		c.noteSeen(c.stepped, true)
+	}
+	c.mu.Unlock()
 	stopSaving() // it makes one last round
 	saver.Wait()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -172,6 +182,23 @@ func (c *Correlator) restore(ctx context.Context) error {
 	}
 	if b.reports, err = c.conn.KV(bus.BucketReports); err != nil {
 		return fmt.Errorf("correlator: reports: %w", err)
+	}
+	if b.leases, err = c.conn.KV(bus.BucketLeases); err != nil {
+		return fmt.Errorf("correlator: leases: %w", err)
+	}
+	if err := c.unseen(ctx, b.leases); err != nil {
+		return err
+	}
+	if b.surveys, err = c.conn.KV(bus.BucketTopology); err != nil {
+		return fmt.Errorf("correlator: surveys: %w", err)
+	}
+	var surveys []*decafpb.Survey
+	if err := each(ctx, b.surveys, c.log, func() proto.Message {
+		s := &decafpb.Survey{}
+		surveys = append(surveys, s)
+		return s
+	}); err != nil {
+		return fmt.Errorf("correlator: read surveys: %w", err)
 	}
 	var findings []*decafpb.Finding
 	if err := each(ctx, b.findings, c.log, func() proto.Message {
@@ -203,6 +230,9 @@ func (c *Correlator) restore(ctx context.Context) error {
 		if r.GetId() != "" {
 			c.hold(r)
 		}
+	}
+	for _, s := range surveys {
+		c.surveys.add(s, c.cfg.Topology)
 	}
 	c.store = b
 	return nil
@@ -246,6 +276,11 @@ func (c *Correlator) take(b *decafpb.Batch) {
 			c.agents.beat(h, now.UnixNano())
 		}
 		c.newest = max(c.newest, int64(h.GetTimeNs()))
+	}
+	for _, s := range b.GetSurveys() {
+		if c.engine.store.fresh(recordSurvey, s.GetOrigin()) {
+			c.survey(s, now.UnixNano())
+		}
 	}
 	for _, r := range b.GetRetransmits() {
 		c.newest = max(c.newest, int64(r.GetTimeNs()))
@@ -296,6 +331,8 @@ func (c *Correlator) step(start time.Time) {
 		}
 		c.saves.put(saveFinding, f.GetId(), f)
 	}
+	c.stepped = ns
+	c.noteSeen(ns, false)
 	// Reports are answered again each second, until they are final.
 	every := max(1, uint64(time.Second/c.cfg.Step))
 	if c.steps.Add(1)%every == 0 {

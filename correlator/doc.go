@@ -9,6 +9,10 @@
 //   - store.go, flow.go, drop.go, traffic.go: the bounded index of evidence;
 //     suppressed.go, flap.go, hostlog.go: what devices only count, what they say of
 //     routes, and how hosts' connections went
+//   - conntables.go, conntable.go, connpart.go: what hosts tell of each connection and
+//     service, for people to look at (connrows.go); nothing is concluded from it
+//   - learned.go: hosts' surveys of equal-cost paths, and the topology they show;
+//     nothing is concluded from it
 //   - probe.go: our own probes' drops are never evidence
 //   - wire.go: packets as a tunnel or a translation made them look
 //   - losstime.go: when a packet was lost that was sent again
@@ -24,6 +28,7 @@
 //   - fused.go, view.go, network.go: the default, inference from all evidence at
 //     once (package blame), fed with what changed since the last step
 //   - timing.go: when a window's evidence was, in the terms of package blame
+//   - congestion.go: does a queue overflow, or is the link at fault?
 //   - vote.go: 007's votes and Algorithm 1
 //   - rule.go: what a voted link must show before it is named
 //   - device.go: components that devices themselves accuse
@@ -40,6 +45,7 @@
 //   - collector.go: gNMI subscriptions to devices, published onto the bus
 //   - agents.go, witness.go: who has been heard of, and whose silence means something
 //   - saver.go: findings and verdicts into their buckets
+//   - seen.go: how far evidence has been looked at, by this run or the one before
 //   - correlator.go: bus, key-value buckets and the tick
 //   - backend.go: what the API shows
 //   - metrics.go: what /metrics shows
@@ -53,9 +59,11 @@
 // # Congestion
 //
 // Components are named by how much was lost, whatever the times; times then say
-// whether a link loses for a moment, see [blame.Options]. What began lately or has
-// passed is a finding of class no-buffer: it becomes a fault when it goes on, and is
-// resolved soon after it ends.
+// whether a link loses for a moment, see [blame.Options]. Whether that is congestion,
+// a finding of class no-buffer, is told by how the lost packets followed one another,
+// and by devices that would have told of it ([CongestionRule]). Without a sign of either
+// what has passed was congestion, what lasts is a fault, and what has begun just now has
+// no class yet; the decision trace says so.
 //
 // # The topology
 //

@@ -14,6 +14,7 @@ import (
 type EngineConfig struct {
 	Epoch  int64 // length of the live window and of the tumbling epochs
 	Recent int64 // length of its last part that is ranked once more
+	Moment int64 // of the part that is ranked by itself when many flows prove losses there
 	// SettleMin and SettleMax bound how long a retransmit waits before it votes,
 	// so that a device's drop or an undone notice comes first; in between it is
 	// twice the longest recent delay of drop events.
@@ -36,7 +37,7 @@ type EngineConfig struct {
 // DefaultEngineConfig is that of the design.
 func DefaultEngineConfig() EngineConfig {
 	return EngineConfig{
-		Epoch: 30e9, Recent: 8e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9, ProbeHoldMax: 5e9,
+		Epoch: 30e9, Recent: 8e9, Moment: 3e9, SettleMin: 500e6, SettleMax: 2e9, ProbeHold: 1e9, ProbeHoldMax: 5e9,
 		Limits: DefaultStoreLimits(), Rule: DefaultRule(), Fused: DefaultFusedRule(), Device: DefaultDeviceRule(), Host: DefaultHostRule(),
 		Down: DefaultDownRule(), Handshake: DefaultHandshakeRule(),
 		Find: DefaultFindRule(), Report: DefaultReportRule(), Late: DefaultLateRule(),
@@ -204,9 +205,15 @@ func (e *Engine) look(now int64) []*decafpb.Finding {
 	// over does not stand in the light of one that has just begun.
 	// Where nothing stands out there is no light to stand in.
 	if e.method.History() == 0 || len(w.Open) > 0 || len(e.live.likely()) > 0 {
-		recent := e.method.Rank(w.since(now - e.cfg.Recent))
+		recent := e.method.Rank(w.since(now-e.cfg.Recent, viewRecent))
 		recent.besides(e.live)
 		candidates = append(candidates, recent.Candidates...)
+	}
+	// A burst of congestion is lost among the noise of all the window.
+	if e.method.History() > 0 && w.proved(now-e.cfg.Moment) {
+		moment := e.method.Rank(w.since(now-e.cfg.Moment, viewMoment))
+		moment.besides(e.live)
+		candidates = append(candidates, moment.Candidates...)
 	}
 	candidates = append(candidates, e.history(now, named, since, gone)...)
 	candidates = append(candidates, e.shakes.accuse(w)...)

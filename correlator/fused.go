@@ -25,11 +25,13 @@ type FusedRule struct {
 	// Over is how unlikely it must be that a fault known from history loses as
 	// little as it did lately, for it to be over.
 	Over float64
+	// Congestion tells it from faults.
+	Congestion CongestionRule
 }
 
 // DefaultFusedRule is tuned for no false finding.
 func DefaultFusedRule() FusedRule {
-	return FusedRule{Open: 0.9995, Keep: 0.5, Flows: 2, Epochs: 9, Decay: 5, Over: 0.01}
+	return FusedRule{Open: 0.9995, Keep: 0.5, Flows: 2, Epochs: 9, Decay: 5, Over: 0.01, Congestion: DefaultCongestionRule()}
 }
 
 // inference is how it is asked: noise comes in bursts where machines stall.
@@ -69,7 +71,7 @@ func (m Fused) Rank(w *Window) *Ranking {
 		abstained = append(abstained, fmt.Sprintf("there are too many lossy flows: the oldest %d are left out", in.leftOut))
 	}
 	for _, b := range slices.Concat(result.Components, result.Suspects) {
-		r.Candidates = append(r.Candidates, m.candidate(w, in.flows, result.Causes, b))
+		r.Candidates = append(r.Candidates, m.candidate(w, in, result.Causes, b))
 	}
 	m.support(w, r)
 	for i := range r.Candidates {
@@ -103,9 +105,9 @@ func (m Fused) view(k viewKind) *view {
 }
 
 // candidate turns a blamed component into one of ours, without its support.
-func (m Fused) candidate(w *Window, lossy []*Flow, causes []blame.Cause, b blame.Blame) Candidate {
+func (m Fused) candidate(w *Window, in *view, causes []blame.Cause, b blame.Blame) Candidate {
 	var flows []*Flow
-	for i, f := range lossy {
+	for i, f := range in.flows {
 		if causes[i].Component == b.Component {
 			flows = append(flows, f)
 		}
@@ -116,6 +118,11 @@ func (m Fused) candidate(w *Window, lossy []*Flow, causes []blame.Cause, b blame
 	if b.During.Known() {
 		c.during = [2]int64{nanoseconds(b.During.From), nanoseconds(b.During.To)}
 	}
+	sent := b.Evidence.Packets
+	if in.clean.rows == 0 {
+		sent = 0
+	}
+	m.rule.Congestion.judge(w, &c, b, sent)
 	if c.Congested && c.during != [2]int64{} {
 		c.passed = w.Known > c.during[1]+timeStep
 		c.Reasons = append([]string{"congestion " + clockSpan(c.during[0], c.during[1])}, c.Reasons...)

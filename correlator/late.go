@@ -18,6 +18,9 @@ import (
 // step on the clock of the records. What it finds and is not known is found late.
 // The live windows leave out what came late: while it comes, half of the past would
 // name the wrong half of the network.
+//
+// The same is done after a time in which no correlator ran: what came in time then,
+// to be stored, was looked at by nobody. See [Engine.Unseen].
 
 // lateAfter is how old evidence must be when it comes to be late, ns: as long as a
 // finding lives without support ([FindRule.Quiet]), so that none is named in the live
@@ -55,6 +58,7 @@ type lateEvidence struct {
 	since, came int64 // when the first and the last of that came
 	pours       int64 // when a flood of it began; see pouring
 	rested      int64 // when the next look may begin at the earliest
+	unseen      int64 // what was stored from then on, and before the start, nobody has looked at; 0: somebody has
 	look        *lateLook
 	stats       LateStats
 }
@@ -75,6 +79,21 @@ func (s *Store) overdue(at, received, now int64) bool {
 		now = received
 	}
 	return at > 0 && now-at > lateAfter
+}
+
+// unseenSlack is how long before it stopped an engine may have received what it did not
+// name yet, ns.
+const unseenSlack = 10e9
+
+// Unseen tells the engine before its first step that evidence received after this
+// moment has been looked at by no engine, as the last one had stopped: what the live
+// window does not reach is looked at late.
+func (e *Engine) Unseen(since int64) { e.late.unseen = max(1, since-unseenSlack) }
+
+// missed says whether a record of a moment, received before the start as it says, is of
+// those that nobody has looked at and that the live window does not hold for long.
+func (e *Engine) missed(at, received, now int64) bool {
+	return !e.store.started && e.late.unseen != 0 && received >= e.late.unseen && at > 0 && now-at > lateAfter
 }
 
 // lateTold is how old a device's word must be when its collector hears it to be late,
@@ -124,23 +143,27 @@ func (e *Engine) lateBatch(b *decafpb.Batch, now int64) {
 	for _, r := range b.GetRetransmits() {
 		if !r.GetUndone() {
 			at := int64(r.GetTimeNs())
-			e.lateRecord(at, now, e.store.overdue(at, int64(r.GetReceivedNs()), now))
+			received := int64(r.GetReceivedNs())
+			e.lateRecord(at, now, e.store.overdue(at, received, now) || e.missed(at, received, now))
 		}
 	}
 	for _, d := range b.GetDrops() {
 		if !isClass(d.GetClass(), classAnomaly) {
 			at := int64(d.GetTimeNs())
-			e.lateRecord(at, now, e.store.overdueTold(at, int64(d.GetReceivedNs()), now))
+			received := int64(d.GetReceivedNs())
+			e.lateRecord(at, now, e.store.overdueTold(at, received, now) || e.missed(at, received, now))
 		}
 	}
 	for _, a := range b.GetAggregates() {
 		at := int64(a.GetEndNs())
-		e.lateRecord(at, now, e.store.overdueTold(at, int64(a.GetReceivedNs()), now))
+		received := int64(a.GetReceivedNs())
+		e.lateRecord(at, now, e.store.overdueTold(at, received, now) || e.missed(at, received, now))
 	}
 	for _, r := range b.GetFlows() {
 		if r.GetResetsReceived() > 0 || r.GetZeroWindowNs() > 0 || r.GetTerminatedFlows() > 0 {
 			at := int64(r.GetEndNs())
-			e.lateRecord(at, now, e.store.overdue(at, int64(r.GetReceivedNs()), now))
+			received := int64(r.GetReceivedNs())
+			e.lateRecord(at, now, e.store.overdue(at, received, now) || e.missed(at, received, now))
 		}
 	}
 }

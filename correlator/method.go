@@ -97,6 +97,33 @@ func (r *Ranking) likely() []Candidate {
 	return slices.DeleteFunc(slices.Clone(r.Candidates), func(c Candidate) bool { return c.Probability < 0.5 })
 }
 
+// momentFlows is how many flows must prove that they lost packets, for a moment to be
+// told from noise that comes in bursts, as when a machine stalls: that is of timeouts.
+const momentFlows = 4
+
+// proved says whether so many flows prove losses of their own, from several hosts to
+// several.
+func (c *Candidate) proved() bool {
+	n := 0
+	src, dst := make(map[string]bool), make(map[string]bool)
+	for _, f := range c.own {
+		if f.Proof() {
+			n++
+			src[f.Src], dst[f.Dst] = true, true
+		}
+	}
+	return n >= momentFlows && (len(src) > 1 || len(dst) > 1)
+}
+
+// proved says whether there are so many flows at all since a time.
+func (w *Window) proved(since int64) bool {
+	n := 0
+	for _, f := range w.Flows {
+		n += btoi(f.Last >= since && f.Proof())
+	}
+	return n >= momentFlows
+}
+
 // besides takes over what a longer look says of the candidates of a short one:
 // whether a component loses packets for a moment only, and whether it loses any. The
 // short look is for what stands in the light of others there; where the longer one
@@ -105,7 +132,7 @@ func (r *Ranking) besides(longer *Ranking) {
 	likely := longer.likely()
 	for i := range r.Candidates {
 		c := &r.Candidates[i]
-		if c.Opens && len(likely) == 0 && c.Probability > 0 {
+		if c.Opens && len(likely) == 0 && c.Probability > 0 && !c.proved() {
 			c.Opens, c.Doubt = false, "in the window as a whole it does not stand out"
 		}
 		for _, l := range likely {

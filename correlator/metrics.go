@@ -38,6 +38,9 @@ func (c *Correlator) RegisterMetrics(set *metrics.Set) {
 			{`decaf_evicted_total{what="connections"}`, s.EvictedConnections},
 			{"decaf_connection_records_total", s.Connections},
 			{"decaf_flow_records_unused_total", s.FlowsOther},
+			{"decaf_table_records_total", s.Table.records + s.Services.records},
+			{`decaf_evicted_total{what="table_connections"}`, s.Table.forgotten},
+			{`decaf_evicted_total{what="table_services"}`, s.Services.forgotten},
 			{"decaf_late_records_total", s.Late.Records},
 			{"decaf_late_records_too_old_total", s.Late.TooOld},
 			{"decaf_late_looks_total", s.Late.Looks},
@@ -50,6 +53,8 @@ func (c *Correlator) RegisterMetrics(set *metrics.Set) {
 		metrics.WriteGaugeUint64(w, "decaf_lossy_flows_held", uint64(s.Flows))
 		metrics.WriteGaugeUint64(w, "decaf_drops_held", uint64(s.DropsHeld))
 		metrics.WriteGaugeUint64(w, "decaf_traffic_rows_held", uint64(s.TrafficHeld))
+		metrics.WriteGaugeUint64(w, "decaf_table_connections_held", uint64(s.Table.held))
+		metrics.WriteGaugeUint64(w, "decaf_table_bytes", uint64(s.Table.heldBytes+s.Services.heldBytes))
 		metrics.WriteGaugeUint64(w, "decaf_findings_open", uint64(c.openFindings()))
 	})
 }

@@ -14,6 +14,8 @@ type saveKind int
 const (
 	saveFinding saveKind = iota
 	saveReport
+	saveSurvey
+	saveSeen // up to when evidence has been looked at
 )
 
 type saveKey struct {
@@ -23,14 +25,14 @@ type saveKey struct {
 
 // saver holds the latest state of what is to be written to the buckets, so
 // that the engine never waits for NATS and a slow NATS costs old states only.
-// It is bounded by the findings and reports held in memory.
+// It is bounded by the findings, reports and surveys held in memory.
 type saver struct {
 	mu      sync.Mutex
 	waiting map[saveKey]proto.Message
 	wake    chan struct{}
 }
 
-// put queues a state; m must not change any more.
+// put queues a state, nil to delete it; m must not change any more.
 func (s *saver) put(kind saveKind, id string, m proto.Message) {
 	s.mu.Lock()
 	if s.waiting == nil {
@@ -108,8 +110,13 @@ func (c *Correlator) saveAll(ctx context.Context, failed *bool) bool {
 	ok := true
 	for k, m := range c.saves.takeAll() {
 		kv := b.findings
-		if k.kind == saveReport {
+		switch k.kind {
+		case saveReport:
 			kv = b.reports
+		case saveSurvey:
+			kv = b.surveys
+		case saveSeen:
+			kv = b.leases
 		}
 		if !ok { // NATS is away: do not wait for each
 			c.saves.giveBack(k, m)
@@ -119,7 +126,7 @@ func (c *Correlator) saveAll(ctx context.Context, failed *bool) bool {
 			ok = false
 			c.saves.giveBack(k, m)
 			if !*failed {
-				c.log.Warn("a finding or verdict is not stored yet; will try again", "id", k.id, "err", err)
+				c.log.Warn("a finding, verdict, survey or how far evidence was looked at is not stored yet; will try again", "id", k.id, "err", err)
 			}
 		}
 	}
@@ -127,14 +134,18 @@ func (c *Correlator) saveAll(ctx context.Context, failed *bool) bool {
 	return ok
 }
 
-// write stores a record; on return without error it is on disk.
+// write stores a record, or deletes what is stored of it where m is nil; on return
+// without error that is on disk.
 func write(ctx context.Context, kv jetstream.KeyValue, id string, m proto.Message) error {
+	ctx, cancel := context.WithTimeout(ctx, saveLimit)
+	defer cancel()
+	if m == nil {
+		return kv.Purge(ctx, id)
+	}
 	data, err := proto.Marshal(m)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, saveLimit)
-	defer cancel()
 	_, err = kv.Put(ctx, id, data)
 	return err
 }

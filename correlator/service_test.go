@@ -38,6 +38,7 @@ type bench struct {
 	hosts  map[string]*bus.Publisher
 	state  atomic.Pointer[yang.AgentState] // of the device's agent
 	config func(*Config)                   // changes the default
+	now    func() time.Time                // nil: the system's clock
 }
 
 const instrumented = "t2-0"
@@ -111,7 +112,7 @@ func (b *bench) start() (*Correlator, func()) {
 	cfg := DefaultConfig()
 	cfg.Topology = b.topo
 	b.config(&cfg)
-	c, err := New(cfg, Deps{Conn: b.conn, Log: quiet()})
+	c, err := New(cfg, Deps{Conn: b.conn, Log: quiet(), Now: b.now})
 	must(b.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

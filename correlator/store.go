@@ -21,12 +21,15 @@ type StoreLimits struct {
 	// looked at.
 	Connections     int
 	KeepConnections int64
+	// TableBytes bounds what is kept of connections and services for people to look
+	// at, of which a quarter is for services; 0 keeps nothing.
+	TableBytes int
 }
 
-// DefaultStoreLimits keep 20 minutes, and at most about 200 MB.
+// DefaultStoreLimits keep 20 minutes, and at most about 264 MB.
 func DefaultStoreLimits() StoreLimits {
 	return StoreLimits{Retention: 20 * 60e9, Flows: 50_000, Drops: 100_000, Streams: 20_000, PerTuple: 256, Traffic: 1 << 20,
-		Connections: 1 << 19, KeepConnections: 60e9}
+		Connections: 1 << 19, KeepConnections: 60e9, TableBytes: 64 << 20}
 }
 
 // StoreStats count what came in and what was left out.
@@ -49,7 +52,8 @@ type StoreStats struct {
 	EvictedFlaps               uint64
 	Connections                uint64 // flow records that say how connections went
 	EvictedConnections         uint64
-	FlowsOther                 uint64 // flow records that are neither, or of hosts outside: not used
+	FlowsOther                 uint64         // flow records that are neither, or of hosts outside: not used
+	Table, Services            connTableStats // what hosts tell of connections and of services
 	Late                       LateStats
 	Flows, DropsHeld           int
 	TrafficHeld                int
@@ -75,7 +79,9 @@ type Store struct {
 
 	traffic  trafficLog
 	conns    connLog
-	flapping []flap // by arrival
+	told     connTables
+	untold   map[string]untold // by device
+	flapping []flap            // by arrival
 
 	started bool // its engine has taken a step: what comes is not of before the start
 	// connsFrom is from when on records of connections are still needed, though they
@@ -112,6 +118,8 @@ func NewStore(t *topology.Topology, l StoreLimits) *Store {
 		word:      make(map[string]int64),
 		traffic:   newTrafficLog(t, l.Traffic),
 		conns:     connLog{limit: l.Connections},
+		told:      newConnTables(l),
+		untold:    make(map[string]untold),
 	}
 }
 
@@ -119,6 +127,7 @@ func NewStore(t *topology.Topology, l StoreLimits) *Store {
 func (s *Store) Stats() StoreStats {
 	st := s.stats
 	st.Flows, st.DropsHeld, st.TrafficHeld = len(s.order), len(s.drops), len(s.traffic.rows)
+	st.Table, st.Services = s.told.single.statistics(), s.told.services.statistics()
 	return st
 }
 
@@ -151,7 +160,7 @@ func (s *Store) fresh(record string, o *decafpb.Origin) bool {
 // Gaps counts the records of a producer's boot that were sent and never came.
 func (s *Store) Gaps(producer string, boot uint64) uint64 {
 	var n uint64
-	for _, record := range [...]string{recordDrop, recordRetransmit, recordHeartbeat, recordTraffic, recordAggregate, recordRoute} {
+	for _, record := range [...]string{recordDrop, recordRetransmit, recordHeartbeat, recordTraffic, recordAggregate, recordRoute, recordSurvey} {
 		if q := s.streams[stream{producer, boot, record}]; q != nil {
 			n += q.missing()
 		}
@@ -167,6 +176,7 @@ const (
 	recordTraffic    = "flow"
 	recordAggregate  = "aggregate"
 	recordRoute      = "route"
+	recordSurvey     = "survey"
 )
 
 // AddRetransmit takes a host's record; now is when it was received.
@@ -385,6 +395,7 @@ func (s *Store) Prune(now int64) {
 		keep = min(keep, max(s.connsFrom-s.limits.KeepConnections, old))
 	}
 	s.conns.prune(keep)
+	s.told.prune(old)
 	n, over := 0, len(s.order)-s.limits.Flows
 	for n < len(s.order) && (s.order[n].Last < old || n < over) {
 		f := s.order[n]

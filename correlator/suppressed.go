@@ -9,6 +9,35 @@ import (
 // drops that a device counted and did not tell of one by one.
 const sourceAggregate = "aggregate"
 
+// untold counts the drops of a device that had no event of their own, by why: see
+// [decafpb.LossAggregate].
+type untold struct{ threshold, fuse, queue, filter, duplicate uint64 }
+
+func (u untold) plus(a *decafpb.LossAggregate) untold {
+	return untold{
+		u.threshold + a.GetSuppressedThreshold(), u.fuse + a.GetSuppressedFuse(), u.queue + a.GetSuppressedQueue(),
+		u.filter + a.GetSuppressedFilter(), u.duplicate + a.GetSuppressedDuplicate(),
+	}
+}
+
+// byReason gives those that are not zero, nil if all are.
+func (u untold) byReason() map[string]uint64 {
+	var out map[string]uint64
+	for _, n := range [...]struct {
+		name string
+		n    uint64
+	}{{"threshold", u.threshold}, {"fuse", u.fuse}, {"queue", u.queue}, {"filter", u.filter}, {"duplicate", u.duplicate}} {
+		if n.n == 0 {
+			continue
+		}
+		if out == nil {
+			out = make(map[string]uint64)
+		}
+		out[n.name] = n.n
+	}
+	return out
+}
+
 // AddAggregate takes a device's count of drops; now is when it was received. Drops
 // that had an event each are evidence already. Those that had none, because the
 // class was above its threshold, the agent's fuse had blown, its queue was full or
@@ -30,6 +59,7 @@ func (s *Store) AddAggregate(a *decafpb.LossAggregate, now int64) {
 	if a.GetPackets() > 0 {
 		s.heard(device, int64(a.GetStartNs()))
 	}
+	s.untold[device] = s.untold[device].plus(a)
 	untold := a.GetSuppressedThreshold() + a.GetSuppressedFuse() + a.GetSuppressedQueue() + a.GetSuppressedFilter()
 	// Whose TTL ran out is a trace, most often, and which ones were is not said.
 	if untold == 0 || isClass(a.GetClass(), classTTL) || isClass(a.GetClass(), classAnomaly) {

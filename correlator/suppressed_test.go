@@ -1,6 +1,7 @@
 package correlator
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -194,5 +195,26 @@ func TestRouteFlapsAreReasons(t *testing.T) {
 	}
 	if len(s.flapping) > maxFlaps || s.Stats().EvictedFlaps == 0 {
 		t.Errorf("%d flaps held", len(s.flapping))
+	}
+}
+
+// Drops without an event of their own are counted by device and by why.
+func TestUntoldByReason(t *testing.T) {
+	t.Parallel()
+	s := NewStore(smallClos(t), DefaultStoreLimits())
+	for i, a := range []*decafpb.LossAggregate{
+		{SuppressedThreshold: 5, SuppressedFuse: 2},
+		{SuppressedThreshold: 1, SuppressedQueue: 3, SuppressedFilter: 4, SuppressedDuplicate: 9},
+	} {
+		a.Origin = &decafpb.Origin{Producer: "t2-0", BootId: 1, Seq: uint64(i + 1)}
+		a.StartNs, a.EndNs, a.Class, a.Packets = uint64(100*second), uint64(101*second), "no-buffer", 30
+		s.AddAggregate(a, 101*second)
+		s.AddAggregate(a, 102*second) // again
+	}
+	if got, want := s.untold["t2-0"].byReason(), map[string]uint64{"threshold": 6, "fuse": 2, "queue": 3, "filter": 4, "duplicate": 9}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := s.untold["t2-1"].byReason(); got != nil {
+		t.Errorf("of a device that told nothing: %v", got)
 	}
 }

@@ -57,7 +57,8 @@ func (l *trafficLog) known(name string) int32 {
 
 // AddFlow takes a host's flow record; now is when it was received. Rows of
 // loss-free counts per destination host say how busy the links are; all records
-// of connections that a host opened say how they went.
+// of connections that a host opened say how they went. Those of connections, to
+// hosts outside too, are kept to be looked at.
 func (s *Store) AddFlow(r *decafpb.FlowRecord, now int64) {
 	if !s.fresh(recordTraffic, r.GetOrigin()) {
 		return
@@ -67,6 +68,9 @@ func (s *Store) AddFlow(r *decafpb.FlowRecord, now int64) {
 	if err != nil || r.GetEndNs() < r.GetStartNs() || int64(r.GetEndNs()) > now+latestRow {
 		s.stats.Invalid++
 		return
+	}
+	if host := s.traffic.known(r.GetOrigin().GetProducer()); host >= 0 {
+		s.told.add(host, tuple, r)
 	}
 	src, okSrc := s.topo.HostAt(tuple.Src.Addr())
 	dst, okDst := s.topo.HostAt(tuple.Dst.Addr())

@@ -20,6 +20,7 @@ const (
 	viewOnce   viewKind = iota // looked at once
 	viewLive                   // the live window
 	viewRecent                 // its last part
+	viewMoment                 // the last part of that
 	viewPast                   // with the epochs before it
 )
 

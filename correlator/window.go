@@ -46,9 +46,9 @@ type Window struct {
 }
 
 // since gives the part of the window's vote that begins at start.
-func (w *Window) since(start int64) *Window {
+func (w *Window) since(start int64, kind viewKind) *Window {
 	part := *w
-	part.kind = viewRecent
+	part.kind = kind
 	part.Start = max(start, w.Start)
 	part.Current = part.Start
 	out := func(f *Flow) bool { return !f.overlaps(part.Start, part.End) }

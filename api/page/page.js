@@ -28,7 +28,7 @@ function swap(fresh) {
 async function refresh() {
   // The page of a POST that was refused holds the form's error and input; its
   // live parts are the overview's.
-  const where = location.pathname === "/reports" ? "/" : location.pathname;
+  const where = location.pathname === "/reports" ? "/" : location.pathname + location.search;
   try {
     const answer = await fetch(where, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(10000) });
     if (!answer.ok) throw new Error(answer.statusText);

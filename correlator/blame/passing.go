@@ -422,7 +422,7 @@ func (e *engine) tellPeriod(f *fault, b *Blame) {
 	young := !p.passing && p.To >= e.clock.To && p.length() <= passes[len(passes)-1]
 	switch {
 	case e.o.DateLast && young && share <= congestedMost:
-		b.Trace = append(b.Trace, fmt.Sprintf("its losses began %.1f s ago, %s of the packets since: a queue that overflows, unless they go on", p.length(), percent(share)))
+		b.Trace = append(b.Trace, fmt.Sprintf("its losses began %.1f s ago, %s of the packets since: as of a queue that overflows, or a fault", p.length(), percent(share)))
 		if b.Class == "" {
 			b.Class = congestion
 		}

@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +12,7 @@ import (
 
 // Command gives `decaf serve`.
 func Command() *cobra.Command {
+	var running atomic.Pointer[Service]
 	return service.Daemon[Config]{
 		Load: LoadConfig,
 		Log:  func(c Config) service.LogConfig { return c.Log },
@@ -18,11 +20,13 @@ func Command() *cobra.Command {
 			_, err := New(c, log) // loads the topology
 			return err
 		},
+		Needs: func(c Config) service.Needs { return needs(c, running.Load()) },
 		Serve: func(ctx context.Context, c Config, log *slog.Logger) error {
 			s, err := New(c, log)
 			if err != nil {
 				return err
 			}
+			running.Store(s)
 			return s.Run(ctx)
 		},
 	}.Attach(&cobra.Command{
