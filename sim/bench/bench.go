@@ -2,37 +2,56 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
-
-// A Result is one measured figure.
-type Result struct {
-	Metric string  `json:"metric"` // as scripts know it: "event_latency_p99_ms"
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	// What was measured, in a few words, for people; not part of the JSON.
-	What string `json:"-"`
-}
 
 // Options of a run.
 type Options struct {
 	Duration time.Duration // of one measurement, of which a benchmark makes several
 	Pairs    int           // measurements without and with the agent, in turn
+	Flood    time.Duration // of the device benchmark's long flood
+	Churn    time.Duration // of the host benchmark's connections that come and go
 	Log      func(format string, args ...any)
+}
+
+// defaultOptions are the options of a command without flags.
+func defaultOptions() Options {
+	return Options{Duration: time.Second, Pairs: 30, Flood: 2 * time.Minute, Churn: 30 * time.Second}
+}
+
+// leastDuration is the shortest that a measurement may be: a few of the clock's
+// ticks, by which the kernel counts processor time.
+const leastDuration = 50 * time.Millisecond
+
+func (o Options) validate() error {
+	var errs []error
+	for _, d := range []struct {
+		flag string
+		time.Duration
+	}{{"duration", o.Duration}, {"flood", o.Flood}, {"churn", o.Churn}} {
+		if d.Duration < leastDuration {
+			errs = append(errs, fmt.Errorf("--%s %v: too short to measure anything: give at least %v", d.flag, d.Duration, leastDuration))
+		}
+	}
+	if o.Pairs < 1 {
+		errs = append(errs, fmt.Errorf("--pairs %d: nothing to compare: give at least 1", o.Pairs))
+	}
+	return errors.Join(errs...)
 }
 
 // A bench is one benchmark. What run measured before it failed is printed too.
 type bench struct {
 	name, short, long string
+	flags             func(*pflag.FlagSet, *Options) // of its own, if any
 	run               func(ctx context.Context, o Options) ([]Result, error)
 }
 
@@ -50,7 +69,8 @@ func Command() *cobra.Command {
 		Short: "Measure the agents on the kernel fabric, off and on in turn",
 		Long: `Measure what the agents see, how soon, and what they cost the machine they run on,
 on network namespaces with real traffic. Agent off and on take turns within one
-run. Needs root on Linux. Progress goes to stderr, figures to stdout.`,
+run. Needs root on Linux. Progress goes to stderr, figures to stdout; a figure that
+could not be had is left out, and stderr says why.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -62,12 +82,15 @@ run. Needs root on Linux. Progress goes to stderr, figures to stdout.`,
 }
 
 func (b bench) command() *cobra.Command {
-	o := Options{Duration: time.Second, Pairs: 30}
+	o := defaultOptions()
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: b.name, Short: b.short, Long: b.long,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.validate(); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			start := time.Now()
@@ -75,30 +98,24 @@ func (b bench) command() *cobra.Command {
 				fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 			}
 			results, err := b.run(ctx, o)
-			if printed := b.print(cmd.OutOrStdout(), results, asJSON); err == nil {
-				err = printed
+			if asJSON {
+				return errors.Join(err, printJSON(cmd.OutOrStdout(), b.name, results))
 			}
-			return err
+			return errors.Join(err, printTable(cmd.OutOrStdout(), results))
 		},
 	}
 	cmd.Flags().DurationVar(&o.Duration, "duration", o.Duration, "of one measurement")
 	cmd.Flags().IntVar(&o.Pairs, "pairs", o.Pairs, "measurements without and with the agent, in turn")
+	if b.flags != nil {
+		b.flags(cmd.Flags(), &o)
+	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func (b bench) print(w io.Writer, results []Result, asJSON bool) error {
-	if asJSON {
-		out := json.NewEncoder(w)
-		out.SetIndent("", "  ")
-		return out.Encode(struct {
-			Bench   string   `json:"bench"`
-			Results []Result `json:"results"`
-		}{b.name, results})
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, r := range results {
-		fmt.Fprintf(t, "%s\t%.4g\t%s\t%s\n", r.Metric, r.Value, r.Unit, r.What)
-	}
-	return t.Flush()
+// program makes a command of this program with other arguments, which end with
+// ctx. A test has another.
+var program = func(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	exe, err := os.Executable()
+	return exec.CommandContext(ctx, exe, args...), err
 }

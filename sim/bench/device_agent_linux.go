@@ -1,22 +1,15 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
-	"github.com/vishvananda/netns"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -27,21 +20,11 @@ import (
 	"decaf/api/service"
 )
 
-// deviceCommand makes `decaf device` with a configuration file. A test has
-// another.
-var deviceCommand = func(config string) (*exec.Cmd, error) {
-	exe, err := os.Executable()
-	return exec.Command(exe, "device", "--config", config), err
-}
-
 // deviceAgent is a process of `decaf device` in r, and a client of it.
 type deviceAgent struct {
 	*deviceClient
-	cmd  *exec.Cmd
-	out  bytes.Buffer
-	done chan error
-	end  chan struct{} // ends the thread that the process hangs on
-	dir  string
+	*process
+	dir string
 	// dial makes another client, with a connection of its own.
 	dial func(...grpc.DialOption) (*deviceClient, error)
 }
@@ -62,7 +45,7 @@ func (n *router) startDevice(ctx context.Context, config string) (*deviceAgent, 
 
 // startOver is startDevice over plain text or mutual TLS.
 func (n *router) startOver(ctx context.Context, config string, secure bool) (_ *deviceAgent, err error) {
-	a := &deviceAgent{done: make(chan error, 1), end: make(chan struct{})}
+	a := &deviceAgent{}
 	if a.dir, err = os.MkdirTemp("", "decaf-bench-"); err != nil {
 		return nil, err
 	}
@@ -84,27 +67,9 @@ func (n *router) startOver(ctx context.Context, config string, secure bool) (_ *
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	cmd, err := deviceCommand(file)
-	if err != nil {
+	if a.process, err = n.r.start(nil, "device", "--config", file); err != nil {
 		return nil, err
 	}
-	cmd.Stdout, cmd.Stderr = &a.out, &a.out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the death signal is of this thread
-		err := netns.Set(n.r.ns)
-		if err == nil {
-			err = cmd.Start()
-		}
-		started <- err
-		<-a.end
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start the agent: %w", err)
-	}
-	a.cmd = cmd
-	go func() { a.done <- cmd.Wait() }()
 	a.dial = func(more ...grpc.DialOption) (*deviceClient, error) {
 		conn, err := grpc.NewClient("passthrough:///"+agentPort, append(more,
 			grpc.WithTransportCredentials(creds),
@@ -117,25 +82,10 @@ func (n *router) startOver(ctx context.Context, config string, secure bool) (_ *
 	if a.deviceClient, err = a.dial(); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		ask, cancel := context.WithTimeout(ctx, time.Second)
-		_, err := gnmipb.NewGNMIClient(a.conn).Capabilities(ask, &gnmipb.CapabilityRequest{}, grpc.WaitForReady(true))
-		cancel()
-		if err == nil {
-			return a, nil
-		}
-		select {
-		case died := <-a.done:
-			a.done <- died
-			return nil, fmt.Errorf("the agent ended at once (%v); it said: %s", died, a.out.String())
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		default:
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("the agent does not serve: %w; it said: %s", err, a.out.String())
-		}
-	}
+	return a, a.serves(ctx, func(ctx context.Context) error {
+		_, err := gnmipb.NewGNMIClient(a.conn).Capabilities(ctx, &gnmipb.CapabilityRequest{}, grpc.WaitForReady(true))
+		return err
+	})
 }
 
 // mutual makes, in a directory, what an agent and its client show to each other.
@@ -167,48 +117,10 @@ func (a *deviceAgent) stop() {
 	if a.deviceClient != nil {
 		a.close()
 	}
-	if a.cmd != nil {
-		a.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-a.done:
-		case <-time.After(10 * time.Second):
-			a.cmd.Process.Kill()
-			<-a.done
-		}
+	if a.process != nil {
+		a.process.stop()
 	}
-	close(a.end)
 	os.RemoveAll(a.dir)
-}
-
-// cpu is the processor time that the agent took so far, by the clock tick.
-func (a *deviceAgent) cpu() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, ok := strings.Cut(string(b), ") ") // the name may have anything in it
-	f := strings.Fields(rest)
-	if !ok || len(f) < 13 {
-		return 0, fmt.Errorf("read the agent's processor time: %q", b)
-	}
-	user, err1 := strconv.ParseUint(f[11], 10, 64)
-	system, err2 := strconv.ParseUint(f[12], 10, 64)
-	return time.Duration(user+system) * (time.Second / 100), errors.Join(err1, err2) // USER_HZ
-}
-
-// resident is the agent's resident memory in bytes.
-func (a *deviceAgent) resident() (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
-			kB, err := strconv.ParseFloat(f[1], 64)
-			return kB * 1024, err
-		}
-	}
-	return 0, errors.New("read the agent's memory: no VmRSS")
 }
 
 func lossPath(under string) *gnmipb.SubscriptionList {

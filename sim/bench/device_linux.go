@@ -32,15 +32,15 @@ const mostFlood = 300_000
 // deviceRun is one run of the device benchmark.
 type deviceRun struct {
 	Options
+	figures
 	*router
-	results        []Result
 	forward, flood *blaster
 	most           struct{ forward, drops float64 } // a second, without an agent
 }
 
 // newDeviceRun builds what the benchmark runs on.
 func newDeviceRun(o Options) (_ *deviceRun, err error) {
-	b := &deviceRun{Options: o}
+	b := &deviceRun{Options: o, figures: figures{log: o.Log}}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -74,34 +74,26 @@ func runDevice(ctx context.Context, o Options) ([]Result, error) {
 		return nil, err
 	}
 	defer b.close()
-	for _, part := range []struct {
-		what string
-		run  func(context.Context) error
-	}{
-		{"what the machine can do", b.limits},
-		{"a flood, agent off and on in turn", b.pairs},
-		{"what a drop costs in the kernel", b.kernelCost},
-		{"forwarding beside drops", b.sweep},
-		{"events of a quiet device", b.quiet},
-		{"events of a quiet class under a flood", b.quietClass},
-		{"events to many subscribers", b.fanOut},
-		{"a subscriber that never reads", b.slowReader},
-		{"flows of a flood", b.topFlows},
-		{"sFlow", b.sflow},
-	} {
-		o.Log("%s", part.what)
-		if err := part.run(ctx); err != nil {
-			return b.results, fmt.Errorf("%s: %w", part.what, err)
-		}
-		if err := ctx.Err(); err != nil {
-			return b.results, err
-		}
+	// Agents are started and stopped within a second or so.
+	d, n := o.Duration, time.Duration(o.Pairs)
+	single := time.Duration(b.samples())*singleGap + 2*time.Second
+	// What all others go by.
+	if err := b.play(ctx, []part{{"what the machine can do", 6 * d, b.limits}}); err != nil {
+		return b.results, err
 	}
-	return b.results, nil
-}
-
-func (b *deviceRun) result(metric string, value float64, unit, what string) {
-	b.results = append(b.results, Result{Metric: metric, Value: value, Unit: unit, What: what})
+	err = b.play(ctx, []part{
+		{"a flood, agent off and on in turn", n * (4*d + 2*time.Second), b.pairs},
+		{"a long flood on one agent", o.Flood + 2*time.Second, b.memory},
+		{"what a drop costs in the kernel", 18*d + 20*time.Second, b.kernelCost},
+		{"forwarding beside drops", min(n, 3) * (16*d + 8*time.Second), b.sweep},
+		{"events of a quiet device", single, b.quiet},
+		{"events of a quiet class under a flood", single, b.quietClass},
+		{"events to many subscribers", 18 * (d + 2*time.Second), b.fanOut},
+		{"a subscriber that never reads", d + 12*time.Second, b.slowReader},
+		{"flows of a flood", 3*d + 4*time.Second, b.topFlows},
+		{"sFlow", d, b.sflow},
+	})
+	return b.results, err
 }
 
 // traffic is what went through r in some time.
@@ -113,14 +105,19 @@ type traffic struct {
 // none is a rate of no packets; 0 is as many as there can be.
 const none = -1
 
-// drive sends both streams at once, at so many packets a second.
-func (b *deviceRun) drive(ctx context.Context, forward, flood float64) (t traffic, err error) {
+// drive sends both streams at once, at so many packets a second, for as long as
+// one measurement.
+func (b *deviceRun) drive(ctx context.Context, forward, flood float64) (traffic, error) {
+	return b.driveFor(ctx, b.Duration, forward, flood)
+}
+
+func (b *deviceRun) driveFor(ctx context.Context, d time.Duration, forward, flood float64) (t traffic, err error) {
 	before, err := b.arrived()
 	if err != nil {
 		return t, err
 	}
 	begin := time.Now()
-	run, cancel := context.WithTimeout(ctx, b.Duration)
+	run, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var group errgroup.Group
 	for _, s := range []struct {
@@ -176,7 +173,7 @@ func (b *deviceRun) floodRate() float64 { return min(mostFlood, b.most.drops/2) 
 // pairs compares agent off with on under the flood, in turn.
 func (b *deviceRun) pairs(ctx context.Context) error {
 	var lost, drops []float64 // percentage points more with the agent
-	var cpu, seconds, first, last float64
+	var cpu, seconds float64
 	for i := range b.Pairs {
 		var share [2]float64
 		for turn := range 2 {
@@ -193,9 +190,7 @@ func (b *deviceRun) pairs(ctx context.Context) error {
 			// first drops have events.
 			t, err := b.drive(ctx, b.most.forward/2, b.floodRate())
 			if on && err == nil {
-				if before, err = a.cpu(); err == nil && first == 0 {
-					first, err = a.resident()
-				}
+				before, err = a.cpu()
 			}
 			if err == nil {
 				t, err = b.drive(ctx, b.most.forward/2, b.floodRate())
@@ -204,13 +199,11 @@ func (b *deviceRun) pairs(ctx context.Context) error {
 			if on {
 				side = 1
 				after, errCPU := a.cpu()
-				rss, errRSS := a.resident()
-				last = max(last, rss)
 				cpu += (after - before).Seconds()
 				seconds += t.seconds
 				drops = append(drops, t.dropped/t.seconds)
 				a.stop()
-				err = errors.Join(err, errCPU, errRSS)
+				err = errors.Join(err, errCPU)
 			}
 			if err != nil {
 				return err
@@ -220,13 +213,11 @@ func (b *deviceRun) pairs(ctx context.Context) error {
 		lost = append(lost, share[0]-share[1])
 		b.Log("pair %d of %d: %.2f %% delivered without, %.2f %% with the agent", i+1, b.Pairs, share[0], share[1])
 	}
-	mean, deviation := meanDeviation(lost)
+	less, ci := meanWithin(lost)
 	b.result("flood_drops_per_s", median(drops), "1/s", "packets dropped in these runs, agent on")
-	b.result("flood_forwarding_loss_pct", mean, "%", fmt.Sprintf("delivered of offered packets, less with the agent: mean of %d pairs", b.Pairs))
-	b.result("flood_forwarding_loss_ci_pct", 1.96*deviation/math.Sqrt(float64(len(lost))), "%", "either way, 95 % confidence")
+	b.result("flood_forwarding_loss_pct", less, "%", fmt.Sprintf("delivered of offered packets, less with the agent: mean of %d pairs", b.Pairs))
+	b.result("flood_forwarding_loss_ci_pct", ci, "%", "either way, 95 % confidence")
 	b.result("flood_agent_cpu_pct", 100*cpu/seconds, "% of a core", "the agent's process, outside the kernel program")
-	b.result("flood_agent_rss_mb", last/1e6, "MB", "resident, at most")
-	b.result("flood_agent_rss_growth_mb", (last-first)/1e6, "MB", "from a flood's first second to the most after a second one")
 	return nil
 }
 
@@ -268,7 +259,8 @@ func (b *deviceRun) kernelCost(ctx context.Context) error {
 				if err != nil {
 					return nil, err
 				}
-				each = append(each, float64(after.time-before.time)/float64(max(after.runs-before.runs, 1)))
+				did := since(before, after)
+				each = append(each, float64(did.time)/float64(max(did.runs, 1)))
 			}
 			slices.Sort(each)
 			return each, nil
@@ -280,9 +272,9 @@ func (b *deviceRun) kernelCost(ctx context.Context) error {
 		if agents > 1 {
 			name, of = fmt.Sprintf("%s_%d_agents", name, agents), "the same with more agents on this kernel"
 		}
+		b.result(name, median(each), "ns", of+", the median of nine floods")
 		// What interrupts the program is not its own, and is in its time.
-		b.result(name, each[0], "ns", of+", the least of nine floods")
-		b.result(name+"_median", each[len(each)/2], "ns", "the median of them")
+		b.result(name+"_min", each[0], "ns", "the least of them")
 	}
 	return nil
 }
@@ -290,14 +282,28 @@ func (b *deviceRun) kernelCost(ctx context.Context) error {
 // dropProgram is how the agents' program is called.
 var dropProgram = regexp.MustCompile(`^decaf_[0-9a-f]{9}$`)
 
-// dropPrograms sums up the statistics of the agents' programs.
-func dropPrograms() (sum struct{ runs, time uint64 }, err error) {
-	found := false
+// programRuns are the statistics of a program.
+type programRuns struct{ runs, time uint64 }
+
+// since sums up what programs did that were there before and are now.
+func since(before, after map[ebpf.ProgramID]programRuns) (sum programRuns) {
+	for id, b := range before {
+		if a, ok := after[id]; ok {
+			sum.runs += a.runs - b.runs
+			sum.time += a.time - b.time
+		}
+	}
+	return sum
+}
+
+// dropPrograms are the statistics of the agents' programs.
+func dropPrograms() (all map[ebpf.ProgramID]programRuns, err error) {
+	all = map[ebpf.ProgramID]programRuns{}
 	for id := ebpf.ProgramID(0); ; {
 		if id, err = ebpf.ProgramGetNextID(id); errors.Is(err, unix.ENOENT) {
 			break
 		} else if err != nil {
-			return sum, err
+			return nil, err
 		}
 		p, err := ebpf.NewProgramFromID(id)
 		if err != nil {
@@ -307,18 +313,16 @@ func dropPrograms() (sum struct{ runs, time uint64 }, err error) {
 		s, err2 := p.Stats()
 		p.Close()
 		if err := errors.Join(err1, err2); err != nil {
-			return sum, err
+			return nil, err
 		}
 		if dropProgram.MatchString(info.Name) {
-			found = true
-			sum.runs += s.RunCount
-			sum.time += uint64(s.Runtime)
+			all[id] = programRuns{s.RunCount, uint64(s.Runtime)}
 		}
 	}
-	if !found {
-		return sum, errors.New("the agent has no program in the kernel")
+	if len(all) == 0 {
+		return nil, errors.New("the agent has no program in the kernel")
 	}
-	return sum, nil
+	return all, nil
 }
 
 // sweep measures forwarding and delay beside so many drops.
@@ -329,7 +333,7 @@ func (b *deviceRun) sweep(ctx context.Context) error {
 	}{{"0", none}, {"1k", 1000}, {"100k", 100_000}, {"max", 0}} {
 		var rates [2][]float64
 		var delays [2][]time.Duration
-		for i := range max(1, min(3, b.Pairs)) {
+		for i := range min(3, b.Pairs) {
 			for turn := range 2 {
 				on := (i + turn) % 2
 				err := func() error {
@@ -357,8 +361,8 @@ func (b *deviceRun) sweep(ctx context.Context) error {
 		for on, name := range []string{"off", "on"} {
 			what := fmt.Sprintf("beside %s drops/s, agent %s", at.name, name)
 			b.result(fmt.Sprintf("forwarding_%s_drops_%s_pps", at.name, name), median(rates[on]), "1/s", "forwarded "+what)
-			b.result(fmt.Sprintf("delay_%s_drops_%s_p50_us", at.name, name), delayAt(delays[on], 0.5).Seconds()*1e6, "µs", "through r "+what)
-			b.result(fmt.Sprintf("delay_%s_drops_%s_p99_us", at.name, name), delayAt(delays[on], 0.99).Seconds()*1e6, "µs", "through r "+what)
+			b.result(fmt.Sprintf("delay_%s_drops_%s_p50_us", at.name, name), quantile(delays[on], .5, time.Microsecond), "µs", "through r "+what)
+			b.result(fmt.Sprintf("delay_%s_drops_%s_p99_us", at.name, name), quantile(delays[on], .99, time.Microsecond), "µs", "through r "+what)
 		}
 	}
 	return nil
@@ -431,91 +435,6 @@ func (b *deviceRun) delay(ctx context.Context, flood float64) (took []time.Durat
 		group.Go(func() error { _, err := b.flood.run(run, flood); return err })
 	}
 	return took, group.Wait()
-}
-
-// tell subscribes to events of one class and sends drops of it, one each gap with
-// some jitter, so many; it returns how long each event took from the drop.
-func (b *deviceRun) tell(ctx context.Context, a *deviceAgent, to netip.AddrPort, class string, gap time.Duration, n int) ([]time.Duration, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	took := make(chan time.Duration, n)
-	wait, err := a.watch(ctx, "events", func(u *gnmipb.Notification, at time.Time) error {
-		ev, is, err := yang.DecodeEvent(u)
-		if err == nil && is && ev.Class == class {
-			select {
-			case took <- at.Sub(time.Unix(0, int64(ev.TimeNs))):
-			default: // one more than was sent: another's
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	one, err := b.blast([][]byte{udp(netip.MustParseAddrPort("10.0.1.2:4321"), to)})
-	if err != nil {
-		return nil, err
-	}
-	defer one.close()
-	var all []time.Duration
-	for range n {
-		if _, err := one.send(1); err != nil {
-			return nil, err
-		}
-		select {
-		case d := <-took:
-			all = append(all, d)
-		case <-time.After(2 * time.Second): // the packet, or its event, is lost
-		}
-		time.Sleep(gap/2 + rand.N(gap))
-	}
-	cancel()
-	if err := wait(); err != nil {
-		return nil, err
-	}
-	slices.Sort(all)
-	if len(all) < n*9/10 {
-		return all, fmt.Errorf("%d events of %d drops", len(all), n)
-	}
-	return all, nil
-}
-
-// samples is how many single events are measured.
-func (b *deviceRun) samples() int { return int(max(20, 300*min(b.Duration.Seconds(), 1))) }
-
-func (b *deviceRun) quiet(ctx context.Context) error {
-	a, err := b.startDevice(ctx, "")
-	if err != nil {
-		return err
-	}
-	defer a.stop()
-	took, err := b.tell(ctx, a, floodAddress, device.PolicyL3NullRoute, 10*time.Millisecond, b.samples())
-	if err != nil {
-		return err
-	}
-	b.result("event_latency_p50_ms", inMilliseconds(delayAt(took, 0.5)), "ms", "from a drop to its event at a gNMI client")
-	b.result("event_latency_p99_ms", inMilliseconds(delayAt(took, 0.99)), "ms", "the same")
-	return nil
-}
-
-func (b *deviceRun) quietClass(ctx context.Context) error {
-	a, err := b.startDevice(ctx, "")
-	if err != nil {
-		return err
-	}
-	defer a.stop()
-	run, cancel := context.WithCancel(ctx)
-	var flood errgroup.Group
-	flood.Go(func() error { _, err := b.flood.run(run, b.floodRate()); return err })
-	took, err := b.tell(ctx, a, quietAddress, device.ErrorsL3RxNoRoute, 10*time.Millisecond, b.samples())
-	cancel()
-	if err := errors.Join(err, flood.Wait()); err != nil {
-		return err
-	}
-	b.result("flood_quiet_class_latency_p50_ms", inMilliseconds(delayAt(took, 0.5)), "ms", "to the event of a class that is not flooded")
-	b.result("flood_quiet_class_latency_p99_ms", inMilliseconds(delayAt(took, 0.99)), "ms", "the same")
-	b.result("flood_quiet_class_latency_max_ms", inMilliseconds(took[len(took)-1]), "ms", "the same")
-	return nil
 }
 
 // topFlows sends a flood of known flows and holds the aggregates against it.
@@ -655,35 +574,4 @@ func (b *deviceRun) sflow(ctx context.Context) error {
 	}
 	b.result("sflow_notifications_per_s", float64(n)/time.Since(begin).Seconds(), "1/s", "decoded on one core")
 	return nil
-}
-
-// median of values, which it sorts; 0 of none.
-func median(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	slices.Sort(v)
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
-}
-
-// delayAt is a quantile of delays, which it sorts; 0 of none.
-func delayAt(d []time.Duration, q float64) time.Duration {
-	if len(d) == 0 {
-		return 0
-	}
-	slices.Sort(d)
-	return d[min(int(q*float64(len(d))), len(d)-1)]
-}
-
-func inMilliseconds(d time.Duration) float64 { return float64(d) / 1e6 }
-
-// meanDeviation is the mean and the standard deviation of a sample.
-func meanDeviation(v []float64) (mean, deviation float64) {
-	for _, x := range v {
-		mean += x / float64(len(v))
-	}
-	for _, x := range v {
-		deviation += (x - mean) * (x - mean)
-	}
-	return mean, math.Sqrt(deviation / max(float64(len(v)-1), 1))
 }

@@ -1,9 +1,11 @@
 // Package bench measures the agents on the kernel fabric: what they see, how
 // soon, and what that costs the machine they run on. It is `decaf sim bench`.
 //
-// What lives here: bench.go (what a benchmark is, how its figures are printed)
-// and one file for each benchmark. Each compares within one run, agent off and
-// on in turn, since figures of two runs on one machine differ by more than what
-// is looked for. What does not: targets. A benchmark prints what it measured and
-// fails only when it could not measure.
+// What lives here: bench.go (what a benchmark is, its options), figures.go (what
+// it measured, how that is printed), target.go (what figures are held against),
+// parts.go (its parts in turn, and how long is left), statistics.go, and one or
+// more files for each benchmark. Each compares within one run, agent off and on
+// in turn, since figures of two runs on one machine differ by more than what is
+// looked for. A benchmark fails only when it could not measure: a target that is
+// missed is shown, and no failure, since a busy machine misses it too.
 package bench

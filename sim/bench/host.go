@@ -1,5 +1,7 @@
 package bench
 
+import "github.com/spf13/pflag"
+
 // hostBench is "decaf sim bench host".
 var hostBench = bench{
 	name:  "host",
@@ -11,9 +13,16 @@ with the agent as a process in a and NATS beside it:
     bytes to NATS and probes a second, with 1,000 and 20,000 open connections and
     0, 100, 1,000 and 10,000 retransmits a second, ten times --duration each;
   - of the connections, and of the bytes, that half of this machine's most would
-    be, how many are delivered, agent off and on in turn (--pairs).
+    be, how many are delivered, agent off and on in turn (--pairs);
+  - at 10,000 retransmits a second, what the agent could not read, trace or send, and
+    over all of them how far its count of segments is off the kernel's;
+  - more than 50,000 connections a minute that come and go (--churn): how many of
+    them its tables counted, and its processor time.
 
 The retransmits are real: half of what a sends is dropped at b. How many there were
 is what the kernel counts. A machine that is busy otherwise makes figures worse.`,
+	flags: func(f *pflag.FlagSet, o *Options) {
+		f.DurationVar(&o.Churn, "churn", o.Churn, "of connections that come and go")
+	},
 	run: runHost,
 }

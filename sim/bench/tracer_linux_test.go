@@ -1,9 +1,8 @@
 package bench
 
 import (
-	"errors"
+	"context"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -26,10 +25,6 @@ func TestFan(t *testing.T) {
 		if n := v.spinesIn([]byte(text)); n != 1 {
 			t.Errorf("%d spines in one path of %q", n, text)
 		}
-	}
-	d := []time.Duration{5, 1, 3, 2, 4}
-	if durationAt(d, .5) != 3 || durationAt(d, .99) != 5 || durationAt(nil, .5) != 0 {
-		t.Errorf("quantiles %v, %v", durationAt(d, .5), durationAt(d, .99))
 	}
 }
 
@@ -90,28 +85,84 @@ func TestSpineWatchReadsData(t *testing.T) {
 	}
 }
 
+// newBriefTracing builds the fan for a test.
+func newBriefTracing(t *testing.T, o Options) *tracing {
+	t.Helper()
+	needRoot(t)
+	b, end, err := newTracing(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// of makes a part of one version.
+func of(v version, part func(context.Context, version) error) func(context.Context) error {
+	return func(ctx context.Context) error { return part(ctx, v) }
+}
+
 // On the fan, the paths that the agent finds of flows that retransmit are those that the
 // flows' packets take.
 func TestPathsAreThoseOfTheFlows(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: network namespaces")
-	}
 	for _, v := range versions {
-		b, end, err := newTracing(t.Context(), Options{Duration: 200 * time.Millisecond, Log: t.Logf})
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = b.latency(t.Context(), v)
-		if err := errors.Join(err, end()); err != nil {
-			t.Fatal(err)
-		}
-		got := map[string]float64{}
-		for _, r := range b.results {
-			t.Logf("%s %.4g %s", r.Metric, r.Value, r.Unit)
-			got[r.Metric] = r.Value
-		}
+		o := brief(t)
+		o.Duration = 200 * time.Millisecond
+		b := newBriefTracing(t, o)
+		play(t, of(v, b.latency))
+		got := measured(t, b.results)
+		above(t, got, v.metric("path_latency_p50_ms"), v.metric("path_latency_p99_ms"), v.metric("icmp_per_switch_max_pps"))
 		if got[v.metric("path_samples")] < 10 || got[v.metric("path_correct_pct")] != 100 || got[v.metric("path_found_pct")] < 90 {
-			t.Errorf("paths of %s", v.target())
+			t.Errorf("paths of %s: %v", v.target(), got)
 		}
+	}
+}
+
+// The parts of the tracer's benchmark that make no comparison with paths, briefly:
+// each measures something, of both versions.
+func TestTracerBench(t *testing.T) {
+	b := newBriefTracing(t, brief(t))
+	for _, v := range versions {
+		play(t, of(v, b.running), of(v, b.process), of(v, b.allPaths), of(v, b.transfer))
+		// Another tool, which is there on every machine: ours.
+		if err := b.peer(t.Context(), v, "own", program, []string{"trace", v.target().String(), "--json"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := measured(t, b.results)
+	for _, v := range versions {
+		for _, name := range []string{"one_path_running_p50_us", "one_path_running_p99_us", "one_path_running_complete_pct", "one_path_process_ms", "one_path_process_complete_pct", "ecmp_all_paths_ms", "ecmp_packets",
+			"transfer_mbit_per_s", "transfer_traces_complete_pct", "own_ms", "own_packets"} {
+			above(t, got, v.metric(name))
+		}
+		for _, name := range []string{"transfer_change_pct", "transfer_change_ci_pct", "transfer_retransmits", "transfer_retransmits_change", "transfer_retransmits_change_ci"} {
+			there(t, got, v.metric(name))
+		}
+		if got[v.metric("ecmp_paths_found")] != spines || got[v.metric("own_paths")] != 1 {
+			t.Errorf("%v paths of %d, and %v of one flow", got[v.metric("ecmp_paths_found")], spines, got[v.metric("own_paths")])
+		}
+	}
+}
+
+// Within the default budget no switch answers more than the traces that it allows.
+func TestTracerBenchBudget(t *testing.T) {
+	o := brief(t)
+	o.Duration = 200 * time.Millisecond
+	b := newBriefTracing(t, o)
+	seen, err := b.watch(t.Context(), ipv4, defaultBudget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One answer a trace, some probes being sent twice.
+	most := 2 * (float64(defaultBudget.burst) + defaultBudget.rate*(seen.duration.Seconds()+1))
+	if n := seen.answers * seen.duration.Seconds(); n <= 0 || n > most {
+		t.Errorf("%v answers of a switch in %v", n, seen.duration)
+	}
+	if seen.asked == 0 || seen.refused > seen.asked {
+		t.Errorf("%d of %d traces were refused", seen.refused, seen.asked)
 	}
 }

@@ -1,0 +1,64 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// memoryEvery is how often an agent's memory is looked at during a long flood; in
+// a short one, a memorySamples-th of it.
+const (
+	memoryEvery   = 5 * time.Second
+	memorySamples = 12
+)
+
+// memory has one agent live through a long flood and looks at what it holds: its
+// process, and the maps of its programs in the kernel. The first half of the flood,
+// in which a heap takes the size that it needs, is not in the slope.
+func (b *deviceRun) memory(ctx context.Context) error {
+	a, err := b.startDevice(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer a.stop()
+	over := make(chan error, 1)
+	begin := time.Now()
+	go func() {
+		_, err := b.driveFor(ctx, b.Flood, b.most.forward/2, b.floodRate())
+		over <- err
+	}()
+	tick := time.NewTicker(min(memoryEvery, b.Flood/memorySamples))
+	defer tick.Stop()
+	var at, process, maps []float64 // seconds, bytes
+	most := 0.0
+	for driving := true; driving; {
+		select {
+		case err := <-over:
+			if err != nil {
+				return err
+			}
+			driving = false
+		case <-tick.C:
+		}
+		since := time.Since(begin)
+		rss, err1 := a.resident()
+		held, err2 := a.maps()
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		most = max(most, rss)
+		if since >= b.Flood/2 {
+			at, process, maps = append(at, since.Seconds()), append(process, rss), append(maps, held)
+		}
+	}
+	rise, ci := slope(at, process)
+	riseMaps, _ := slope(at, maps)
+	b.result("flood_rss_mb", most/1e6, "MB", "the agent's process, resident, at most")
+	b.result("flood_rss_slope_kb_per_s", rise/1000, "kB/s", fmt.Sprintf("its rise over the second half of a flood of %v: least squares of %d samples", b.Flood, len(at)))
+	b.result("flood_rss_slope_ci_kb_per_s", ci/1000, "kB/s", "either way, 95 % confidence")
+	b.result("flood_maps_mb", maps[len(maps)-1]/1e6, "MB", "the maps of its programs, in the kernel")
+	b.result("flood_maps_slope_kb_per_s", riseMaps/1000, "kB/s", "their rise meanwhile")
+	return nil
+}
