@@ -129,9 +129,13 @@ func lossShare(retransmits, packets uint64) float64 {
 	return min(1, float64(retransmits)/float64(packets))
 }
 
+// HeldUp is from how long on a closed window is trouble, ns: any reader that is
+// busy for a moment closes it for less.
+const HeldUp = 10e6
+
 // trouble is as [FlowRow] has it.
 func (t *TelemetryView) trouble() bool {
-	return t.Retransmits+t.Timeouts+t.ResetsSent+t.ResetsReceived+t.ZeroWindowNS > 0
+	return t.Retransmits+t.Timeouts+t.ResetsSent+t.ResetsReceived > 0 || t.ZeroWindowNS >= HeldUp
 }
 
 // Connection views a connection.

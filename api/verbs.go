@@ -510,7 +510,7 @@ told of by both, each from its own end. It is summed up over the time asked for,
 in steps of the hosts' intervals (30 s, or as ` + "`decaf agents config`" + ` says).
 
 Of each the most retransmits come first; --sort has other orders. --trouble
-leaves only what was sent again, timed out, was reset or failed, or waited at a
+leaves only what was sent again, timed out, was reset or failed, or waited 10 ms at a
 closed window. --services sums up all connections to one port, which includes
 those that a busy host does not list one by one.
 

@@ -3,6 +3,7 @@ package correlator
 import (
 	"math"
 
+	"decaf/api"
 	"decaf/api/decafpb"
 )
 
@@ -87,7 +88,7 @@ func weigh(a uint64, ta float64, b uint64, tb float64) uint64 {
 
 // trouble says whether anything went wrong, however little.
 func (p *connPart) trouble() bool {
-	return p.retransmits|p.timeouts|p.resetsSent|p.resetsReceived|p.terminated|p.failed != 0 || p.zero > 0
+	return p.retransmits|p.timeouts|p.resetsSent|p.resetsReceived|p.terminated|p.failed != 0 || p.zero >= api.HeldUp
 }
 
 // share is which part of the segments with data was sent again, 0 of none.

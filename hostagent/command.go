@@ -54,7 +54,8 @@ and survey.
 It watches the network namespace it runs in, and with namespaces: [all], or names
 of them, others too: their flows are traced from where they are. It needs root, or
 the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with
-BTF type information. Without these, source: auto takes what there is: a classic
+BTF type information. Once it is up it gives up all other privileges; the log says
+what is left. Without these, source: auto takes what there is: a classic
 tracepoint, perf events, or asking for all sockets again and again (sock_diag). All
 of them know less of each retransmit; the heartbeat, /metrics and ` + "`decaf agents`" + `
 name the one in use.

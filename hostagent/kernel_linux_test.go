@@ -47,7 +47,9 @@ func TestTailLossProbeThenTimeout(t *testing.T) {
 		{"IPv4 on a dual-stack socket", addrB, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rec, _ := l.watch(l.a, tracerFunc(complete))
+			// Both in one epoch, in which a flow is traced once.
+			rec, _, stop := l.watchWith(l.a, tracerFunc(complete), func(c *Config) { c.Epoch = 1000 * time.Hour })
+			defer stop()
 			p := l.connect(c.to, c.dual)
 			f := l.drop("eth1")
 			defer f.remove()

@@ -65,6 +65,7 @@ type entryOfFlow struct {
 	inbound      bool
 	connecting   bool // not established yet
 	fresh        bool // established in this interval
+	repaired     bool // it sent something again in the interval before
 	sampled      bool
 	untracked    bool // filtered out
 	seen         tally
@@ -403,7 +404,13 @@ func (t *tables) sum(e *entryOfFlow) {
 	case decafpb.FlowRecord_STATE_FAILED:
 		s.failed++
 	}
-	s.did.add(&e.did)
+	did := e.did
+	if e.repaired || did.retransmits > 0 {
+		// The round trip of what was lost, or whose acknowledgement was, lasts until
+		// it is repaired: that tells nothing of the way, nor of this host.
+		did.rttSum, did.rtts = 0, 0
+	}
+	s.did.add(&did)
 }
 
 func (d *telemetry) add(o *telemetry) {
@@ -498,7 +505,7 @@ func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func
 				t.stats.unsampled++
 			}
 		}
-		e.did, e.fresh = telemetry{}, false
+		e.did, e.fresh, e.repaired = telemetry{}, false, e.did.retransmits > 0
 	}
 	t.takeServices(start, end, publish)
 	clear(t.closedOnes)

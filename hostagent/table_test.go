@@ -299,6 +299,32 @@ func TestTableTelemetry(t *testing.T) {
 	}
 }
 
+// In the sums of a service are the round trips of connections that sent nothing again
+// lately: until a loss is repaired one takes as long as that does.
+func TestServiceRTTLeavesOutRepairs(t *testing.T) {
+	x := newTableScript(t, 100, enough, trackAll)
+	x.dump()
+	at := func(cookie uint64, rtt time.Duration, retransmits uint32) *flowSample {
+		return conn(cookie, func(s *flowSample) { s.rtt, s.retransmits = rtt, retransmits })
+	}
+	want := func(what string, mean uint64, flows uint64) {
+		t.Helper()
+		x.table.tables.take(1, 2, x.table.flows, func(r *decafpb.FlowRecord) {
+			if r.GetFlows() > 0 && (r.GetRttMeanNs() != mean || r.GetFlows() != flows) {
+				t.Errorf("%s: mean %d of %d, want %d of %d", what, r.GetRttMeanNs(), r.GetFlows(), mean, flows)
+			}
+		})
+	}
+	x.dump(at(20, 100, 0), at(22, 200, 0))
+	want("nothing lost", 150, 2)
+	x.dump(at(20, 100, 0), at(22, 9000, 1))
+	want("one repaired", 100, 2)
+	x.dump(at(20, 100, 0), at(22, 5000, 1))
+	want("one repaired in the interval before", 100, 2)
+	x.dump(at(20, 100, 0), at(22, 200, 1))
+	want("repaired long ago", 150, 2)
+}
+
 // Dumps that do not show a connection would have shown it as it was: they count in
 // the means, until it is shown again, ends, or the interval does.
 func TestTableQuiet(t *testing.T) {

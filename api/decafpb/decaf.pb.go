@@ -1627,8 +1627,8 @@ type FlowRecord struct {
 	BytesPosted        uint64                 `protobuf:"varint,13,opt,name=bytes_posted,json=bytesPosted,proto3" json:"bytes_posted,omitempty"`
 	BytesRead          uint64                 `protobuf:"varint,14,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
 	Retransmits        uint64                 `protobuf:"varint,15,opt,name=retransmits,proto3" json:"retransmits,omitempty"`
-	RttMeanNs          uint64                 `protobuf:"varint,16,opt,name=rtt_mean_ns,json=rttMeanNs,proto3" json:"rtt_mean_ns,omitempty"`
-	RttMaxNs           uint64                 `protobuf:"varint,17,opt,name=rtt_max_ns,json=rttMaxNs,proto3" json:"rtt_max_ns,omitempty"`
+	RttMeanNs          uint64                 `protobuf:"varint,16,opt,name=rtt_mean_ns,json=rttMeanNs,proto3" json:"rtt_mean_ns,omitempty"` // in rows that sum up several: of those that sent nothing again
+	RttMaxNs           uint64                 `protobuf:"varint,17,opt,name=rtt_max_ns,json=rttMaxNs,proto3" json:"rtt_max_ns,omitempty"`    // the highest measurement, not smoothed
 	CwndMeanBytes      uint64                 `protobuf:"varint,18,opt,name=cwnd_mean_bytes,json=cwndMeanBytes,proto3" json:"cwnd_mean_bytes,omitempty"`
 	CwndReductions     uint64                 `protobuf:"varint,19,opt,name=cwnd_reductions,json=cwndReductions,proto3" json:"cwnd_reductions,omitempty"`
 	RwndMeanBytes      uint64                 `protobuf:"varint,20,opt,name=rwnd_mean_bytes,json=rwndMeanBytes,proto3" json:"rwnd_mean_bytes,omitempty"`
