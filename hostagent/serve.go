@@ -28,6 +28,24 @@ const gcPercent = 50
 // most of the agent's cost, and nobody acts on a record sooner.
 const batchDelay = tick + tick/3
 
+// Frugal sets the process up for an agent, which shares its machine with the work it
+// watches. What it returns undoes that.
+func Frugal() (undo func()) {
+	// Memory is dearer than the little more that collecting it oftener costs.
+	percent := debug.SetGCPercent(gcPercent)
+	// What an agent does is rare and short. With one processor to run on, what one
+	// goroutine hands to the next needs no other thread woken up, which else
+	// costs more than the work; and it never takes more than one from others.
+	procs := runtime.GOMAXPROCS(0)
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
+	return func() {
+		debug.SetGCPercent(percent)
+		runtime.GOMAXPROCS(procs)
+	}
+}
+
 // Serve runs a host agent with all it needs, in the network namespace of the
 // process, until ctx is done: connection to NATS, publisher, tracer, health
 // endpoints. What the agent saw is sent before it returns.
@@ -39,15 +57,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	// An agent shares its machine with the work it watches: memory is dearer
-	// than the little more that collecting it oftener costs.
-	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	// What it does is rare and short. With one processor to run on, what one
-	// goroutine hands to the next needs no other thread woken up, which else
-	// costs more than the work; and it never takes more than one from others.
-	if os.Getenv("GOMAXPROCS") == "" {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	}
+	defer Frugal()()
 	health := service.NewHealth()
 	var (
 		conn  *bus.Conn

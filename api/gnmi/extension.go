@@ -70,8 +70,7 @@ var present = era{from: math.MinInt64, to: math.MaxInt64}
 func (e era) open() bool { return e.to == math.MaxInt64 }
 
 func (e era) holds(it *item) bool {
-	at := it.n.GetTimestamp()
-	return at >= e.from && (e.open() || at < e.to)
+	return it.at >= e.from && (e.open() || it.at < e.to)
 }
 
 // readHistory tells which events a history request asks for (gNMI history

@@ -53,7 +53,11 @@ func (it *item) whole(schema *yang.Node, k frameKey) *frame {
 	if f := it.made(k); f != nil {
 		return f
 	}
-	f := newFrame(schema, it.n, it.n.GetUpdate(), k, 0)
+	n := it.notification()
+	f := newFrame(schema, n, n.GetUpdate(), k, 0)
+	if it.n.Load() == nil {
+		return f // packed to take no room
+	}
 	var have []keyedFrame
 	if p := it.frames.Load(); p != nil {
 		have = *p

@@ -56,7 +56,7 @@ func (t *Target) everything(now time.Time) []*gnmipb.Notification {
 	all := t.deps.State(now)
 	all = all[:len(all):len(all)]
 	for _, it := range t.snapshot() {
-		all = append(all, it.n)
+		all = append(all, it.notification())
 	}
 	return all
 }

@@ -24,7 +24,7 @@ type plan struct {
 // wants tells whether an event as it happens, or some of it, is asked for, and
 // whether all of it is.
 func (p *plan) wants(it *item) (some, whole bool) {
-	updates, whole := pick(it.n, p.live)
+	updates, whole := pick(it.notification(), p.live)
 	return len(updates) > 0 && p.era.holds(it), whole
 }
 

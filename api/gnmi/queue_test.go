@@ -18,7 +18,7 @@ func all(*item) (some, whole bool) { return true, true }
 func drain(q *queue) []int64 {
 	var out []int64
 	for e := q.pop(); e.item != nil; e = q.pop() {
-		out = append(out, e.n.GetTimestamp())
+		out = append(out, e.at)
 	}
 	return out
 }
@@ -37,7 +37,7 @@ func TestQueueDropsTheOldest(t *testing.T) {
 	if first.gap != 5 || second.gap != 0 {
 		t.Errorf("a gap of %d, then of %d", first.gap, second.gap)
 	}
-	got := append([]int64{first.n.GetTimestamp(), 6}, drain(q)...)
+	got := append([]int64{first.at, 6}, drain(q)...)
 	if lost != 5 || len(got) != 20 || got[0] != 5 || got[19] != 24 {
 		t.Errorf("lost %d, kept %v", lost, got)
 	}
@@ -78,15 +78,15 @@ func TestQueueFails(t *testing.T) {
 }
 
 func TestQueueTakesWhatIsWanted(t *testing.T) {
-	q := newQueue(4, 10, func(it *item) (bool, bool) { return it.n.GetTimestamp()%2 == 0, it.n.GetTimestamp()%4 == 0 })
+	q := newQueue(4, 10, func(it *item) (bool, bool) { return it.at%2 == 0, it.at%4 == 0 })
 	for i := range 8 {
 		if lost, _ := q.push(numbered(i)); lost != 0 {
 			t.Errorf("lost %d", lost)
 		}
 	}
 	for i := int64(0); i < 8; i += 2 {
-		if e := q.pop(); e.n.GetTimestamp() != i || e.whole != (i%4 == 0) {
-			t.Errorf("%v, whole: %v; want %d", e.n, e.whole, i)
+		if e := q.pop(); e.at != i || e.whole != (i%4 == 0) {
+			t.Errorf("%v, whole: %v; want %d", e.notification(), e.whole, i)
 		}
 	}
 }
@@ -96,7 +96,7 @@ func TestRing(t *testing.T) {
 	for i := range 5 {
 		var got []int64
 		for _, it := range r.all() {
-			got = append(got, it.n.GetTimestamp())
+			got = append(got, it.at)
 		}
 		want := []int64{0, 1, 2, 3, 4}[max(0, i-3):i]
 		if !slices.Equal(got, want) {
@@ -122,7 +122,7 @@ func TestRingsKeepListsApart(t *testing.T) {
 	}
 	var got []int64
 	for _, it := range r.all() {
-		got = append(got, it.n.GetTimestamp())
+		got = append(got, it.at)
 	}
 	if want := []int64{1, 98, 99, 1000, 100, 101}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)

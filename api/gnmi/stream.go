@@ -153,12 +153,13 @@ func (s *sender) events(patterns []pattern, items []*item) error {
 		if !s.p.era.holds(it) {
 			continue
 		}
-		updates, whole := pick(it.n, patterns)
+		n := it.notification()
+		updates, whole := pick(n, patterns)
 		var err error
 		if whole {
 			err = s.rpc.SendMsg(it.whole(s.t.deps.Schema, s.p.key))
 		} else {
-			err = s.send(it.n, updates, 0)
+			err = s.send(n, updates, 0)
 		}
 		if err != nil {
 			return err
@@ -172,8 +173,9 @@ func (s *sender) queued(e queued) error {
 	if e.whole && e.gap == 0 {
 		return s.rpc.SendMsg(e.item.whole(s.t.deps.Schema, s.p.key))
 	}
-	updates, _ := pick(e.n, s.p.live)
-	return s.send(e.n, updates, e.gap)
+	n := e.notification()
+	updates, _ := pick(n, s.p.live)
+	return s.send(n, updates, e.gap)
 }
 
 // send sends some updates of a notification, if there are any, or deletes;
@@ -217,7 +219,7 @@ func (s *sender) look(tm *timer, now time.Time) []*gnmipb.Notification {
 	if tm.spec.kinds.has(yang.Event) {
 		for _, it := range s.t.snapshot() {
 			if s.p.era.holds(it) {
-				add(it.n)
+				add(it.notification())
 			}
 		}
 	}

@@ -92,7 +92,7 @@ func runHost(ctx context.Context, o Options) ([]Result, error) {
 	}
 	for _, sockets := range h.sockets {
 		parts = append(parts, part{
-			fmt.Sprintf("costs with %d connections", sockets), time.Duration(len(h.rates))*(h.settle+10*o.Duration) + 10*time.Second,
+			fmt.Sprintf("costs with %d connections", sockets), time.Duration(len(h.rates))*(h.settle+25*o.Duration) + 10*time.Second,
 			func(ctx context.Context) error { return h.costs(ctx, sockets) },
 		})
 	}
@@ -493,7 +493,12 @@ func (h *hostRun) costs(ctx context.Context, sockets int) error {
 		if err != nil {
 			return err
 		}
-		if err := pause(ctx, 10*h.Duration); err != nil {
+		// As long as the tables' interval, or their publication is in it or is not.
+		window := 30 * h.Duration
+		if rate > 1_000 {
+			window = 10 * h.Duration
+		}
+		if err := pause(ctx, window); err != nil {
 			return err
 		}
 		after, err := h.usage(agent)

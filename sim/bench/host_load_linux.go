@@ -83,8 +83,8 @@ func (l *hostLoad) stop() {
 // file is the namespace's, for other processes while this one lives.
 func (s *space) file() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(s.ns)) }
 
-// hostLoadCommands are what load starts.
-func hostLoadCommands() []*cobra.Command {
+// childCommands are what the benchmarks start as processes of their own.
+func childCommands() []*cobra.Command {
 	return []*cobra.Command{{
 		Use: "host-load NAMESPACE N", Hidden: true, Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -94,7 +94,7 @@ func hostLoadCommands() []*cobra.Command {
 			}
 			return holdConnections(cmd.InOrStdin(), cmd.OutOrStdout(), args[0], n)
 		},
-	}}
+	}, tracerAgentCommand()}
 }
 
 // holdConnections opens n connections to a listener in another namespace, says

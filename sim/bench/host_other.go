@@ -15,4 +15,4 @@ func runHost(context.Context, Options) ([]Result, error) {
 	return nil, fmt.Errorf("the host benchmark needs Linux network namespaces, and this is %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-func hostLoadCommands() []*cobra.Command { return nil }
+func childCommands() []*cobra.Command { return nil }

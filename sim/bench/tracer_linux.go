@@ -372,29 +372,11 @@ type observed struct {
 // watch runs traffic with 1 % loss on each path beside an agent whose traces have
 // a budget.
 func (b *tracing) watch(ctx context.Context, v version, of budget) (o observed, err error) {
-	t, stop, err := b.tracer(ctx, of)
+	agent, err := b.startAgent(ctx, of)
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, stop()) }()
-	cfg := hostagent.DefaultConfig()
-	cfg.Name, cfg.Site = "h1", "bench"
-	cfg.Flows.Enabled = false
-	pub := &recorder{}
-	agent := hostagent.New(cfg, hostagent.Deps{Publisher: pub, Tracer: t, Topology: b.f.Topology()})
-	agentCtx, stopAgent := context.WithCancel(ctx)
-	agentOver := make(chan error, 1)
-	go func() { agentOver <- b.f.Do("h1", func() error { return agent.Run(agentCtx) }) }()
-	endAgent := sync.OnceValue(func() error { stopAgent(); return <-agentOver })
-	defer func() { err = errors.Join(err, endAgent()) }()
-	select {
-	case <-agent.Attached():
-	case <-time.After(10 * time.Second):
-		return o, errors.New("the host agent did not get to see retransmits")
-	case <-ctx.Done():
-		return o, ctx.Err()
-	}
-
+	defer func() { err = errors.Join(err, agent.end()) }()
 	if o.truth, err = b.watchSpines(v); err != nil {
 		return o, err
 	}
@@ -420,14 +402,14 @@ func (b *tracing) watch(ctx context.Context, v version, of budget) (o observed, 
 		return o, err
 	}
 	// The traces that are under way end within their timeout.
-	if err := endAgent(); err != nil {
+	seen, report, err := agent.report()
+	if err != nil {
 		return o, err
 	}
 	for name := range after {
 		o.answers = max(o.answers, float64(after[name]-before[name])/o.duration.Seconds())
 	}
-	stats := t.Stats()
-	o.seen, o.refused, o.asked = pub.seen, stats.Refused, stats.Traces+stats.Refused
+	o.seen, o.refused, o.asked = seen, report.Refused, report.Asked
 	return o, nil
 }
 
@@ -485,7 +467,7 @@ func (b *tracing) judge(v version, seen []*decafpb.Retransmit, truth *spineWatch
 			right++
 		}
 	}
-	b.add(v, "path_latency_p50_ms", quantile(took, .5, time.Millisecond), "ms", "from the retransmission to the whole path")
+	b.add(v, "path_latency_p50_ms", quantile(took, .5, time.Millisecond), "ms", "from the retransmission to the whole path, in an agent that is a process of its own")
 	b.add(v, "path_latency_p99_ms", quantile(took, .99, time.Millisecond), "ms", "")
 	b.add(v, "path_begin_p50_ms", quantile(began, .5, time.Millisecond), "ms", "of this until the trace began")
 	b.add(v, "path_trace_p50_ms", quantile(traced, .5, time.Millisecond), "ms", "of this for the trace itself")
