@@ -47,7 +47,7 @@ const (
 	packAfter = 64
 	// packUpdates is how many leaves make it worth it. A decoded leaf takes some ten
 	// times its bytes; an event of a drop has few, and there may be many of those.
-	packUpdates = 100
+	packUpdates = 48
 )
 
 // pack keeps the bytes of a large event in place of what they stand for.
