@@ -45,9 +45,7 @@ func connRecord(r *decafpb.FlowRecord, src, dst int32) (ConnRecord, bool) {
 		// A reset that comes after the end ends nothing.
 		c.Resets = float64(min(r.GetTerminatedFlows(), r.GetResetsReceived(), r.GetFlows()))
 	}
-	// While losses are repaired a round trip takes as long as that does. Sums leave
-	// such connections' out.
-	if rtt := r.GetRttMeanNs(); rtt > 0 && (r.GetFlows() > 0 || r.GetRetransmits() == 0) {
+	if rtt := r.GetRttMeanNs(); rtt > 0 {
 		c.Timed = c.Flows
 		c.RTT = c.Flows * math.Min(float64(rtt), maxRTO)
 	}
