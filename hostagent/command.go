@@ -55,10 +55,10 @@ It watches the network namespace it runs in, and with namespaces: [all], or name
 of them, others too: their flows are traced from where they are. It needs root, or
 the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later with
 BTF type information. Once it is up it gives up all other privileges; the log says
-what is left. Without these, source: auto takes what there is: a classic
+what is left. On a kernel without that, source: auto takes what there is: a classic
 tracepoint, perf events, or asking for all sockets again and again (sock_diag). All
-of them know less of each retransmit; the heartbeat, /metrics and ` + "`decaf agents`" + `
-name the one in use.
+of them know less of each retransmit; the heartbeat and ` + "`decaf agents`" + ` name the
+one in use. Where a privilege is missing it says so and ends.
 
 What is no evidence is left out by ignore_interfaces and ignore_networks: the
 management network, for one, which carries the evidence itself.
