@@ -87,9 +87,9 @@ func TestTableHasTargets(t *testing.T) {
 		{"flood_forwarding_loss_pct", -3.5, "± 3 missed"},
 		{"aggregate_top_flows_missed", 0, "0 met"},
 		{"path_latency_p50_ms_ipv6", .4, "≤ 0.5 met"},
-		{"transfer_change_pct", -2, "≥ -2.5 by chance met"},
-		{"transfer_change_pct", 3, "≥ -2.5 by chance met"},
-		{"transfer_change_pct", -3, "≥ -2.5 by chance missed"},
+		{"transfer_change_pct", -2, "± 2.5 by chance met"},
+		{"transfer_change_pct", 3, "± 2.5 by chance missed"},
+		{"transfer_change_pct", -3, "± 2.5 by chance missed"},
 		{"transfer_change_pct_ipv6", 3, ""}, // nothing tells of chance there
 		{"flood_rss_slope_kb_per_s", -7, "≤ 1 by chance met"},
 		{"flood_rss_mb", 50, ""},

@@ -7,8 +7,8 @@ import (
 )
 
 // target is what a figure is held against: to lie from least to most. Where
-// chance names another figure, that one's value, how far chance alone may take this
-// one from 0, stands for what is not infinite of both.
+// chance names another figure, most is that one's value: how far chance alone
+// may take this one from 0.
 type target struct {
 	least, most float64
 	chance      string
@@ -56,8 +56,8 @@ var targets = map[string]target{
 	"ecmp_paths_found":                     exactly(spines),
 	"one_path_running_p50_us":              atMost(100),
 	"one_path_process_ms":                  atMost(30),
-	"transfer_change_pct":                  {most: math.Inf(1), chance: "transfer_change_ci_pct"},
-	"transfer_retransmits_change":          {least: math.Inf(-1), chance: "transfer_retransmits_change_ci"},
+	"transfer_change_pct":                  {chance: "transfer_change_ci_pct"},
+	"transfer_retransmits_change":          {chance: "transfer_retransmits_change_ci"},
 	"icmp_per_s_per_switch_default_budget": atMost(100), // 007's bound of a switch
 }
 
@@ -87,12 +87,9 @@ func targetOf(metric string, all map[string]float64) (target, bool) {
 func (t target) holds(value float64, all map[string]float64) (want string, met bool) {
 	least, most := t.least, t.most
 	if t.chance != "" {
-		by := all[t.chance]
-		if !math.IsInf(least, -1) {
-			least = -by
-		}
-		if !math.IsInf(most, 1) {
-			most = by
+		most = all[t.chance]
+		if least == 0 {
+			least = -most
 		}
 	}
 	switch {
