@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
 	"decaf/api/agentconfig"
 	"decaf/api/bus"
@@ -65,7 +66,16 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		trace *tracers
 		look  *survey
 		agent *Agent
+		// watching is whether the agent watches the kernel.
+		watching atomic.Bool
 	)
+	// Asked before anything is served, or a process that starts would say it is ready.
+	health.Ready("kernel events", func() error {
+		if !watching.Load() {
+			return errors.New("not attached yet")
+		}
+		return nil
+	})
 	return service.RunAll(ctx, log,
 		service.Part{
 			Name: "health endpoint",
@@ -140,14 +150,6 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 						return out
 					},
 				})
-				health.Ready("kernel events", func() error {
-					select {
-					case <-agent.Attached():
-						return nil
-					default:
-						return errors.New("not attached yet")
-					}
-				})
 				agent.register(health)
 				return nil
 			},
@@ -155,6 +157,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 			Ready: func(ctx context.Context) error {
 				select {
 				case <-agent.Attached():
+					watching.Store(true)
 					return nil
 				case <-ctx.Done():
 					return ctx.Err()

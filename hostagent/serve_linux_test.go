@@ -3,11 +3,14 @@ package hostagent
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -107,10 +110,16 @@ func TestServe(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.Name, cfg.Site, cfg.Topology, cfg.NATS.URL = "a", "lab", topo, site.srv.URL()
 	cfg.IgnoreInterfaces = []string{"lo"}
+	cfg.Listen = "127.0.0.1:9100" // the namespace is this test's own
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	began := time.Now()
 	go func() { served <- Serve(ctx, cfg, log) }()
+	// Who is told that it is ready finds what it counts, too.
+	until(t, "ready", func() bool { return answers("http://"+cfg.Listen+"/readyz", `"status":"ok"`) })
+	if !answers("http://"+cfg.Listen+"/metrics", "decaf_host_segments 0") {
+		t.Error("the agent says it is ready before it counts")
+	}
 	until(t, "the first heartbeat", func() bool { return len(rec.beats()) > 0 })
 	t.Logf("start to first heartbeat received: %v", time.Since(began))
 
@@ -158,6 +167,17 @@ func TestServe(t *testing.T) {
 		h := beats[len(beats)-1]
 		return h.GetCounters()[countRecords] >= 4 && h.GetCounters()["traces"] >= 2
 	})
+}
+
+// answers reports whether a page is there and holds a text.
+func answers(url, text string) bool {
+	r, err := http.Get(url)
+	if err != nil {
+		return false
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	return err == nil && r.StatusCode == http.StatusOK && strings.Contains(string(b), text)
 }
 
 // labAround is a lab whose host a is this process's own namespace.

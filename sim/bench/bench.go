@@ -25,7 +25,7 @@ type Options struct {
 
 // defaultOptions are the options of a command without flags.
 func defaultOptions() Options {
-	return Options{Duration: time.Second, Pairs: 30, Flood: 2 * time.Minute, Churn: 30 * time.Second}
+	return Options{Duration: time.Second, Pairs: 30, Flood: 5 * time.Minute, Churn: 30 * time.Second}
 }
 
 // leastDuration is the shortest that a measurement may be: a few of the clock's

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"decaf/device"
 )
 
 // memoryEvery is how often an agent's memory is looked at during a long flood; in
@@ -14,11 +16,23 @@ const (
 	memorySamples = 12
 )
 
+// The ring of an agent, of events: what one of a flood has by default, and at the
+// least here.
+var mostRing, leastRing = device.DefaultConfig().Ring, 80
+
+// ringThatFills is the room of a ring that the aggregates of a flood, one a second,
+// fill well before half of it is over. The default one takes some 17 minutes.
+func ringThatFills(flood time.Duration) int {
+	return min(max(int(flood.Seconds()/3), leastRing), mostRing)
+}
+
 // memory has one agent live through a long flood and looks at what it holds: its
 // process, and the maps of its programs in the kernel. The first half of the flood,
-// in which a heap takes the size that it needs, is not in the slope.
+// in which a heap takes the size that it needs and the ring of aggregates fills, is
+// not in the slope.
 func (b *deviceRun) memory(ctx context.Context) error {
-	a, err := b.startDevice(ctx, "")
+	ring := ringThatFills(b.Flood)
+	a, err := b.startDevice(ctx, fmt.Sprintf("ring: %d\n", ring))
 	if err != nil {
 		return err
 	}
@@ -49,6 +63,7 @@ func (b *deviceRun) memory(ctx context.Context) error {
 			return err
 		}
 		most = max(most, rss)
+		b.Log("after %v: %.2f MB resident, maps of %.2f MB", since.Round(time.Second), rss/1e6, held/1e6)
 		if since >= b.Flood/2 {
 			at, process, maps = append(at, since.Seconds()), append(process, rss), append(maps, held)
 		}
@@ -56,7 +71,7 @@ func (b *deviceRun) memory(ctx context.Context) error {
 	rise, ci := slope(at, process)
 	riseMaps, _ := slope(at, maps)
 	b.result("flood_rss_mb", most/1e6, "MB", "the agent's process, resident, at most")
-	b.result("flood_rss_slope_kb_per_s", rise/1000, "kB/s", fmt.Sprintf("its rise over the second half of a flood of %v: least squares of %d samples", b.Flood, len(at)))
+	b.result("flood_rss_slope_kb_per_s", rise/1000, "kB/s", fmt.Sprintf("its rise over the second half of a flood of %v, by when a ring of %d events is full: least squares of %d samples", b.Flood, ring, len(at)))
 	b.result("flood_rss_slope_ci_kb_per_s", ci/1000, "kB/s", "either way, 95 % confidence")
 	b.result("flood_maps_mb", maps[len(maps)-1]/1e6, "MB", "the maps of its programs, in the kernel")
 	b.result("flood_maps_slope_kb_per_s", riseMaps/1000, "kB/s", "their rise meanwhile")
