@@ -21,9 +21,9 @@ const (
 var mostRing, leastRing = device.DefaultConfig().Ring, 80
 
 // ringThatFills is the room of a ring that the aggregates of a flood, one a second,
-// fill well before half of it is over. The default one takes some 17 minutes.
+// fill before half of it is over. The default one takes some 17 minutes.
 func ringThatFills(flood time.Duration) int {
-	return min(max(int(flood.Seconds()/3), leastRing), mostRing)
+	return min(max(int(.45*flood.Seconds()), leastRing), mostRing)
 }
 
 // memory has one agent live through a long flood and looks at what it holds: its

@@ -58,6 +58,7 @@ var targets = map[string]target{
 	"one_path_process_ms":                  atMost(30),
 	"transfer_change_pct":                  {chance: "transfer_change_ci_pct"},
 	"transfer_retransmits_change":          {chance: "transfer_retransmits_change_ci"},
+	"fastest_change_pct":                   {chance: "fastest_change_ci_pct"},
 	"icmp_per_s_per_switch_default_budget": atMost(100), // 007's bound of a switch
 }
 

@@ -9,6 +9,10 @@ switches that hash the whole five-tuple:
 
   - one path in a running process and as a fresh "decaf trace";
   - all paths as a fresh "decaf trace --all-paths";
+  - a live flow over links of 1 Gbit/s, which it fills until they drop, with a hundred
+    traces of it and without in turn: what it gets through and sends again; and one
+    as fast as the machine lets it, whose losses are those of the processors' own
+    backlogs;
   - under traffic with 1 % loss on each path: from the retransmission to its path,
     and how many of the paths are those that the flows' own packets took, as seen
     at the switches;

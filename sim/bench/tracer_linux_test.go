@@ -127,7 +127,7 @@ func TestPathsAreThoseOfTheFlows(t *testing.T) {
 func TestTracerBench(t *testing.T) {
 	b := newBriefTracing(t, brief(t))
 	for _, v := range versions {
-		play(t, of(v, b.running), of(v, b.process), of(v, b.allPaths), of(v, b.transfer))
+		play(t, of(v, b.running), of(v, b.process), of(v, b.allPaths), of(v, b.transfer), of(v, b.fastest))
 		// Another tool, which is there on every machine: ours.
 		if err := b.peer(t.Context(), v, "own", program, []string{"trace", v.target().String(), "--json"}); err != nil {
 			t.Fatal(err)
@@ -136,11 +136,13 @@ func TestTracerBench(t *testing.T) {
 	got := measured(t, b.results)
 	for _, v := range versions {
 		for _, name := range []string{"one_path_running_p50_us", "one_path_running_p99_us", "one_path_running_complete_pct", "one_path_process_ms", "one_path_process_complete_pct", "ecmp_all_paths_ms", "ecmp_packets",
-			"transfer_mbit_per_s", "transfer_traces_complete_pct", "own_ms", "own_packets"} {
+			"transfer_mbit_per_s", "transfer_traces_complete_pct", "fastest_mbit_per_s", "own_ms", "own_packets"} {
 			above(t, got, v.metric(name))
 		}
-		for _, name := range []string{"transfer_change_pct", "transfer_change_ci_pct", "transfer_retransmits", "transfer_retransmits_change", "transfer_retransmits_change_ci"} {
-			there(t, got, v.metric(name))
+		for _, flow := range []string{"transfer", "fastest"} {
+			for _, name := range []string{"change_pct", "change_ci_pct", "retransmits", "retransmits_change", "retransmits_change_ci", "backlog_drops", "backlog_drops_traced"} {
+				there(t, got, v.metric(flow+"_"+name))
+			}
 		}
 		if got[v.metric("ecmp_paths_found")] != spines || got[v.metric("own_paths")] != 1 {
 			t.Errorf("%v paths of %d, and %v of one flow", got[v.metric("ecmp_paths_found")], spines, got[v.metric("own_paths")])

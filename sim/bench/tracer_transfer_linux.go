@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"decaf/api/decafpb"
@@ -17,9 +21,56 @@ import (
 // tracesBeside is how many traces of a live flow are made beside a measurement.
 const tracesBeside = 100
 
-// transfer has one flow send as fast as it can, and compares what it gets through
-// while it is traced with what it gets through otherwise, in turn.
+// Links of transfer: narrower than what the machine forwards, so that they lose packets
+// and not its processors' backlogs, which empty the sooner the more else is done.
+const (
+	linkRate  = 1_000_000_000 / 8 // bytes per second
+	linkBurst = 64 << 10          // bytes that pass at once
+	linkQueue = 100 * 1514        // bytes that wait
+)
+
+// transfer has one flow fill links of linkRate, on which probes wait in the queue that
+// it makes overflow.
 func (b *tracing) transfer(ctx context.Context, v version) (err error) {
+	for i := 1; i <= spines; i++ {
+		undo, err := b.narrow(fmt.Sprintf("s%d", i))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, undo()) }()
+	}
+	return b.undisturbed(ctx, v, "transfer", "one flow over links of 1 Gbit/s")
+}
+
+// fastest has one flow send as fast as the machine lets it. What is sent again there
+// is what the machine's own backlogs drop.
+func (b *tracing) fastest(ctx context.Context, v version) error {
+	return b.undisturbed(ctx, v, "fastest", "one flow as fast as it goes")
+}
+
+// narrow has a port of r1 let out linkRate.
+func (b *tracing) narrow(port string) (undo func() error, err error) {
+	var q *netlink.Tbf
+	err = b.f.Do("r1", func() error {
+		link, err := netlink.LinkByName(port)
+		if err != nil {
+			return err
+		}
+		q = &netlink.Tbf{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+			Rate:       linkRate, Limit: linkQueue, Buffer: netlink.Xmittime(linkRate, linkBurst),
+		}
+		return netlink.QdiscAdd(q)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("narrow r1's port %s: %w", port, err)
+	}
+	return func() error { return b.f.Do("r1", func() error { return netlink.QdiscDel(q) }) }, nil
+}
+
+// undisturbed compares what a flow gets through while it is traced with what it gets
+// through otherwise, in turn.
+func (b *tracing) undisturbed(ctx context.Context, v version, name, what string) (err error) {
 	t, stop, err := b.tracer(ctx, unbounded)
 	if err != nil {
 		return err
@@ -34,8 +85,8 @@ func (b *tracing) transfer(ctx context.Context, v version) (err error) {
 	if _, err := l.measure(ctx, b.Duration); err != nil {
 		return err
 	}
-	var rates, again [2][]float64 // without traces, with them
-	var change, more []float64    // of each pair
+	var rates, again, dropped [2][]float64 // without traces, with them
+	var change, more []float64             // of each pair
 	epoch, complete := int64(0), 0
 	for i := range b.Pairs {
 		for turn := range 2 {
@@ -54,21 +105,25 @@ func (b *tracing) transfer(ctx context.Context, v version) (err error) {
 			}
 			rates[on] = append(rates[on], m.mbit)
 			again[on] = append(again[on], m.retransmits)
+			dropped[on] = append(dropped[on], m.dropped)
 		}
 		change = append(change, 100*(rates[1][i]/rates[0][i]-1))
 		more = append(more, again[1][i]-again[0][i])
-		b.Log("pair %d of %d: %.0f Mbit/s without traces, %.0f with; %.0f and %.0f retransmits", i+1, b.Pairs, rates[0][i], rates[1][i], again[0][i], again[1][i])
+		b.Log("pair %d of %d: %.1f Mbit/s without traces, %.1f with; %.0f and %.0f retransmits; %.0f and %.0f packets dropped by backlogs", i+1, b.Pairs,
+			rates[0][i], rates[1][i], again[0][i], again[1][i], dropped[0][i], dropped[1][i])
 	}
 	faster, ci := meanWithin(change)
-	what := fmt.Sprintf("of %d pairs, one flow as fast as it goes", b.Pairs)
-	b.add(v, "transfer_mbit_per_s", mean(rates[0]), "Mbit/s", "got through without traces, mean "+what)
-	b.add(v, "transfer_change_pct", faster, "%", fmt.Sprintf("more with %d traces of it, mean ", tracesBeside)+what)
-	b.add(v, "transfer_change_ci_pct", ci, "%", "either way, 95 % confidence")
-	b.add(v, "transfer_retransmits", mean(again[0]), "segments", "sent again without traces, mean "+what)
+	what = fmt.Sprintf("of %d pairs, %s", b.Pairs, what)
+	b.add(v, name+"_mbit_per_s", mean(rates[0]), "Mbit/s", "got through without traces, mean "+what)
+	b.add(v, name+"_change_pct", faster, "%", fmt.Sprintf("more with %d traces of it, mean ", tracesBeside)+what)
+	b.add(v, name+"_change_ci_pct", ci, "%", "either way, 95 % confidence")
+	b.add(v, name+"_retransmits", mean(again[0]), "segments", "sent again without traces, mean "+what)
 	extra, ci := meanWithin(more)
-	b.add(v, "transfer_retransmits_change", extra, "segments", fmt.Sprintf("more with %d traces of it, mean ", tracesBeside)+what)
-	b.add(v, "transfer_retransmits_change_ci", ci, "segments", "either way, 95 % confidence")
-	b.add(v, "transfer_traces_complete_pct", 100*float64(complete)/float64(b.Pairs*tracesBeside), "%", "of the traces meanwhile found the whole path")
+	b.add(v, name+"_retransmits_change", extra, "segments", fmt.Sprintf("more with %d traces of it, mean ", tracesBeside)+what)
+	b.add(v, name+"_retransmits_change_ci", ci, "segments", "either way, 95 % confidence")
+	b.add(v, name+"_backlog_drops", mean(dropped[0]), "packets", "dropped by this machine's processors without traces, mean "+what)
+	b.add(v, name+"_backlog_drops_traced", mean(dropped[1]), "packets", "the same with traces")
+	b.add(v, name+"_traces_complete_pct", 100*float64(complete)/float64(b.Pairs*tracesBeside), "%", "of the traces meanwhile found the whole path")
 	return nil
 }
 
@@ -110,10 +165,18 @@ func (l *live) close() error {
 }
 
 // progress is what a connection did in some time.
-type progress struct{ mbit, retransmits float64 } // Mbit/s acknowledged, segments sent again
+type progress struct {
+	mbit        float64 // Mbit/s acknowledged
+	retransmits float64 // segments sent again
+	dropped     float64 // packets, of any flow, by the processors' backlogs
+}
 
 func (l *live) measure(ctx context.Context, d time.Duration) (m progress, err error) {
 	begin := time.Now()
+	lost, err := backlogDrops()
+	if err != nil {
+		return m, err
+	}
 	before, err := l.info()
 	if err == nil {
 		err = pause(ctx, d)
@@ -122,10 +185,38 @@ func (l *live) measure(ctx context.Context, d time.Duration) (m progress, err er
 		return m, err
 	}
 	after, err := l.info()
+	if err != nil {
+		return m, err
+	}
+	took := time.Since(begin)
+	since, err := backlogDrops()
 	return progress{
-		mbit:        float64(after.Bytes_acked-before.Bytes_acked) * 8 / 1e6 / time.Since(begin).Seconds(),
+		mbit:        float64(after.Bytes_acked-before.Bytes_acked) * 8 / 1e6 / took.Seconds(),
 		retransmits: float64(after.Total_retrans - before.Total_retrans),
+		dropped:     float64(since - lost),
 	}, err
+}
+
+// backlogDrops is how many packets the processors' receive backlogs had no room for
+// (net.core.netdev_max_backlog) so far: the second column of softnet_stat.
+func backlogDrops() (n uint64, err error) {
+	const file = "/proc/net/softnet_stat"
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			return 0, fmt.Errorf("%s: line %q: want columns", file, line)
+		}
+		dropped, err := strconv.ParseUint(f[1], 16, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", file, err)
+		}
+		n += dropped
+	}
+	return n, nil
 }
 
 func (l *live) info() (info *unix.TCPInfo, err error) {
