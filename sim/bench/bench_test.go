@@ -131,6 +131,20 @@ func TestStatistics(t *testing.T) {
 	m, ci := meanWithin([]float64{1, 2, 3, 4, 5}) // deviation 1.5811, error .7071
 	near("mean", m, 3)
 	near("its interval", ci, 2.776*.70711)
+	for _, c := range []struct {
+		of   []float64
+		n    int
+		want []float64
+	}{
+		{[]float64{1, 3, 5, 7, 9, 11}, 3, []float64{2, 6, 10}},
+		{[]float64{1, 3, 5, 7, 9}, 2, []float64{2, 7}},
+		{[]float64{1, 3}, 8, []float64{1, 3}},
+		{nil, 8, nil},
+	} {
+		if got := blocks(c.of, c.n); !slices.Equal(got, c.want) {
+			t.Errorf("means of %d parts of %v: %v, want %v", c.n, c.of, got, c.want)
+		}
+	}
 	s, ci := slope([]float64{0, 1, 2, 3}, []float64{1, 3, 5, 7})
 	near("a line", s, 2)
 	near("all on it", ci, 0)

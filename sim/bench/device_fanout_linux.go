@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,17 +22,24 @@ const tellAll = "ring: 65536\nreport: {threshold: 1000000}\nfuse: {cpu: 64, memo
 // slowRate is the events a second beside which a subscriber never reads.
 const slowRate = 10_000
 
+// fanOut is a figure of how many events reach all who listen.
+type fanOut struct {
+	fan
+	metric, what string
+}
+
+// fanOuts are measured in turn.
+var fanOuts = []fanOut{
+	{fan{1, true}, "fanout1_events_per_s", "events to one subscriber over mutual TLS, without loss"},
+	{fan{16, true}, "fanout16_events_per_s", "events to each of 16 subscribers over mutual TLS, without loss, the agent's budgets raised"},
+	{fan{16, false}, "fanout16_plain_events_per_s", "the same in plain text"},
+}
+
 // fanOut finds, by steps of half as many again, the most events a second that
 // reach every subscriber without loss.
 func (b *deviceRun) fanOut(ctx context.Context) error {
-	for _, f := range []struct {
-		fan
-		metric, what string
-	}{
-		{fan{1, true}, "fanout1_events_per_s", "events to one subscriber over mutual TLS, without loss"},
-		{fan{16, true}, "fanout16_events_per_s", "events to each of 16 subscribers over mutual TLS, without loss"},
-		{fan{16, false}, "fanout16_plain_events_per_s", "the same in plain text"},
-	} {
+	for _, f := range fanOuts {
+		cpu := 0.0
 		best := 0.0
 		for rate := 2000.0; ; rate *= 1.5 {
 			r, err := b.fan(ctx, f.fan, rate)
@@ -40,13 +48,14 @@ func (b *deviceRun) fanOut(ctx context.Context) error {
 			}
 			b.Log("%d subscribers, TLS %v, %.0f events/s offered: %.0f reached each, %d missed, agent at %.0f %% of a core", f.subscribers, f.secure, rate, r.reached, r.missed, r.cpu)
 			if r.missed == 0 {
-				best = max(best, r.reached)
+				best, cpu = max(best, r.reached), r.cpu
 			}
 			if r.missed > 0 || r.reached < 0.8*rate {
 				break
 			}
 		}
 		b.result(f.metric, best, "1/s", f.what)
+		b.result(strings.TrimSuffix(f.metric, "events_per_s")+"agent_cpu_pct", cpu, "% of a core", "the agent's process meanwhile")
 	}
 	return nil
 }

@@ -98,8 +98,8 @@ func runDevice(ctx context.Context, o Options) ([]Result, error) {
 
 // traffic is what went through r in some time.
 type traffic struct {
-	offered, delivered, dropped float64
-	seconds                     float64
+	sent, delivered, dropped float64
+	seconds                  float64
 }
 
 // none is a rate of no packets; 0 is as many as there can be.
@@ -124,7 +124,7 @@ func (b *deviceRun) driveFor(ctx context.Context, d time.Duration, forward, floo
 		*blaster
 		rate float64
 		sent *float64
-	}{{b.forward, forward, &t.offered}, {b.flood, flood, &t.dropped}} {
+	}{{b.forward, forward, &t.sent}, {b.flood, flood, &t.dropped}} {
 		if s.rate != none {
 			group.Go(func() error {
 				n, err := s.run(run, s.rate)
@@ -172,10 +172,11 @@ func (b *deviceRun) floodRate() float64 { return min(mostFlood, b.most.drops/2) 
 
 // pairs compares agent off with on under the flood, in turn.
 func (b *deviceRun) pairs(ctx context.Context) error {
+	offered := b.most.forward / 2
 	var lost, drops []float64 // percentage points more with the agent
 	var cpu, seconds float64
+	var share [2][]float64 // percent delivered of offered, agent off and on
 	for i := range b.Pairs {
-		var share [2]float64
 		for turn := range 2 {
 			on := (i+turn)%2 == 1
 			var a *deviceAgent
@@ -188,12 +189,12 @@ func (b *deviceRun) pairs(ctx context.Context) error {
 			}
 			// Once for the beginning of the flood, which is another matter: its
 			// first drops have events.
-			t, err := b.drive(ctx, b.most.forward/2, b.floodRate())
+			t, err := b.drive(ctx, offered, b.floodRate())
 			if on && err == nil {
 				before, err = a.cpu()
 			}
 			if err == nil {
-				t, err = b.drive(ctx, b.most.forward/2, b.floodRate())
+				t, err = b.drive(ctx, offered, b.floodRate())
 			}
 			side := 0
 			if on {
@@ -208,13 +209,18 @@ func (b *deviceRun) pairs(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			share[side] = 100 * t.delivered / max(t.offered, 1)
+			// Of what was asked of the sender: r forwards on its time, and what makes that
+			// slower shows as packets that it did not come to send.
+			share[side] = append(share[side], 100*t.delivered/(offered*t.seconds))
 		}
-		lost = append(lost, share[0]-share[1])
-		b.Log("pair %d of %d: %.2f %% delivered without, %.2f %% with the agent", i+1, b.Pairs, share[0], share[1])
+		lost = append(lost, share[0][i]-share[1][i])
+		b.Log("pair %d of %d: %.2f %% delivered without, %.2f %% with the agent", i+1, b.Pairs, share[0][i], share[1][i])
 	}
 	less, ci := meanWithin(lost)
 	b.result("flood_drops_per_s", median(drops), "1/s", "packets dropped in these runs, agent on")
+	b.result("flood_offered_per_s", offered, "1/s", "packets asked of the sender to forward: half of the most")
+	b.result("flood_delivered_off_pct", mean(share[0]), "%", "delivered of these, without the agent, mean")
+	b.result("flood_delivered_on_pct", mean(share[1]), "%", "the same with it")
 	b.result("flood_forwarding_loss_pct", less, "%", fmt.Sprintf("delivered of offered packets, less with the agent: mean of %d pairs", b.Pairs))
 	b.result("flood_forwarding_loss_ci_pct", ci, "%", "either way, 95 % confidence")
 	b.result("flood_agent_cpu_pct", 100*cpu/seconds, "% of a core", "the agent's process, outside the kernel program")

@@ -27,7 +27,7 @@ func TestDeviceBenchFlood(t *testing.T) {
 	b := newBriefDevice(t)
 	play(t, b.pairs, b.memory)
 	got := measured(t, b.results)
-	above(t, got, "forwarding_most_pps", "drops_most_per_s", "flood_drops_per_s", "flood_rss_mb", "flood_maps_mb")
+	above(t, got, "forwarding_most_pps", "drops_most_per_s", "flood_drops_per_s", "flood_offered_per_s", "flood_delivered_off_pct", "flood_delivered_on_pct", "flood_rss_mb", "flood_maps_mb")
 	there(t, got, "flood_forwarding_loss_pct", "flood_agent_cpu_pct", "flood_rss_slope_kb_per_s", "flood_rss_slope_ci_kb_per_s")
 	// A process of Go takes some MB, and the maps that are sized for a flood do not
 	// grow in one.
@@ -58,6 +58,9 @@ func TestDeviceBenchEvents(t *testing.T) {
 	}
 	if got["event_lost"] != 0 {
 		t.Errorf("%v events of a quiet device were lost", got["event_lost"])
+	}
+	if !slices.ContainsFunc(fanOuts, func(f fanOut) bool { return f.metric == "fanout16_events_per_s" && f.subscribers == 16 && f.secure }) {
+		t.Errorf("events to 16 subscribers are not measured: %+v", fanOuts)
 	}
 	for _, f := range []fan{{3, true}, {2, false}} {
 		if r, err := b.fan(t.Context(), f, 200); err != nil || r.missed > 0 || r.reached <= 0 {

@@ -14,6 +14,7 @@ import (
 const (
 	memoryEvery   = 5 * time.Second
 	memorySamples = 12
+	memoryBlocks  = 8
 )
 
 // The ring of an agent, of events: what one of a flood has by default, and at the
@@ -68,10 +69,11 @@ func (b *deviceRun) memory(ctx context.Context) error {
 			at, process, maps = append(at, since.Seconds()), append(process, rss), append(maps, held)
 		}
 	}
-	rise, ci := slope(at, process)
+	// A heap swells and shrinks over several samples.
+	rise, ci := slope(blocks(at, memoryBlocks), blocks(process, memoryBlocks))
 	riseMaps, _ := slope(at, maps)
 	b.result("flood_rss_mb", most/1e6, "MB", "the agent's process, resident, at most")
-	b.result("flood_rss_slope_kb_per_s", rise/1000, "kB/s", fmt.Sprintf("its rise over the second half of a flood of %v, by when a ring of %d events is full: least squares of %d samples", b.Flood, ring, len(at)))
+	b.result("flood_rss_slope_kb_per_s", rise/1000, "kB/s", fmt.Sprintf("its rise over the second half of a flood of %v, by when a ring of %d events is full: least squares of the means of %d parts, of %d samples", b.Flood, ring, min(memoryBlocks, len(at)), len(at)))
 	b.result("flood_rss_slope_ci_kb_per_s", ci/1000, "kB/s", "either way, 95 % confidence")
 	b.result("flood_maps_mb", maps[len(maps)-1]/1e6, "MB", "the maps of its programs, in the kernel")
 	b.result("flood_maps_slope_kb_per_s", riseMaps/1000, "kB/s", "their rise meanwhile")

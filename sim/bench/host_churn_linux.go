@@ -40,7 +40,7 @@ func (h *hostRun) churn(ctx context.Context) error {
 	// What its tables counted shows at the ends of their intervals.
 	const ended = "table_connections_ended"
 	if _, err := until(ctx, h.tables+10*time.Second, func() (bool, error) {
-		now, err := h.counters()
+		now, err := agent.counters()
 		if err == nil {
 			after.counters = now
 		}

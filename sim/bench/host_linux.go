@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,18 +23,19 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"decaf/api/bus"
 	"decaf/hostagent"
 )
 
-// Addresses of the two hosts, and where the agent listens and finds NATS, on
-// the loopback of a.
+// Addresses of the two hosts.
 const (
-	hostAddrA  = "10.9.1.1"
-	hostAddrB  = "10.9.2.1"
-	hostListen = "127.0.0.1:9340"
-	hostNATS   = "127.0.0.1:4222"
+	hostAddrA = "10.9.1.1"
+	hostAddrB = "10.9.2.1"
 )
+
+// hostRTO is the least retransmission timeout of the hosts. With the usual 200 ms
+// connections that lose half of what they send wait most of the time, and send
+// again less often than a rate says.
+const hostRTO = 10 * time.Millisecond
 
 // hostTopology is what the agent knows: a - r - b.
 const hostTopology = `
@@ -60,9 +59,7 @@ type hostRun struct {
 	tables  time.Duration // interval of the agent's tables
 	a, r, b *space
 	dir     string
-	nats    *bus.Server
-	relay   net.Listener  // in a, to nats
-	sent    atomic.Uint64 // bytes from the agent to NATS
+	nats    *natsBeside
 }
 
 // newHostRun builds what the benchmark runs on.
@@ -139,30 +136,8 @@ func (h *hostRun) build(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	log := slog.New(slog.DiscardHandler)
-	h.nats, err = bus.StartServer(bus.ServerConfig{Listen: "127.0.0.1:0", Dir: filepath.Join(h.dir, "nats"), Site: "bench"}, log)
-	if err != nil {
-		return err
-	}
-	conn, err := bus.Connect(ctx, bus.ConnConfig{Server: h.nats, Name: "admin.bench", Site: "bench"}, log)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := conn.WaitReady(ctx); err != nil {
-		return err
-	}
-	if err := conn.EnsureStreams(ctx); err != nil {
-		return err
-	}
-	if err := h.a.do(func() (err error) {
-		h.relay, err = net.Listen("tcp", hostNATS)
-		return err
-	}); err != nil {
-		return err
-	}
-	go h.forward()
-	return nil
+	h.nats, err = newNATS(ctx, h.a.do, h.dir)
+	return err
 }
 
 // cableHost joins eth0 of a host and a port of the router.
@@ -193,45 +168,12 @@ func cableHost(host, router *space, port, addr, gateway string) error {
 			return err
 		}
 	}
-	return host.nl.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)})
-}
-
-// forward joins who connects to the relay with NATS, and counts.
-func (h *hostRun) forward() {
-	for {
-		c, err := h.relay.Accept()
-		if err != nil {
-			return
-		}
-		up, err := net.Dial("tcp", strings.TrimPrefix(h.nats.URL(), "nats://"))
-		if err != nil {
-			c.Close()
-			continue
-		}
-		go func() {
-			defer up.Close()
-			buf := make([]byte, 64<<10)
-			for {
-				n, err := c.Read(buf)
-				h.sent.Add(uint64(n))
-				if _, werr := up.Write(buf[:n]); err != nil || werr != nil {
-					return
-				}
-			}
-		}()
-		go func() {
-			defer c.Close()
-			io.Copy(c, up)
-		}()
-	}
+	return host.nl.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway), RtoMin: int(hostRTO.Milliseconds())})
 }
 
 func (h *hostRun) close() {
-	if h.relay != nil {
-		h.relay.Close()
-	}
 	if h.nats != nil {
-		h.nats.Stop()
+		h.nats.close()
 	}
 	for _, s := range []*space{h.a, h.r, h.b} {
 		if s != nil {
@@ -244,68 +186,9 @@ func (h *hostRun) close() {
 }
 
 // startAgent runs `decaf host` in a, and waits until it watches.
-func (h *hostRun) startAgent(ctx context.Context) (*process, error) {
-	file := filepath.Join(h.dir, "host.yaml")
-	topology := filepath.Join(h.dir, "topology.yaml")
-	if err := os.WriteFile(topology, []byte(hostTopology), 0o600); err != nil {
-		return nil, err
-	}
-	text := fmt.Sprintf("name: a\nsite: bench\ntopology: %q\nlisten: %s\nlog: {level: warn}\nnats: {url: %q}\ntables: {interval: %v}\n",
-		topology, hostListen, "nats://"+hostNATS, h.tables)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return nil, err
-	}
-	p, err := h.a.start(nil, "host", "--config", file)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.serves(ctx, func(context.Context) error { _, err := h.ask("/readyz"); return err }); err != nil {
-		p.stop()
-		return nil, err
-	}
-	return p, nil
+func (h *hostRun) startAgent(ctx context.Context) (*hostAgent, error) {
+	return startHost(ctx, h.a.do, h.a.start, "a", []byte(hostTopology), fmt.Sprintf("tables: {interval: %v}\n", h.tables))
 }
-
-// ask gets a page of the agent.
-func (h *hostRun) ask(path string) (string, error) {
-	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, addr string) (c net.Conn, err error) {
-		err = h.a.do(func() (err error) { c, err = (&net.Dialer{}).DialContext(ctx, "tcp", addr); return err })
-		return c, err
-	}}
-	client := &http.Client{Transport: t, Timeout: 5 * time.Second}
-	r, err := client.Get("http://" + hostListen + path)
-	if err != nil {
-		return "", err
-	}
-	defer r.Body.Close()
-	b, err := io.ReadAll(r.Body)
-	if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", path, r.Status)
-	}
-	return string(b), err
-}
-
-// counters are what the agent counts, by the names of its heartbeat.
-func (h *hostRun) counters() (map[string]float64, error) {
-	page, err := h.ask("/metrics")
-	if err != nil {
-		return nil, err
-	}
-	counts := map[string]float64{}
-	for _, m := range hostCounter.FindAllStringSubmatch(page, -1) {
-		if counts[m[1]], err = strconv.ParseFloat(m[2], 64); err != nil {
-			return nil, fmt.Errorf("/metrics: %s: %w", m[1], err)
-		}
-	}
-	for _, name := range []string{"probes", "segments", "events_lost_ring", "events_missed", "records_merged", "traces_refused", "table_connections_ended"} {
-		if _, ok := counts[name]; !ok {
-			return nil, fmt.Errorf("/metrics: the agent does not tell of %s", name)
-		}
-	}
-	return counts, nil
-}
-
-var hostCounter = regexp.MustCompile(`(?m)^decaf_host_(\w+) (\S+)$`)
 
 // hostUsage is what an agent took and counted so far.
 type hostUsage struct {
@@ -318,14 +201,14 @@ type hostUsage struct {
 	segments uint64 // sent again by a, as the kernel counts
 }
 
-func (h *hostRun) usage(p *process) (u hostUsage, err error) {
+func (h *hostRun) usage(p *hostAgent) (u hostUsage, err error) {
 	u.at = time.Now()
-	u.sent = h.sent.Load()
+	u.sent = h.nats.sent.Load()
 	var errs [5]error
 	u.process, errs[0] = p.cpu()
 	u.resident, errs[1] = p.resident()
 	u.programs, errs[2] = hostPrograms(p.cmd.Process.Pid)
-	u.counters, errs[3] = h.counters()
+	u.counters, errs[3] = p.counters()
 	u.segments, errs[4] = h.retransmitted()
 	return u, errors.Join(errs[:]...)
 }
@@ -552,7 +435,7 @@ func (h *hostRun) costs(ctx context.Context, sockets int) error {
 
 // quiesced waits until neither the kernel nor the agent counts any more, and what
 // they differ by is accounted for; if it never is, for some seconds.
-func (h *hostRun) quiesced(ctx context.Context, agent *process, first hostUsage) (hostUsage, error) {
+func (h *hostRun) quiesced(ctx context.Context, agent *hostAgent, first hostUsage) (hostUsage, error) {
 	last, err := h.usage(agent)
 	same := 0
 	for end := time.Now().Add(15 * time.Second); err == nil && time.Now().Before(end); {

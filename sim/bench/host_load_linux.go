@@ -94,7 +94,7 @@ func childCommands() []*cobra.Command {
 			}
 			return holdConnections(cmd.InOrStdin(), cmd.OutOrStdout(), args[0], n)
 		},
-	}, tracerAgentCommand()}
+	}}
 }
 
 // holdConnections opens n connections to a listener in another namespace, says

@@ -25,17 +25,17 @@ type process struct {
 	in   io.WriteCloser
 	out  bytes.Buffer
 	done chan error
-	end  chan struct{} // ends the thread that it hangs on
+	end  chan struct{} // ends the thread that it hangs on, if it is one of its own
 }
 
-// start runs this program with other arguments in a namespace.
-func (s *space) start(stdout io.Writer, args ...string) (*process, error) {
+// newProcess runs this program with other arguments; start starts the command.
+func newProcess(stdout io.Writer, start func(*exec.Cmd) error, args ...string) (*process, error) {
 	// It is ended in order, by stop.
 	cmd, err := program(context.Background(), args...)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd, done: make(chan error, 1), end: make(chan struct{})}
+	p := &process{cmd: cmd, done: make(chan error, 1)}
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -43,22 +43,35 @@ func (s *space) start(stdout io.Writer, args ...string) (*process, error) {
 	if stdout != nil {
 		p.cmd.Stdout = stdout
 	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the death signal is of this thread
-		err := netns.Set(s.ns)
-		if err == nil {
-			err = p.cmd.Start()
-		}
-		started <- err
-		<-p.end
-	}()
-	if err := <-started; err != nil {
-		close(p.end)
+	if err := start(cmd); err != nil {
 		return nil, fmt.Errorf("start %q: %w", args, err)
 	}
 	go func() { p.done <- p.cmd.Wait() }()
+	return p, nil
+}
+
+// start runs this program with other arguments in a namespace.
+func (s *space) start(stdout io.Writer, args ...string) (*process, error) {
+	end := make(chan struct{})
+	p, err := newProcess(stdout, func(cmd *exec.Cmd) error {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		started := make(chan error)
+		go func() {
+			runtime.LockOSThread() // the death signal is of this thread
+			err := netns.Set(s.ns)
+			if err == nil {
+				err = cmd.Start()
+			}
+			started <- err
+			<-end
+		}()
+		return <-started
+	}, args...)
+	if err != nil {
+		close(end)
+		return nil, err
+	}
+	p.end = end
 	return p, nil
 }
 
@@ -95,7 +108,9 @@ func (p *process) stop() {
 		p.cmd.Process.Kill()
 		<-p.done
 	}
-	close(p.end)
+	if p.end != nil {
+		close(p.end)
+	}
 }
 
 // cpu is the processor time that the process took so far, by the clock tick.

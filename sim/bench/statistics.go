@@ -45,6 +45,17 @@ func meanWithin(v []float64) (m, ci float64) {
 	return m, student95(n-1) * math.Sqrt(sum/(n-1)/n)
 }
 
+// blocks are means of consecutive samples, n of them: samples that follow each other
+// closely are no independent ones, as slope takes them to be.
+func blocks(v []float64, n int) []float64 {
+	n = min(n, len(v))
+	out := make([]float64, n)
+	for i := range out {
+		out[i] = mean(v[i*len(v)/n : (i+1)*len(v)/n])
+	}
+	return out
+}
+
 // slope of y over x by least squares, and how far from it the true one is at most,
 // either way, with 95 % confidence, if what is off the line is off by chance; NaN
 // of fewer than three.

@@ -23,8 +23,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
+	"decaf/api/agentconfig"
 	"decaf/api/decafpb"
 	"decaf/api/packet"
 	"decaf/hostagent"
@@ -112,7 +112,8 @@ func fanTopology() (*topology.Topology, error) {
 type tracing struct {
 	Options
 	figures
-	f *kernel.Fabric
+	f    *kernel.Fabric
+	nats *natsBeside // at h1's loopback
 }
 
 func (b *tracing) add(v version, metric string, value float64, unit, what string) {
@@ -129,9 +130,15 @@ func newTracing(ctx context.Context, o Options) (b *tracing, end func() error, e
 	if err != nil {
 		return nil, nil, err
 	}
+	b = &tracing{Options: o, figures: figures{log: o.Log}, f: f}
 	var served sync.WaitGroup
 	var listeners []net.Listener
+	dir := ""
 	end = func() (err error) {
+		if b.nats != nil {
+			b.nats.close()
+		}
+		err = os.RemoveAll(dir)
 		for _, l := range listeners {
 			err = errors.Join(err, l.Close())
 		}
@@ -152,7 +159,13 @@ func newTracing(ctx context.Context, o Options) (b *tracing, end func() error, e
 			return nil, nil, errors.Join(err, end())
 		}
 	}
-	return &tracing{Options: o, figures: figures{log: o.Log}, f: f}, end, nil
+	if dir, err = os.MkdirTemp("", "decaf-bench-"); err == nil {
+		b.nats, err = newNATS(ctx, func(fn func() error) error { return f.Do("h1", fn) }, dir)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, end())
+	}
+	return b, end, nil
 }
 
 func runTracer(ctx context.Context, o Options) (_ []Result, err error) {
@@ -212,7 +225,7 @@ type budget struct {
 }
 
 // unbounded is a budget that is never spent.
-var unbounded = budget{1e6, 1e6}
+var unbounded = budget{agentconfig.MaxTraceRate, 1e6}
 
 // defaultBudget is a host agent's, where the topology tells of no other.
 var defaultBudget = budget{tracer.DefaultConfig().Rate, hostagent.DefaultConfig().Trace.Burst}
@@ -339,20 +352,6 @@ func (b *tracing) allPaths(ctx context.Context, v version) error {
 	return nil
 }
 
-// recorder keeps what the host agent publishes.
-type recorder struct {
-	mu   sync.Mutex
-	seen []*decafpb.Retransmit
-}
-
-func (r *recorder) Publish(m proto.Message) {
-	if rt, ok := m.(*decafpb.Retransmit); ok {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.seen = append(r.seen, rt)
-	}
-}
-
 // Traffic of the latency part: short connections, so that many flows retransmit.
 const (
 	benchWorkers = 10
@@ -377,7 +376,10 @@ func (b *tracing) watch(ctx context.Context, v version, of budget) (o observed, 
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, agent.end()) }()
+	defer func() {
+		_, _, e := agent.end(context.WithoutCancel(ctx))
+		err = errors.Join(err, e)
+	}()
 	if o.truth, err = b.watchSpines(v); err != nil {
 		return o, err
 	}
@@ -402,15 +404,15 @@ func (b *tracing) watch(ctx context.Context, v version, of budget) (o observed, 
 	if err != nil {
 		return o, err
 	}
-	// The traces that are under way end within their timeout.
-	seen, report, err := agent.report()
+	seen, told, err := agent.end(ctx)
 	if err != nil {
 		return o, err
 	}
 	for name := range after {
 		o.answers = max(o.answers, float64(after[name]-before[name])/o.duration.Seconds())
 	}
-	o.seen, o.refused, o.asked = seen, report.Refused, report.Asked
+	o.seen, o.refused = seen, told["traces_refused"]
+	o.asked = told["traces"] + o.refused
 	return o, nil
 }
 
@@ -468,7 +470,7 @@ func (b *tracing) judge(v version, seen []*decafpb.Retransmit, truth *spineWatch
 			right++
 		}
 	}
-	b.add(v, "path_latency_p50_ms", quantile(took, .5, time.Millisecond), "ms", "from the retransmission to the whole path, in an agent that is a process of its own")
+	b.add(v, "path_latency_p50_ms", quantile(took, .5, time.Millisecond), "ms", "from the retransmission to the whole path, in a decaf host with all that it does")
 	b.add(v, "path_latency_p99_ms", quantile(took, .99, time.Millisecond), "ms", "")
 	b.add(v, "path_begin_p50_ms", quantile(began, .5, time.Millisecond), "ms", "of this until the trace began")
 	b.add(v, "path_trace_p50_ms", quantile(traced, .5, time.Millisecond), "ms", "of this for the trace itself")

@@ -39,13 +39,13 @@ func (b *tracing) transfer(ctx context.Context, v version) (err error) {
 		}
 		defer func() { err = errors.Join(err, undo()) }()
 	}
-	return b.undisturbed(ctx, v, "transfer", "one flow over links of 1 Gbit/s")
+	return b.undisturbed(ctx, v, 45000, "transfer", "one flow over links of 1 Gbit/s")
 }
 
 // fastest has one flow send as fast as the machine lets it. What is sent again there
 // is what the machine's own backlogs drop.
 func (b *tracing) fastest(ctx context.Context, v version) error {
-	return b.undisturbed(ctx, v, "fastest", "one flow as fast as it goes")
+	return b.undisturbed(ctx, v, 45001, "fastest", "one flow as fast as it goes")
 }
 
 // narrow has a port of r1 let out linkRate.
@@ -68,15 +68,15 @@ func (b *tracing) narrow(port string) (undo func() error, err error) {
 	return func() error { return b.f.Do("r1", func() error { return netlink.QdiscDel(q) }) }, nil
 }
 
-// undisturbed compares what a flow gets through while it is traced with what it gets
+// undisturbed compares what a flow from a port gets through while it is traced with what it gets
 // through otherwise, in turn.
-func (b *tracing) undisturbed(ctx context.Context, v version, name, what string) (err error) {
+func (b *tracing) undisturbed(ctx context.Context, v version, port uint16, name, what string) (err error) {
 	t, stop, err := b.tracer(ctx, unbounded)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	l, err := b.liveFlow(v.flow(45000))
+	l, err := b.liveFlow(v.flow(port))
 	if err != nil {
 		return err
 	}
