@@ -168,7 +168,7 @@ func cableHost(host, router *space, port, addr, gateway string) error {
 			return err
 		}
 	}
-	return host.nl.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway), RtoMin: int(hostRTO.Milliseconds())})
+	return host.nl.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway), RtoMin: int(hostRTO.Milliseconds()), RtoMinLock: true})
 }
 
 func (h *hostRun) close() {
@@ -366,10 +366,7 @@ func (h *hostRun) costs(ctx context.Context, sockets int) error {
 	defer lossy()
 	resident, kbytes := 0.0, 0.0
 	for _, rate := range h.rates {
-		if err := load.rate(rate); err != nil {
-			return err
-		}
-		if err := pause(ctx, h.settle); err != nil {
+		if err := h.lose(ctx, load, rate); err != nil {
 			return err
 		}
 		before, err := h.usage(agent)
@@ -431,6 +428,24 @@ func (h *hostRun) costs(ctx context.Context, sockets int) error {
 	h.result("agent_segments_lost_ring"+of, rose(first, last, "events_lost_ring"), "events", "that found the ring full meanwhile")
 	h.result("agent_segments_missed"+of, missed(first, last), "events", "at most, that the kernel showed none of the agent's programs")
 	return nil
+}
+
+// lose has a send as often as it takes for so many retransmits a second: what a
+// connection sends while it waits for a timeout goes out, and is lost, as one.
+func (h *hostRun) lose(ctx context.Context, load *hostLoad, rate int) error {
+	if err := errors.Join(load.rate(rate), pause(ctx, h.settle)); err != nil || rate == 0 {
+		return err
+	}
+	begin := time.Now()
+	before, err1 := h.retransmitted()
+	err2 := pause(ctx, max(h.Duration, 10*time.Second/time.Duration(rate)))
+	after, err3 := h.retransmitted()
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	got := float64(after-before) / time.Since(begin).Seconds()
+	more := min(max(float64(rate)/max(got, 1), 1), 4)
+	return errors.Join(load.rate(int(more*float64(rate))), pause(ctx, h.settle/2))
 }
 
 // quiesced waits until neither the kernel nor the agent counts any more, and what
