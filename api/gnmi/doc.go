@@ -25,8 +25,28 @@
 // duplicates of the next, and past a limit its stream ends. State is asked for
 // when a subscriber's timer is due, so that for a slow one it coalesces by itself;
 // one look serves all that come within a moment. What is set is state that
-// subscribers see change, and go, at once (Changed). Nothing a client does or
+// subscribers see change, and go, at once (Changed). Nothing a subscriber does or
 // fails to do makes memory grow or holds up Publish.
+//
+// That is so because a call holds next to nothing of its own. Who wants changes alone
+// has a version of the state and the number of an event: what changed since is known
+// once for all. What a subscriber is still to be sent of the events is in its queue,
+// also of those that were there before it; and however many queues there are, no event
+// is in any when Config.Queue of its list, or twice Config.Ring, came after it: who
+// was to have it lost it. While state is sent to one that does not read, nobody holds
+// the look that it is of: what is left of it comes from a later one. A path that is
+// asked for twice in a call is looked at once. What went is remembered for those who
+// wait for it, to a limit (maxGone), past which a stream that was not told ends.
+//
+// A Get is one message, of which gRPC clients take 4 MiB unless they are told to take
+// more: an answer that is larger ends with RESOURCE_EXHAUSTED before it is made, and
+// Subscribe ONCE has the same in parts. Large answers are made one at a time; one that
+// its client does not read is held until its call ends.
+//
+// An event of many leaves is packed when it is no longer new: its updates in their
+// PROTO form, a sixth of the room or less, which go to who wants all of it as they
+// are, or in JSON value by value; who wants some of it has those decoded, and who
+// wants nothing of it costs nothing.
 //
 // What many events to many subscribers cost is the messages of gRPC and the waking
 // of everybody. So an event is written once, for each form in which somebody asks

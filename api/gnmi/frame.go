@@ -18,8 +18,13 @@ type frame struct{ data mem.BufferSlice }
 
 // newFrame is the frame of these updates of n, and its deletes.
 func newFrame(schema *yang.Node, n *gnmipb.Notification, updates []*gnmipb.Update, k frameKey, duplicates uint32) *frame {
+	return written(func(b []byte) []byte { return appendResponse(b, schema, n, updates, k, duplicates) })
+}
+
+// written is the frame of what write appends.
+func written(write func([]byte) []byte) *frame {
 	room := rooms.Get().(*[]byte)
-	*room = appendResponse((*room)[:0], schema, n, updates, k, duplicates)
+	*room = write((*room)[:0])
 	f := &frame{mem.BufferSlice{mem.SliceBuffer(slices.Clone(*room))}}
 	rooms.Put(room)
 	return f
@@ -43,20 +48,23 @@ type keyedFrame struct {
 // maxFrames bounds what one event keeps: a target name is the client's choice.
 const maxFrames = 4
 
-// whole returns the frame of the whole event.
+// whole returns the frame of the whole event. That of one that is packed, to take
+// no room, is not kept.
 func (it *item) whole(schema *yang.Node, k frameKey) *frame {
 	if f := it.made(k); f != nil {
 		return f
+	}
+	if it.n.Load() == nil {
+		return it.again(schema, k, 0)
 	}
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	if f := it.made(k); f != nil {
 		return f
 	}
-	n := it.notification()
-	f := newFrame(schema, n, n.GetUpdate(), k, 0)
+	f := it.again(schema, k, 0)
 	if it.n.Load() == nil {
-		return f // packed to take no room
+		return f // packed meanwhile
 	}
 	var have []keyedFrame
 	if p := it.frames.Load(); p != nil {
@@ -67,6 +75,15 @@ func (it *item) whole(schema *yang.Node, k frameKey) *frame {
 		it.frames.Store(&have)
 	}
 	return f
+}
+
+// again writes a frame of the whole event; duplicates is how many values of its
+// leaves were not sent before.
+func (it *item) again(schema *yang.Node, k frameKey, duplicates uint32) *frame {
+	if n := it.n.Load(); n != nil {
+		return newFrame(schema, n, n.GetUpdate(), k, duplicates)
+	}
+	return written(func(b []byte) []byte { return appendPacked(b, schema, it, k, duplicates) })
 }
 
 // made returns the frame if there is one already.

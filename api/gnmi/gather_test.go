@@ -43,10 +43,10 @@ func TestGather(t *testing.T) {
 		q := newQueue(target.cfg.Queue, target.cfg.MaxLost, p.wants)
 		target.attach(q, p)
 		out := &timed{from: time.Now()}
-		s := &sender{target, p, out}
+		s := &sender{target, p, out, q}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
-		go func() { ended <- s.stream(ctx, q, nil) }()
+		go func() { ended <- s.stream(ctx) }()
 		r := &rig{Target: target}
 		check := func(what string, want ...time.Duration) {
 			t.Helper()

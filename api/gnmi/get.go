@@ -8,13 +8,22 @@ import (
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
-// maxPaths bounds the paths of one request.
-const maxPaths = 256
+const (
+	// maxPaths bounds the paths of one request.
+	maxPaths = 256
+	// maxAnswer bounds the bytes of an answer: a gRPC client takes no more unless it
+	// is told to, and says nothing of use when more comes.
+	maxAnswer = 4 << 20
+	// largeAnswer is from where on answers are made one at a time: what a value
+	// takes on the way is a multiple of its bytes.
+	largeAnswer = maxAnswer / 64
+)
 
 // Get implements gnmi.GNMI: one notification per path.
-func (t *Target) Get(_ context.Context, req *gnmipb.GetRequest) (*gnmipb.GetResponse, error) {
+func (t *Target) Get(ctx context.Context, req *gnmipb.GetRequest) (*gnmipb.GetResponse, error) {
 	if err := checkEncoding(req.GetEncoding()); err != nil {
 		return nil, err
 	}
@@ -38,70 +47,146 @@ func (t *Target) Get(_ context.Context, req *gnmipb.GetRequest) (*gnmipb.GetResp
 	case len(paths) > maxPaths:
 		return nil, status.Errorf(codes.InvalidArgument, "%d paths in one request: at most %d", len(paths), maxPaths)
 	}
-	now := time.Now()
-	all := t.everything(now)
-	resp := &gnmipb.GetResponse{}
+	a := &answer{t: t, req: req}
+	defer a.done()
 	for _, p := range paths {
-		n, err := t.get(req, p, ext.depth, all, now)
-		if err != nil {
+		if err := a.ask(p, ext.depth); err != nil {
 			return nil, err
 		}
-		resp.Notification = append(resp.Notification, n)
 	}
-	return resp, nil
+	now := time.Now()
+	if err := a.collect(ctx, now); err != nil {
+		return nil, err
+	}
+	return a.response(now)
 }
 
-// everything returns what the target knows at present: state, then events.
-func (t *Target) everything(now time.Time) []*gnmipb.Notification {
-	all := t.deps.State(now)
-	all = all[:len(all):len(all)]
-	for _, it := range t.snapshot() {
-		all = append(all, it.notification())
-	}
-	return all
+// answer is what a Get comes to.
+type answer struct {
+	t      *Target
+	req    *gnmipb.GetRequest
+	asked  []*asked
+	size   int // bytes it has at least
+	making bool
 }
 
-func (t *Target) get(req *gnmipb.GetRequest, path *gnmipb.Path, depth int, all []*gnmipb.Notification, now time.Time) (*gnmipb.Notification, error) {
-	origin, err := t.origin(req.GetPrefix(), path)
+// asked is one path of a Get.
+type asked struct {
+	at     pattern
+	origin string
+	there  bool // there is something, if not of the type or depth asked for
+	leaves []Leaf
+}
+
+// ask checks a path.
+func (a *answer) ask(path *gnmipb.Path, depth int) error {
+	origin, err := a.t.origin(a.req.GetPrefix(), path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	elems, err := join(req.GetPrefix(), path, t.deps.Models)
+	elems, err := join(a.req.GetPrefix(), path, a.t.deps.Models)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if _, err := resolve(t.deps.Schema, elems); err != nil {
-		return nil, err
+	if _, err := resolve(a.t.deps.Schema, elems); err != nil {
+		return err
 	}
-	out := &gnmipb.Notification{
-		Timestamp: now.UnixNano(),
-		Prefix:    &gnmipb.Path{Target: req.GetPrefix().GetTarget(), Origin: origin},
-	}
-	// In JSON a node is one value, the whole subtree under it. PROTO has a
-	// value for each leaf.
-	var leaves []Leaf
-	there := false
-	for _, n := range all {
-		updates, _ := pick(n, []pattern{{elems: elems}})
-		for _, u := range updates {
-			there = true
-			l := Leaf{absolute(n, u), u.GetVal()}
-			if (pattern{elems, depth}).covers(l.Path) && t.isOf(req.GetType(), l.Path) {
-				leaves = append(leaves, l)
+	a.asked = append(a.asked, &asked{at: pattern{elems, depth}, origin: origin})
+	return nil
+}
+
+// collect finds the leaves: state, then events, of which those are decoded that
+// some of a path may be of.
+func (a *answer) collect(ctx context.Context, now time.Time) error {
+	for _, n := range a.t.deps.State(now) {
+		for _, q := range a.asked {
+			if err := a.add(ctx, q, n); err != nil {
+				return err
 			}
 		}
 	}
-	if !there {
-		return nil, status.Errorf(codes.NotFound, "path %s: no data at present", show(elems))
+	all := make([]pattern, len(a.asked))
+	for i, q := range a.asked {
+		all[i] = pattern{elems: q.at.elems}
 	}
-	if req.GetEncoding() == gnmipb.Encoding_PROTO {
-		for _, l := range leaves {
-			out.Update = append(out.Update, &gnmipb.Update{Path: &gnmipb.Path{Elem: l.Path}, Val: l.Val})
+	for _, it := range a.t.snapshot() {
+		if n, updates := it.pick(all); len(updates) > 0 {
+			for _, q := range a.asked {
+				if err := a.add(ctx, q, n); err != nil {
+					return err
+				}
+			}
 		}
-		return out, nil
 	}
-	out.Update = t.subtrees(elems, leaves, req.GetEncoding())
-	return out, nil
+	return nil
+}
+
+// add takes those leaves of a notification that the path means.
+func (a *answer) add(ctx context.Context, q *asked, n *gnmipb.Notification) error {
+	updates, _ := pick(n, []pattern{{elems: q.at.elems}})
+	for _, u := range updates {
+		q.there = true
+		l := Leaf{absolute(n, u), u.GetVal()}
+		if !q.at.covers(l.Path) || !a.t.isOf(a.req.GetType(), l.Path) {
+			continue
+		}
+		q.leaves = append(q.leaves, l)
+		a.size += len(l.Path[len(l.Path)-1].GetName()) + len(`"":0`)
+	}
+	if a.size > maxAnswer {
+		return errAnswer
+	}
+	if a.size < largeAnswer || a.making {
+		return ctx.Err()
+	}
+	select {
+	case a.t.making <- struct{}{}:
+		a.making = true
+		return nil
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// done lets the next large answer be made.
+func (a *answer) done() {
+	if a.making {
+		<-a.t.making
+	}
+}
+
+var errAnswer = status.Errorf(codes.ResourceExhausted, "the answer is more than %d bytes, and gRPC clients take no more in one message: subscribe with mode ONCE, which sends it in parts, or ask for a narrower path", maxAnswer)
+
+// response is what was collected, as the client asked for it.
+func (a *answer) response(now time.Time) (*gnmipb.GetResponse, error) {
+	resp := &gnmipb.GetResponse{}
+	size := 0
+	for _, q := range a.asked {
+		if !q.there {
+			return nil, status.Errorf(codes.NotFound, "path %s: no data at present", show(q.at.elems))
+		}
+		out := &gnmipb.Notification{
+			Timestamp: now.UnixNano(),
+			Prefix:    &gnmipb.Path{Target: a.req.GetPrefix().GetTarget(), Origin: q.origin},
+		}
+		// In JSON a node is one value, the whole subtree under it. PROTO has a
+		// value for each leaf.
+		if a.req.GetEncoding() == gnmipb.Encoding_PROTO {
+			for _, l := range q.leaves {
+				out.Update = append(out.Update, &gnmipb.Update{Path: &gnmipb.Path{Elem: l.Path}, Val: l.Val})
+			}
+		} else {
+			out.Update = a.t.subtrees(q.at.elems, q.leaves, a.req.GetEncoding())
+		}
+		if size += proto.Size(out); size > maxAnswer {
+			return nil, errAnswer
+		}
+		resp.Notification = append(resp.Notification, out)
+	}
+	if proto.Size(resp) > maxAnswer {
+		return nil, errAnswer
+	}
+	return resp, nil
 }
 
 // isOf reports whether a leaf is of the type of data that a Get asks for.

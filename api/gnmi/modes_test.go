@@ -217,11 +217,11 @@ func TestDuplicates(t *testing.T) {
 	}
 	for _, e := range encodings {
 		out := &sent{}
-		s := &sender{target, &plan{key: frameKey{encoding: e}, era: present, live: []pattern{{}}}, out}
+		s := &sender{target, &plan{key: frameKey{encoding: e}, era: present, live: []pattern{{}}}, out, nil}
 		leaf := pattern{elems: path("/loss/classes/class/state/packets").Elem}
 		tm := &timer{spec: timerSpec{pattern: leaf, every: time.Hour, kinds: setOf(yang.State)}, next: time.Now().Add(-3*time.Hour - time.Minute)}
 		for range 2 {
-			if err := s.due([]*timer{tm}, false); err != nil {
+			if err := s.due(t.Context(), []*timer{tm}, false); err != nil {
 				t.Fatal(err)
 			}
 			tm.next = time.Now()

@@ -1,6 +1,7 @@
 package gnmi
 
 import (
+	"slices"
 	"strings"
 
 	"decaf/api/yang"
@@ -147,6 +148,16 @@ func (p pattern) covers(path []*gnmipb.PathElem) bool {
 // path.
 func (p pattern) coversAll(path []*gnmipb.PathElem) bool {
 	return p.depth == 0 && reach(p.elems, path) >= 0
+}
+
+// contains reports whether the pattern covers all that another does, as far as that
+// is to be seen at once.
+func (p pattern) contains(of pattern) bool {
+	if p.depth == of.depth && show(p.elems) == show(of.elems) {
+		return true
+	}
+	many := slices.ContainsFunc(of.elems, func(e *gnmipb.PathElem) bool { return e.Name == anyMany })
+	return p.depth == 0 && !many && reach(p.elems, of.elems) >= 0
 }
 
 // reach returns how many levels the path lies below what the pattern means, -1

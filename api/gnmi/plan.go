@@ -1,6 +1,7 @@
 package gnmi
 
 import (
+	"slices"
 	"time"
 
 	"decaf/api/yang"
@@ -24,8 +25,12 @@ type plan struct {
 // wants tells whether an event as it happens, or some of it, is asked for, and
 // whether all of it is.
 func (p *plan) wants(it *item) (some, whole bool) {
-	updates, whole := pick(it.notification(), p.live)
-	return len(updates) > 0 && p.era.holds(it), whole
+	patterns, whole := covering(it.prefix, p.live)
+	if some = whole; len(patterns) > 0 {
+		_, updates := it.pick(patterns)
+		some = len(updates) > 0
+	}
+	return some && p.era.holds(it), whole
 }
 
 // timerSpec is one path that is looked at again and again.
@@ -39,6 +44,23 @@ type timerSpec struct {
 	// is never.
 	heartbeat time.Duration
 	onChange  bool // look too when told to, and tell of what vanished
+}
+
+// contains reports whether the timer sends all that another does, when that does.
+func (s timerSpec) contains(of timerSpec) bool {
+	return s.pattern.contains(of.pattern) && s.kinds&of.kinds == of.kinds && s.every == of.every && s.changed == of.changed && s.again == of.again && s.heartbeat == of.heartbeat && s.onChange == of.onChange
+}
+
+// outermost returns those of a list that none of the others contains: what is asked
+// for twice is looked at, and sent, once.
+func outermost[T any](list []T, contains func(T, T) bool) []T {
+	var out []T
+	for _, x := range list {
+		if !slices.ContainsFunc(out, func(y T) bool { return contains(y, x) }) {
+			out = append(slices.DeleteFunc(out, func(y T) bool { return contains(x, y) }), x)
+		}
+	}
+	return out
 }
 
 // kindSet is a set of kinds of data.
@@ -103,6 +125,7 @@ func (t *Target) newPlan(list *gnmipb.SubscriptionList, ext extensions, now time
 			return nil, err
 		}
 	}
+	p.all, p.live, p.timers = outermost(p.all, pattern.contains), outermost(p.live, pattern.contains), outermost(p.timers, timerSpec.contains)
 	return p, nil
 }
 

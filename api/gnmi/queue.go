@@ -1,6 +1,9 @@
 package gnmi
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // queue is the backlog of one subscriber: bounded, and when it is full the
 // oldest event goes. Events carry a sequence, so the subscriber sees the hole.
@@ -15,7 +18,10 @@ type queue struct {
 	hurry   chan struct{} // has a token when half of it was full since it last had one
 	failed  chan struct{} // closed when the subscriber failed
 
+	joined uint64 // number of the newest event when it was put in line
+
 	mu      sync.Mutex
+	before  []*item  // that the subscriber is to have first
 	items   []queued // circular, grows up to limit
 	head, n int
 	limit   int
@@ -60,13 +66,8 @@ func (q *queue) push(it *item) (lost int, failed bool) {
 		q.lost++
 		q.gap++
 		lost = 1
-		if q.lost > q.maxLost {
-			// What is left will never be sent.
-			lost += q.n + 1
-			q.dead = true
-			q.items, q.head, q.n = nil, 0, 0
-			close(q.failed)
-			return lost, true
+		if more, failed := q.fail(); failed {
+			return lost + more + 1, true
 		}
 	}
 	q.items[(q.head+q.n)%len(q.items)] = queued{item: it, whole: whole}
@@ -76,6 +77,71 @@ func (q *queue) push(it *item) (lost int, failed bool) {
 		signal(q.hurry)
 	}
 	return lost, false
+}
+
+// fail ends the queue when it lost too much. What is left will never be sent: it
+// returns how many that are.
+func (q *queue) fail() (left int, failed bool) {
+	if q.lost <= q.maxLost {
+		return 0, false
+	}
+	left = q.n + len(q.before)
+	q.dead = true
+	q.before, q.items, q.head, q.n = nil, nil, 0, 0
+	close(q.failed)
+	return left, true
+}
+
+// expire drops those events that at least so many came after in their lists, and
+// returns what push does. It is called while none are published.
+func (q *queue) expire(keep uint64) (lost int, failed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.dead {
+		return 0, false
+	}
+	before := len(q.before) + q.n
+	q.before = slices.DeleteFunc(q.before, func(it *item) bool { return it.since() >= keep })
+	kept := 0
+	for i := range q.n {
+		from := &q.items[(q.head+i)%len(q.items)]
+		e := *from
+		*from = queued{}
+		if e.since() < keep {
+			q.items[(q.head+kept)%len(q.items)] = e
+			kept++
+		}
+	}
+	q.n = kept
+	lost = before - len(q.before) - q.n
+	q.lost += lost
+	q.gap += lost
+	left, failed := q.fail()
+	return lost + left, failed
+}
+
+// come puts events before all others; there are none before them any more.
+func (q *queue) come(items []*item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.dead {
+		q.before = items
+	}
+}
+
+// first takes the oldest of the events that were put before all others; without
+// an item when there is none left.
+func (q *queue) first() queued {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.before) == 0 {
+		q.before = nil
+		return queued{}
+	}
+	out := queued{item: q.before[0], gap: q.gap}
+	q.before[0], q.gap = nil, 0
+	q.before = q.before[1:]
+	return out
 }
 
 // grow doubles the circle: an idle subscriber costs next to nothing.

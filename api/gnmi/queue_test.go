@@ -86,7 +86,7 @@ func TestQueueTakesWhatIsWanted(t *testing.T) {
 	}
 	for i := int64(0); i < 8; i += 2 {
 		if e := q.pop(); e.at != i || e.whole != (i%4 == 0) {
-			t.Errorf("%v, whole: %v; want %d", e.notification(), e.whole, i)
+			t.Errorf("%d, whole: %v; want %d", e.at, e.whole, i)
 		}
 	}
 }

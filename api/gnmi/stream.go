@@ -3,78 +3,84 @@ package gnmi
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
+	"weak"
 
 	"decaf/api/yang"
 
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 )
 
-// sender sends to one subscriber. Only its own goroutine uses it.
+// sender sends to one subscriber. Only its own goroutine uses it. What it is
+// sending may hang for long, so meanwhile it holds no more than that: the events
+// that come after are in its queue, and the state is looked at again (weak).
 type sender struct {
 	t   *Target
 	p   *plan
 	rpc gnmipb.GNMI_SubscribeServer
+	q   *queue
 }
 
 // once sends everything there is at present, then sync_response.
-func (t *Target) once(rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
-	s := &sender{t, p, rpc}
-	if !p.updatesOnly {
-		if !p.era.past {
-			if err := s.state(p.all, time.Now()); err != nil {
-				return err
-			}
-		}
-		if err := s.events(p.all, t.snapshot()); err != nil {
+func (t *Target) once(ctx context.Context, requests <-chan request, rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
+	return t.serveWith(ctx, requests, rpc, p, func(ctx context.Context, s *sender) error {
+		if err := s.begin(ctx, time.Now()); err != nil {
 			return err
 		}
-	}
-	return s.sync()
+		return s.sync()
+	})
 }
 
 // serveStream serves mode STREAM until the client or the target ends it.
 func (t *Target) serveStream(ctx context.Context, requests <-chan request, rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
+	return t.serveWith(ctx, requests, rpc, p, func(ctx context.Context, s *sender) error { return s.stream(ctx) })
+}
+
+// serveWith runs work with a sender whose queue is in line for events.
+func (t *Target) serveWith(ctx context.Context, requests <-chan request, rpc gnmipb.GNMI_SubscribeServer, p *plan, work func(context.Context, *sender) error) error {
 	q := newQueue(t.cfg.Queue, t.cfg.MaxLost, p.wants)
-	present := t.attach(q, p)
+	t.attach(q, p)
 	defer t.detach(q, p)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &sender{t, p, rpc}
-	return t.serve(ctx, requests, p, q, func() error { return s.stream(ctx, q, present) })
+	return t.serve(ctx, requests, p, q, func() error { return work(ctx, &sender{t, p, rpc, q}) })
+}
+
+// begin sends what there is, as far as it is asked for.
+func (s *sender) begin(ctx context.Context, now time.Time) error {
+	if !s.p.updatesOnly && !s.p.era.past {
+		v := &view{list: s.t.deps.State(now)}
+		if err := s.containers(ctx, v, func(v *view, i int) []*gnmipb.Update {
+			updates, _ := pick(v.list[i], s.p.all)
+			return updates
+		}, 0); err != nil {
+			return err
+		}
+	}
+	return s.events(ctx, s.p.all, 0)
 }
 
 // stream sends what is there, sync_response, and from then on what happens, or as
 // much of it as lies in the era that is asked for.
-func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
+func (s *sender) stream(ctx context.Context) error {
 	now := time.Now()
 	if s.p.era.past {
 		s.p.timers = nil
 	}
 	timers := make([]*timer, len(s.p.timers))
 	for i, spec := range s.p.timers {
-		timers[i] = &timer{spec: spec, next: now.Add(spec.every), full: now}
-	}
-	// What is there counts as sent, with updates_only too: only what differs
-	// from it is news.
-	for _, tm := range timers {
-		if tm.spec.changed {
-			tm.note(s.look(tm, now))
+		timers[i] = &timer{spec: spec, next: now.Add(spec.every), full: now, event: s.q.joined}
+		// What is there counts as sent, with updates_only too: only what differs
+		// from it is news.
+		if spec.changed && spec.kinds&stateKinds != 0 {
+			timers[i].version = s.t.compared(now).version
 		}
 	}
-	if !s.p.updatesOnly && !s.p.era.past {
-		if err := s.state(s.p.all, now); err != nil {
-			return err
-		}
-	}
-	// What happened in the range that is asked for is an update, not what was
-	// there before.
-	if !s.p.updatesOnly || s.p.era != present {
-		if err := s.events(s.p.all, there); err != nil {
-			return err
-		}
+	if err := s.begin(ctx, now); err != nil {
+		return err
 	}
 	if err := s.sync(); err != nil {
 		return err
@@ -87,12 +93,12 @@ func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
 		over := !s.p.era.open() && time.Now().UnixNano() >= s.p.era.to
 		stopping := ended(s.t.stopping) // nothing is published after that
 		told := false
-		for e := q.pop(); e.item != nil; e = q.pop() {
+		for e := s.q.pop(); e.item != nil; e = s.q.pop() {
 			told = true
 			if err := s.queued(e); err != nil {
 				return err
 			}
-			if err := s.due(timers, false); err != nil {
+			if err := s.due(ctx, timers, false); err != nil {
 				return err
 			}
 		}
@@ -107,13 +113,13 @@ func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
 			gather.Reset(s.t.cfg.Gather)
 			select {
 			case <-gather.C:
-			case <-q.hurry:
+			case <-s.q.hurry:
 			case <-s.t.stopping:
 			case <-ctx.Done():
 				return status.FromContextError(ctx.Err()).Err()
 			}
 		}
-		if err := s.due(timers, q.looks()); err != nil {
+		if err := s.due(ctx, timers, s.q.looks()); err != nil {
 			return err
 		}
 		wait := time.Hour
@@ -126,7 +132,7 @@ func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
 		}
 		clock.Reset(max(wait, 0))
 		select {
-		case <-q.wake:
+		case <-s.q.wake:
 		case <-clock.C:
 		case <-s.t.stopping:
 		case <-ctx.Done():
@@ -135,37 +141,62 @@ func (s *sender) stream(ctx context.Context, q *queue, there []*item) error {
 	}
 }
 
-// state sends the state that any of the patterns covers.
-func (s *sender) state(patterns []pattern, now time.Time) error {
-	for _, n := range s.t.deps.State(now) {
-		updates, _ := pick(n, patterns)
-		if err := s.send(n, updates, 0); err != nil {
+// containers sends of each container of the state what choose says, in their
+// order; duplicates is how many values of theirs were left out before.
+func (s *sender) containers(ctx context.Context, v *view, choose func(v *view, i int) []*gnmipb.Update, duplicates int) error {
+	held := weak.Make(v)
+	var last []*gnmipb.PathElem
+	for i := 0; ; i++ {
+		if v = held.Value(); v == nil {
+			// It hung so long that nobody has this look any more: what is left
+			// of it is as it is now.
+			v = s.t.compared(time.Now())
+			held, i = weak.Make(v), v.after(last, i)
+		}
+		if i >= len(v.list) {
+			return nil
+		}
+		last = v.list[i].GetPrefix().GetElem()
+		updates := choose(v, i)
+		if len(updates) == 0 {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return status.FromContextError(err).Err()
+		}
+		if err := s.rpc.SendMsg(s.frame(v.list[i], updates, duplicates)); err != nil {
+			return err
+		}
+	}
+}
+
+// events sends of the events that are before the subscriber (queue.come) what any
+// of the patterns covers, oldest first.
+func (s *sender) events(ctx context.Context, patterns []pattern, duplicates int) error {
+	for e := s.q.first(); e.item != nil; e = s.q.first() {
+		if err := ctx.Err(); err != nil {
+			return status.FromContextError(err).Err()
+		}
+		if err := s.event(e.item, patterns, duplicates+e.gap); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// events sends those events of the plan's era, or parts of them, that any of the
-// patterns covers, oldest first.
-func (s *sender) events(patterns []pattern, items []*item) error {
-	for _, it := range items {
-		if !s.p.era.holds(it) {
-			continue
-		}
-		n := it.notification()
-		updates, whole := pick(n, patterns)
-		var err error
-		if whole {
-			err = s.rpc.SendMsg(it.whole(s.t.deps.Schema, s.p.key))
-		} else {
-			err = s.send(n, updates, 0)
-		}
-		if err != nil {
-			return err
-		}
+// event sends what the patterns cover of an event.
+func (s *sender) event(it *item, patterns []pattern, duplicates int) error {
+	some, whole := covering(it.prefix, patterns)
+	switch {
+	case whole && duplicates == 0:
+		return s.rpc.SendMsg(it.whole(s.t.deps.Schema, s.p.key))
+	case whole:
+		return s.rpc.SendMsg(it.again(s.t.deps.Schema, s.p.key, uint32(min(duplicates, math.MaxUint32))))
+	case len(some) == 0:
+		return nil
 	}
-	return nil
+	n, updates := it.pick(some)
+	return s.send(n, updates, duplicates)
 }
 
 // queued sends what is for the subscriber of an event as it happens.
@@ -173,9 +204,7 @@ func (s *sender) queued(e queued) error {
 	if e.whole && e.gap == 0 {
 		return s.rpc.SendMsg(e.item.whole(s.t.deps.Schema, s.p.key))
 	}
-	n := e.notification()
-	updates, _ := pick(n, s.p.live)
-	return s.send(n, updates, e.gap)
+	return s.event(e.item, s.p.live, e.gap)
 }
 
 // send sends some updates of a notification, if there are any, or deletes;
@@ -184,51 +213,31 @@ func (s *sender) send(n *gnmipb.Notification, updates []*gnmipb.Update, duplicat
 	if len(updates) == 0 && len(n.GetDelete()) == 0 {
 		return nil
 	}
-	return s.rpc.SendMsg(newFrame(s.t.deps.Schema, n, updates, s.p.key, uint32(min(duplicates, math.MaxUint32))))
+	return s.rpc.SendMsg(s.frame(n, updates, duplicates))
+}
+
+func (s *sender) frame(n *gnmipb.Notification, updates []*gnmipb.Update, duplicates int) *frame {
+	return newFrame(s.t.deps.Schema, n, updates, s.p.key, uint32(min(duplicates, math.MaxUint32)))
 }
 
 func (s *sender) sync() error {
 	return s.rpc.Send(&gnmipb.SubscribeResponse{Response: &gnmipb.SubscribeResponse_SyncResponse{SyncResponse: true}})
 }
 
-// timer is a timerSpec at work.
+// timer is a timerSpec at work. What it sent it knows by numbers alone.
 type timer struct {
-	spec timerSpec
-	next time.Time
-	full time.Time // when all of it was last sent
-	// last holds what was sent, by path, if only changes shall be: bounded by
-	// what there is at one time.
-	last map[string]Leaf
+	spec    timerSpec
+	next    time.Time
+	full    time.Time // when all of it was last sent
+	version uint64    // of the state that it was last told of (changes)
+	event   uint64    // number of the newest event then
 }
 
-// look returns what the timer's path covers at present.
-func (s *sender) look(tm *timer, now time.Time) []*gnmipb.Notification {
-	var out []*gnmipb.Notification
-	add := func(n *gnmipb.Notification) {
-		if updates, _ := pick(n, []pattern{tm.spec.pattern}); len(updates) > 0 {
-			out = append(out, &gnmipb.Notification{Timestamp: n.GetTimestamp(), Prefix: n.GetPrefix(), Atomic: n.GetAtomic(), Update: updates})
-		}
-	}
-	if tm.spec.kinds&setOf(yang.State, yang.Setting) != 0 {
-		for _, n := range s.t.state(now) {
-			if node := walk(s.t.deps.Schema, n.GetPrefix().GetElem()); node != nil && tm.spec.kinds.has(node.Kind) {
-				add(n)
-			}
-		}
-	}
-	if tm.spec.kinds.has(yang.Event) {
-		for _, it := range s.t.snapshot() {
-			if s.p.era.holds(it) {
-				add(it.notification())
-			}
-		}
-	}
-	return out
-}
+var stateKinds = setOf(yang.State, yang.Setting)
 
 // due sends what the timers that are due ask for, and those that look for
 // changes when something is known to have changed.
-func (s *sender) due(timers []*timer, changed bool) error {
+func (s *sender) due(ctx context.Context, timers []*timer, changed bool) error {
 	if len(timers) == 0 {
 		return nil
 	}
@@ -236,6 +245,12 @@ func (s *sender) due(timers []*timer, changed bool) error {
 	for _, tm := range timers {
 		if now.Before(tm.next) && !(changed && tm.spec.onChange) {
 			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return status.FromContextError(err).Err()
+		}
+		if ended(s.t.stopping) {
+			return nil // what is left to send is what was published
 		}
 		// A subscriber that was too slow for several rounds gets one: state
 		// coalesces. What was left out is told where each round would have sent.
@@ -249,13 +264,17 @@ func (s *sender) due(timers []*timer, changed bool) error {
 		if tm.spec.changed || tm.spec.again {
 			missed = 0
 		}
-		seen := s.look(tm, now)
 		whole := !tm.spec.changed || tm.spec.heartbeat > 0 && now.Sub(tm.full) >= tm.spec.heartbeat
 		if whole {
 			tm.full = now
 		}
-		for _, n := range tm.news(seen, whole, now, s.entries) {
-			if err := s.send(n, n.GetUpdate(), missed); err != nil {
+		if tm.spec.kinds&stateKinds != 0 {
+			if err := s.stateRound(ctx, tm, whole, now, missed); err != nil {
+				return err
+			}
+		}
+		if tm.spec.kinds.has(yang.Event) {
+			if err := s.eventRound(ctx, tm, whole, missed); err != nil {
 				return err
 			}
 		}
@@ -263,91 +282,65 @@ func (s *sender) due(timers []*timer, changed bool) error {
 	return nil
 }
 
-// news returns what is to be sent of what was seen, and remembers it; entries
-// tells of the list entries there are.
-func (tm *timer) news(seen []*gnmipb.Notification, whole bool, now time.Time, entries func(time.Time) map[string]bool) []*gnmipb.Notification {
+// stateRound sends the state that a timer is for: all of it, or what changed since
+// the round before.
+func (s *sender) stateRound(ctx context.Context, tm *timer, all bool, now time.Time, missed int) error {
+	var v *view
+	var gone []*gnmipb.Path
+	since := tm.version
 	if !tm.spec.changed {
-		return seen
-	}
-	old := tm.last
-	tm.note(seen)
-	var out []*gnmipb.Notification
-	for _, n := range seen {
-		if !whole {
-			var updates []*gnmipb.Update
-			for _, u := range n.GetUpdate() {
-				if before, ok := old[show(absolute(n, u))]; !ok || !proto.Equal(before.Val, u.GetVal()) {
-					updates = append(updates, u)
-				}
+		v = s.t.state(now)
+	} else {
+		v = s.t.compared(now)
+		tm.version = v.version
+		if tm.spec.onChange {
+			if since < v.forgotten {
+				return status.Errorf(codes.ResourceExhausted, "subscriber too slow: more than %d leaves went since it was last told: read faster, or subscribe to less", maxGone/2)
 			}
-			if len(updates) == 0 {
-				continue
-			}
-			if !n.GetAtomic() { // of an atomic one all or nothing
-				n.Update = updates
-			}
-		}
-		out = append(out, n)
-	}
-	if tm.spec.onChange {
-		if gone := tm.gone(old, func() map[string]bool { return entries(now) }); len(gone) > 0 {
-			out = append(out, &gnmipb.Notification{Timestamp: now.UnixNano(), Delete: gone})
+			gone = v.goneSince(since, tm.spec.pattern, tm.spec.kinds)
 		}
 	}
-	return out
+	patterns := []pattern{tm.spec.pattern}
+	if err := s.containers(ctx, v, func(v *view, i int) []*gnmipb.Update {
+		if !all && !v.touched(i, since) {
+			return nil
+		}
+		n := v.list[i]
+		if node := walk(s.t.deps.Schema, n.GetPrefix().GetElem()); node == nil || !tm.spec.kinds.has(node.Kind) {
+			return nil
+		}
+		updates, _ := pick(n, patterns)
+		if all {
+			return updates
+		}
+		return v.since(i, updates, since)
+	}, missed); err != nil {
+		return err
+	}
+	return s.send(&gnmipb.Notification{Timestamp: now.UnixNano(), Delete: gone}, nil, 0)
 }
 
-// entries returns the list entries of the state at present, by path.
-func (s *sender) entries(now time.Time) map[string]bool {
-	out := map[string]bool{}
-	for _, n := range s.t.state(now) {
-		path := n.GetPrefix().GetElem()
-		for i, e := range path {
-			if len(e.GetKey()) > 0 {
-				out[show(path[:i+1])] = true
-			}
-		}
+// eventRound sends the events that a timer is for: all of them, or those that
+// happened since the round before. One that happened is news, also when it has
+// the values of the one whose place it took.
+func (s *sender) eventRound(ctx context.Context, tm *timer, all bool, missed int) error {
+	since := tm.event
+	if !all && s.t.newest() == since {
+		return nil
 	}
-	return out
+	items := s.t.snapshot()
+	if len(items) > 0 {
+		tm.event = items[len(items)-1].number
+	}
+	patterns := []pattern{tm.spec.pattern}
+	s.q.come(slices.DeleteFunc(items, func(it *item) bool {
+		return !all && it.number <= since || !s.p.era.holds(it) || !covered(it, patterns)
+	}))
+	return s.events(ctx, patterns, missed)
 }
 
-// gone returns what is there no longer: list entries as such where nothing is
-// left of one, otherwise leaf by leaf.
-func (tm *timer) gone(old map[string]Leaf, entries func() map[string]bool) []*gnmipb.Path {
-	var out []*gnmipb.Path
-	var there map[string]bool
-	told := map[string]bool{}
-	for _, name := range sortedKeys(old) {
-		if _, still := tm.last[name]; still {
-			continue
-		}
-		if there == nil {
-			there = entries()
-		}
-		path := old[name].Path
-		for i := range path {
-			// Not above what the client asked for: it may not know of that.
-			entry := path[:i+1]
-			if len(path[i].GetKey()) > 0 && !there[show(entry)] && reach(tm.spec.pattern.elems, entry) >= 0 {
-				path = entry
-				break
-			}
-		}
-		if id := show(path); !told[id] {
-			told[id] = true
-			out = append(out, &gnmipb.Path{Elem: path})
-		}
-	}
-	return out
-}
-
-// note remembers what was seen.
-func (tm *timer) note(seen []*gnmipb.Notification) {
-	tm.last = map[string]Leaf{}
-	for _, n := range seen {
-		for _, u := range n.GetUpdate() {
-			path := absolute(n, u)
-			tm.last[show(path)] = Leaf{path, u.GetVal()}
-		}
-	}
+// covered reports whether the patterns may cover something of an event.
+func covered(it *item, patterns []pattern) bool {
+	some, whole := covering(it.prefix, patterns)
+	return whole || len(some) > 0
 }

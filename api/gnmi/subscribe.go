@@ -58,7 +58,7 @@ func (t *Target) Subscribe(rpc gnmipb.GNMI_SubscribeServer) error {
 	}
 	switch p.mode {
 	case gnmipb.SubscriptionList_ONCE:
-		return t.serve(ctx, requests, p, nil, func() error { return t.once(rpc, p) })
+		return t.once(ctx, requests, rpc, p)
 	case gnmipb.SubscriptionList_POLL:
 		return t.poll(ctx, requests, rpc, p)
 	default:
@@ -102,8 +102,7 @@ func (t *Target) next(ctx context.Context, requests <-chan request) (*gnmipb.Sub
 // when work does, when the client misbehaves or goes away, or when the target
 // stops. gRPC fails a Send that hangs on a client's flow control only once the
 // call's handler has returned; so the handler does not wait for work, the
-// target does (Target.calls). q, if there is one, ends the call when the
-// subscriber lost too much.
+// target does (Target.calls). q ends the call when the subscriber lost too much.
 func (t *Target) serve(ctx context.Context, requests <-chan request, p *plan, q *queue, work func() error) error {
 	done := make(chan error, 1)
 	t.calls.Add(1)
@@ -111,15 +110,11 @@ func (t *Target) serve(ctx context.Context, requests <-chan request, p *plan, q 
 		defer t.calls.Done()
 		done <- work()
 	}()
-	var failed <-chan struct{}
-	if q != nil {
-		failed = q.failed
-	}
 	for {
 		select {
 		case err := <-done:
 			return err
-		case <-failed:
+		case <-q.failed:
 			return status.Errorf(codes.ResourceExhausted, "subscriber too slow: more than %d events lost since it last caught up: read faster, or subscribe to less", q.maxLost)
 		case r := <-requests:
 			if errors.Is(r.err, io.EOF) {
@@ -151,7 +146,7 @@ func unexpected(m *gnmipb.SubscribeRequest, mode gnmipb.SubscriptionList_Mode) e
 // poll sends everything, and again each time the client asks.
 func (t *Target) poll(ctx context.Context, requests <-chan request, rpc gnmipb.GNMI_SubscribeServer, p *plan) error {
 	for {
-		if err := t.serve(ctx, nil, p, nil, func() error { return t.once(rpc, p) }); err != nil {
+		if err := t.once(ctx, nil, rpc, p); err != nil {
 			return err
 		}
 		m, err := t.next(ctx, requests)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -98,11 +99,14 @@ type Target struct {
 	asked map[frameKey]int
 	forms atomic.Pointer[[]frameKey]
 
-	// seen is the state that timers look at: one look serves all that come
-	// within reuse of it.
-	seenMu sync.Mutex
-	seen   []*gnmipb.Notification
-	seenAt time.Time
+	// seen is the state that timers look at: one look serves all that come soon
+	// after it.
+	seenMu  sync.Mutex
+	seen    *view
+	seenAt  time.Time
+	changes changes
+
+	making chan struct{} // has a token while a large answer to a Get is made
 
 	listener net.Listener
 	ready    chan struct{} // closed when it listens
@@ -158,6 +162,7 @@ func New(cfg Config, deps Deps) (*Target, error) {
 		rings:    newRings(cfg.Ring),
 		queues:   map[*queue]struct{}{},
 		asked:    map[frameKey]int{},
+		making:   make(chan struct{}, 1),
 		ready:    make(chan struct{}),
 		stopping: make(chan struct{}),
 		stopped:  make(chan struct{}),
@@ -185,14 +190,25 @@ func (t *Target) Publish(n *gnmipb.Notification) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.published.Add(1)
+	expire := t.published.Add(1)%uint64(t.cfg.Ring) == 0
 	t.rings.add(it)
 	for q := range t.queues {
-		lost, ended := q.push(it)
-		t.lost.Add(uint64(lost))
-		if ended {
-			t.ended.Add(1)
+		t.note(q.push(it))
+		if expire {
+			t.note(q.expire(t.keep()))
 		}
+	}
+}
+
+// keep is how many of a list may come after an event before it is in nobody's
+// queue: subscribers who do not read hold no more than that, all together.
+func (t *Target) keep() uint64 { return uint64(max(t.cfg.Queue, 2*t.cfg.Ring)) }
+
+// note counts what a queue lost.
+func (t *Target) note(lost int, ended bool) {
+	t.lost.Add(uint64(lost))
+	if ended {
+		t.ended.Add(1)
 	}
 }
 
@@ -316,13 +332,29 @@ func (t *Target) Changed() {
 
 // state returns the state at present, or as it was within Config.MinSample/2
 // before: a thousand subscribers do not make for a thousand looks.
-func (t *Target) state(now time.Time) []*gnmipb.Notification {
+func (t *Target) state(now time.Time) *view {
 	t.seenMu.Lock()
 	defer t.seenMu.Unlock()
+	return t.look(now)
+}
+
+// compared is state, held against the looks before.
+func (t *Target) compared(now time.Time) *view {
+	t.seenMu.Lock()
+	defer t.seenMu.Unlock()
+	v := t.look(now)
+	if v.at == nil {
+		t.changes.compare(t.deps.Schema, v)
+	}
+	return v
+}
+
+// look is state. The caller holds t.seenMu.
+func (t *Target) look(now time.Time) *view {
 	// Who waited for the lock comes with a time before the last look: that is
 	// new enough.
 	if t.seen == nil || now.Sub(t.seenAt) > t.cfg.MinSample/2 {
-		t.seen, t.seenAt = t.deps.State(now), now
+		t.seen, t.seenAt = &view{list: t.deps.State(now)}, now
 	}
 	return t.seen
 }
@@ -334,14 +366,28 @@ func (t *Target) snapshot() []*item {
 	return t.rings.all()
 }
 
-// attach returns the events at present and puts the queue in line for those to
-// come.
-func (t *Target) attach(q *queue, p *plan) []*item {
+// newest returns the number of the last event.
+func (t *Target) newest() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.rings.number
+}
+
+// attach puts the queue in line for events to come, and before it those that there
+// are, as far as they are asked for.
+func (t *Target) attach(q *queue, p *plan) {
+	t.mu.Lock()
 	t.queues[q] = struct{}{}
 	t.ask(p, 1)
-	return t.rings.all()
+	q.joined = t.rings.number
+	there := t.rings.all()
+	t.mu.Unlock()
+	// What happened in the range that is asked for is an update, not what was
+	// there before.
+	if p.updatesOnly && p.era == present || p.updatesOnly && p.mode != gnmipb.SubscriptionList_STREAM {
+		return
+	}
+	q.come(slices.DeleteFunc(there, func(it *item) bool { return !p.era.holds(it) || !covered(it, p.all) }))
 }
 
 func (t *Target) detach(q *queue, p *plan) {

@@ -1,6 +1,7 @@
 package gnmi
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -56,32 +57,145 @@ const (
 // the time of a message that is made and then marshalled.
 func appendResponse(b []byte, schema *yang.Node, n *gnmipb.Notification, updates []*gnmipb.Update, k frameKey, duplicates uint32) []byte {
 	prefix := n.GetPrefix().GetElem()
-	base := walk(schema, prefix)
+	return appendNotification(b, n.GetTimestamp(), prefix, n.GetAtomic(), k, func(b []byte) []byte {
+		b = appendUpdates(b, walk(schema, prefix), updates, k.encoding, duplicates)
+		for _, d := range n.GetDelete() {
+			b = appendNested(b, notificationDelete, func(b []byte) []byte { return appendElems(b, d.GetElem()) })
+		}
+		return b
+	})
+}
+
+// appendPacked is appendResponse of all of an event that is packed. It decodes
+// values at most, one by one, and no paths, which are most of it.
+func appendPacked(b []byte, schema *yang.Node, it *item, k frameKey, duplicates uint32) []byte {
+	return appendNotification(b, it.at, it.prefix, it.atomic, k, func(b []byte) []byte {
+		if k.encoding == gnmipb.Encoding_PROTO && duplicates == 0 {
+			return append(b, it.packed...)
+		}
+		base := walk(schema, it.prefix)
+		for field, rest := cutField(it.packed); field != nil; field, rest = cutField(rest) {
+			path, more := cutField(within(field))
+			val, _ := cutField(more)
+			b = appendNested(b, notificationUpdate, func(b []byte) []byte {
+				b = append(b, path...)
+				b = appendNested(b, updateVal, func(b []byte) []byte {
+					if k.encoding == gnmipb.Encoding_PROTO {
+						return append(b, within(val)...)
+					}
+					v := &gnmipb.TypedValue{}
+					if err := proto.Unmarshal(within(val), v); err != nil {
+						panic(fmt.Sprintf("gnmi target: a value that was encoded cannot be decoded: %v", err))
+					}
+					return appendJSONValue(b, walkPacked(base, within(path)), v, k.encoding)
+				})
+				return appendNumber(b, updateDuplicates, uint64(duplicates))
+			})
+		}
+		return b
+	})
+}
+
+// cutField cuts the first field off; nil when there is none. The bytes are those
+// that the functions here wrote.
+func cutField(b []byte) (field, rest []byte) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	_, _, n := protowire.ConsumeField(b)
+	return b[:n], b[n:]
+}
+
+// within returns what a nested field holds.
+func within(field []byte) []byte {
+	_, _, n := protowire.ConsumeTag(field)
+	in, _ := protowire.ConsumeBytes(field[n:])
+	return in
+}
+
+// walkPacked is walk along a path as appendElems writes it.
+func walkPacked(n *yang.Node, path []byte) *yang.Node {
+	for elem, rest := cutField(path); elem != nil && n != nil; elem, rest = cutField(rest) {
+		name, _ := cutField(within(elem))
+		n = n.Child(string(within(name)))
+	}
+	return n
+}
+
+// packedPath reads the paths of packed updates, one after the other: since they
+// differ little, what the one before had is mostly what is there.
+type packedPath struct{ elems []*gnmipb.PathElem }
+
+// below returns the path of an update below the first n elements, which stay as
+// they are. It holds until the next call.
+func (p *packedPath) below(n int, update []byte) []*gnmipb.PathElem {
+	path, _ := cutField(update)
+	elems := p.elems
+	for elem, rest := cutField(within(path)); elem != nil; elem, rest = cutField(rest) {
+		if n == len(elems) {
+			elems = append(elems, &gnmipb.PathElem{})
+		}
+		e := elems[n]
+		name, keys := cutField(within(elem))
+		if e.Name != string(within(name)) {
+			e.Name = string(within(name))
+		}
+		many := 0
+		for entry, rest := cutField(keys); entry != nil; entry, rest = cutField(rest) {
+			key, value := cutField(within(entry))
+			k, v := within(key), within(value)
+			if have, ok := e.Key[string(k)]; !ok || have != string(v) {
+				if e.Key == nil {
+					e.Key = map[string]string{}
+				}
+				e.Key[string(k)] = string(v)
+			}
+			many++
+		}
+		if many != len(e.Key) { // some are those of the one before
+			clear(e.Key)
+			for entry, rest := cutField(keys); entry != nil; entry, rest = cutField(rest) {
+				key, value := cutField(within(entry))
+				e.Key[string(within(key))] = string(within(value))
+			}
+		}
+		n++
+	}
+	p.elems = elems
+	return elems[:n]
+}
+
+// appendNotification appends a SubscribeResponse with a notification whose updates
+// and deletes fill appends.
+func appendNotification(b []byte, at int64, prefix []*gnmipb.PathElem, atomic bool, k frameKey, fill func([]byte) []byte) []byte {
 	return appendNested(b, responseUpdate, func(b []byte) []byte {
-		b = appendNumber(b, notificationTimestamp, uint64(n.GetTimestamp()))
+		b = appendNumber(b, notificationTimestamp, uint64(at))
 		b = appendNested(b, notificationPrefix, func(b []byte) []byte {
 			b = appendText(b, pathOrigin, k.origin)
 			b = appendElems(b, prefix)
 			return appendText(b, pathTarget, k.target)
 		})
-		for _, u := range updates {
-			b = appendNested(b, notificationUpdate, func(b []byte) []byte {
-				path := u.GetPath().GetElem()
-				b = appendNested(b, updatePath, func(b []byte) []byte { return appendElems(b, path) })
-				b = appendNested(b, updateVal, func(b []byte) []byte {
-					if k.encoding == gnmipb.Encoding_PROTO {
-						return appendNative(b, u.GetVal())
-					}
-					return appendJSONValue(b, walk(base, path), u.GetVal(), k.encoding)
-				})
-				return appendNumber(b, updateDuplicates, uint64(duplicates))
-			})
-		}
-		for _, d := range n.GetDelete() {
-			b = appendNested(b, notificationDelete, func(b []byte) []byte { return appendElems(b, d.GetElem()) })
-		}
-		return appendNumber(b, notificationAtomic, protowire.EncodeBool(n.GetAtomic()))
+		return appendNumber(fill(b), notificationAtomic, protowire.EncodeBool(atomic))
 	})
+}
+
+// appendUpdates appends the updates of a notification whose container is base in
+// the schema; for PROTO it may be nil.
+func appendUpdates(b []byte, base *yang.Node, updates []*gnmipb.Update, e gnmipb.Encoding, duplicates uint32) []byte {
+	for _, u := range updates {
+		b = appendNested(b, notificationUpdate, func(b []byte) []byte {
+			path := u.GetPath().GetElem()
+			b = appendNested(b, updatePath, func(b []byte) []byte { return appendElems(b, path) })
+			b = appendNested(b, updateVal, func(b []byte) []byte {
+				if e == gnmipb.Encoding_PROTO {
+					return appendNative(b, u.GetVal())
+				}
+				return appendJSONValue(b, walk(base, path), u.GetVal(), e)
+			})
+			return appendNumber(b, updateDuplicates, uint64(duplicates))
+		})
+	}
+	return b
 }
 
 // appendNested appends a field that holds what fill appends. Its length, which
