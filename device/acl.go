@@ -49,7 +49,14 @@ const (
 	nftExprData        = 2
 	nftCounterBytes    = 1 // be64
 	nftCounterPackets  = 2 // be64
+	nftLogGroup        = 1 // be16; a log without one is not of NFLOG
 	nftLogPrefix       = 2
+
+	// A verdict is an immediate value: whose first is NF_DROP.
+	nftImmediateData = 2
+	nftDataVerdict   = 2
+	nftVerdictCode   = 1 // be32
+	nfDrop           = 0
 
 	// The user data of a rule are nft's own: type, length, value; type 0 is its
 	// comment, a C string (libnftnl, include/libnftnl/udata.h).
@@ -62,8 +69,11 @@ type ruleRecord struct {
 	table, chain    string
 	handle          uint64
 	comment, prefix string // of its log statement
+	logs            bool   // by NFLOG
+	group           uint16 // to this one
 	counts          bool   // it has a counter
 	packets, octets uint64
+	drops           bool // what comes to its end
 }
 
 // parseRule takes a rule apart, from behind the netlink header on.
@@ -113,8 +123,26 @@ func (r *ruleRecord) expression(b []byte) bool {
 		return false
 	}
 	first := !r.counts // several of one rule count what came as far as they
+	if name == "reject" {
+		r.drops = true
+		return true
+	}
 	ok := attributes(data, func(kind uint16, v []byte) bool {
 		switch {
+		case name == "immediate" && kind == nftImmediateData:
+			return attributes(v, func(kind uint16, v []byte) bool {
+				return kind != nftDataVerdict || attributes(v, func(kind uint16, v []byte) bool {
+					if kind == nftVerdictCode {
+						r.drops = len(v) >= 4 && binary.BigEndian.Uint32(v) == nfDrop
+					}
+					return true
+				}) == nil
+			}) == nil
+		case name == "log" && kind == nftLogGroup:
+			if len(v) < 2 {
+				return false
+			}
+			r.logs, r.group = true, binary.BigEndian.Uint16(v)
 		case name == "log" && kind == nftLogPrefix:
 			r.prefix = rulePrefix(v)
 		case name == "counter" && (kind == nftCounterBytes || kind == nftCounterPackets):
@@ -169,6 +197,8 @@ type ruleSets struct {
 	places  map[string]uint32
 	rules   int
 	leftOut uint64 // beyond maxRules
+
+	logging []ruleRecord // the rules that log to a group, whether they count or not; at most maxRules
 }
 
 func newRuleSets() *ruleSets {
@@ -179,6 +209,9 @@ func (s *ruleSets) add(r *ruleRecord) {
 	family, ok := ruleFamilies[r.family]
 	if !ok {
 		return
+	}
+	if r.logs && len(s.logging) < maxRules {
+		s.logging = append(s.logging, *r)
 	}
 	name := printableText(family.name + " " + r.table + " " + r.chain)
 	s.places[name]++ // of all rules: the place does not change when another begins to count

@@ -42,8 +42,10 @@ type Agent struct {
 	reporter  *reporter
 	inForce   *inForce
 	overrides *overrides
-	usage     usage  // at the fuse's last look
-	share     *share // of what the process takes
+	usage     usage // at the fuse's last look
+	lookEvery time.Duration
+	divided   divided // what was held back since the sketch was last read; of who takes that in
+	share     *share  // of what the process takes
 	load      load
 }
 
@@ -86,10 +88,12 @@ func newAgent(cfg Config, log *slog.Logger) (*Agent, error) {
 		ledger:     newLedger(cfg.Name, boot),
 		classifier: newClassifier(rules),
 		ignore:     map[string]bool{},
+		divided:    divided{},
+		lookEvery:  lookEvery,
 		share:      new(meter).join(),
 	}
 	a.reporter = newReporter(cfg.settings,
-		newAggregates(maxAggregates, prefixLength{cfg.Aggregates.PrefixV4, cfg.Aggregates.PrefixV6}, a.started.Add(-time.Duration(a.started.Nanosecond()))),
+		newAggregates(cfg.Aggregates.Open, prefixLength{cfg.Aggregates.PrefixV4, cfg.Aggregates.PrefixV6}, a.started.Add(-time.Duration(a.started.Nanosecond()))),
 		newFuse(cfg.Fuse.budget()))
 	for _, name := range cfg.IgnoreInterfaces {
 		a.ignore[name] = true
@@ -205,19 +209,25 @@ func (a *Agent) drop(s *sources, r *record, at time.Time) {
 	v := a.classify(r, reason, function)
 	in, out := direction(r, function)
 	s.explain(reason, function, v.class, in, out, 1, uint64(r.length))
-	if k, ok := src.(paced); ok {
-		k.classed(r, v.class)
+	classed := func(class string) {
+		if k, ok := src.(paced); ok {
+			k.classed(r, class)
+		}
 	}
 	if !v.loss {
+		classed(v.class)
 		a.ledger.ignore(1)
 		return
 	}
 	ev := newEvent(r, at, v.class, reason, function, src.ifname(in), src.ifname(out))
 	if dst, ok := netip.AddrFromSlice(ev.GetPacket().GetFlow().GetDst()); ok && !v.known && housekeeping(dst) {
+		classed(v.class)
 		a.ledger.ignore(1)
 		return
 	}
-	a.seen(s, s.named(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known}))
+	o := s.named(observed{event: ev, packets: r.packets, bytes: uint64(r.length), known: v.known})
+	classed(o.event.Class)
+	a.seen(s, o)
 }
 
 // classify says what a record's drop means.
@@ -258,26 +268,40 @@ func (a *Agent) enter(o observed, now time.Time) {
 	}))
 }
 
-// held counts drops that the kernel source held back, as it tells of them.
-func (a *Agent) held(s *sources, h held, now time.Time) {
+// held counts drops that the kernel source held back, as it tells of them; rules
+// says what is known of those of the firewall up to then.
+func (a *Agent) held(s *sources, h held, now time.Time, rules ruleReadings) {
 	src := s.kernel
 	reason, function := src.reason(h.record.reason), src.function(h.record.location)
 	v := a.classify(h.record, reason, function)
 	in, out := direction(h.record, function)
 	s.explain(reason, function, v.class, in, out, h.drops, h.bytes)
-	d := drop{class: v.class, reason: reason, ingress: src.ifname(in), egress: src.ifname(out), packets: h.packets, bytes: h.bytes, sketched: true}
-	if !v.loss || a.ignore[d.ingress] || a.ignore[d.egress] {
+	at := ports{src.ifname(in), src.ifname(out)}
+	if !v.loss || a.ignore[at.ingress] || a.ignore[at.egress] {
 		a.ledger.ignore(h.drops)
 		return
 	}
 	why := overThreshold
-	if h.lost {
+	switch {
+	case h.lost:
 		why = overQueue
+	case h.again:
+		why = duplicate
 	}
 	a.reporting.Lock()
 	defer a.reporting.Unlock()
-	if a.reporter.unseen(now, &d, h.drops, why) {
-		a.ledger.count(&d, h.drops, v.known)
+	for _, p := range s.byRule(h, reason, at, rules) {
+		d := drop{class: v.class, reason: reason, ingress: at.ingress, egress: at.egress, packets: p.packets, bytes: p.bytes, sketched: true}
+		switch {
+		case !p.known:
+			d.reason = ruleNotKnown
+		case p.reason != "":
+			d.class, d.reason = p.class, p.reason
+		}
+		a.divided.add(h.record.cause, d.class, p.packets)
+		if a.reporter.unseen(now, &d, p.drops, why) {
+			a.ledger.count(&d, p.drops, v.known)
+		}
 	}
 	a.transitions()
 }

@@ -2,6 +2,7 @@ package device
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -59,10 +60,37 @@ const (
 	// how many are told of anyway.
 	topShare = 0.01
 	topMore  = 10
-	// maxAggregates bounds those that are open at a time; at 200 flows and 400
-	// prefixes each they hold some 100 kB.
-	maxAggregates = 256
 )
+
+// AggregatesConfig is how loss aggregates are made.
+type AggregatesConfig struct {
+	// PrefixV4 and PrefixV6 are the lengths of the prefixes that are counted.
+	PrefixV4 int `yaml:"prefix_v4"`
+	PrefixV6 int `yaml:"prefix_v6"`
+	// Open is how many may be open at a time, of all classes and interfaces: one
+	// takes some 100 kB in a flood. Drops at further interfaces are counted, with
+	// their flows, in one aggregate for each class, which has no interfaces.
+	Open int `yaml:"open"`
+}
+
+// maxOpen bounds AggregatesConfig.Open: some 1.6 GB.
+const maxOpen = 16384
+
+func defaultAggregates() AggregatesConfig {
+	return AggregatesConfig{PrefixV4: 24, PrefixV6: 48, Open: 256}
+}
+
+func (c AggregatesConfig) validate() error {
+	switch {
+	case c.PrefixV4 < 0 || c.PrefixV4 > 32:
+		return fmt.Errorf("prefix_v4 %d: give a prefix length from 0 to 32", c.PrefixV4)
+	case c.PrefixV6 < 0 || c.PrefixV6 > 128:
+		return fmt.Errorf("prefix_v6 %d: give a prefix length from 0 to 128", c.PrefixV6)
+	case c.Open < 1 || c.Open > maxOpen:
+		return fmt.Errorf("open %d: give a number of aggregates from 1 to %d, 256 or more for a device of some interfaces", c.Open, maxOpen)
+	}
+	return nil
+}
 
 // aggregateKey is what drops are counted by.
 type aggregateKey struct{ class, ingress, egress string }
@@ -78,7 +106,9 @@ type aggregate struct {
 	events       uint64
 	suppressed   yang.Suppressed
 	unattributed uint64
-	sketched     uint64 // packets whose flows are still to be told of
+	// packets whose flows are still to be told of, by where they were dropped: in
+	// several places where there was no room to tell those apart
+	sketched map[aggregateKey]uint64
 
 	flows                 *heavy[packet.Flow]
 	held                  attribution // of the sketched ones
@@ -126,11 +156,15 @@ func (a *aggregates) add(now time.Time, interval time.Duration, d *drop, o outco
 // without an event, and whose headers nobody looked at. d has their packets and
 // bytes together.
 func (a *aggregates) unseen(now time.Time, interval time.Duration, d *drop, drops uint64, o outcome) {
-	g := a.at(now, interval, aggregateKey{d.class, d.ingress, d.egress}, d.packets)
+	key := aggregateKey{d.class, d.ingress, d.egress}
+	g := a.at(now, interval, key, d.packets)
 	g.count(d.reason, d.packets, d.bytes)
 	suppress(&g.suppressed, o, drops)
 	if d.sketched {
-		g.sketched += d.packets
+		if g.sketched == nil {
+			g.sketched = map[aggregateKey]uint64{}
+		}
+		g.sketched[key] += d.packets // bounded by the causes that the source tells apart
 	} else {
 		g.unattributed += d.packets
 	}
@@ -140,15 +174,35 @@ func (a *aggregates) unseen(now time.Time, interval time.Duration, d *drop, drop
 // certain; what is not stays unattributed.
 func (a *aggregates) attribute(f *heldFlows) {
 	for _, g := range a.all() {
-		key, n := g.aggregateKey, g.sketched
-		least := f.least[key]
-		if n == 0 || least == nil { // or merged: not told apart by interface
+		var n uint64
+		packets, least := map[aggregateKey]uint64{}, map[packet.Flow]uint64{}
+		for key, of := range g.sketched {
+			known := f.least[key]
+			if known == nil || of == 0 {
+				continue
+			}
+			for flow, sure := range known {
+				least[flow] += min(sure, of)
+			}
+			packets[key] = of
+			n += of
+			f.least[key] = map[packet.Flow]uint64{} // certain of one of them only
+			delete(g.sketched, key)
+		}
+		if n == 0 {
 			continue
 		}
-		g.sketched = 0
-		f.least[key] = map[packet.Flow]uint64{} // certain of one of them only
-		certain := g.held.add(n, least, slices.Collect(maps.Keys(g.flows.kept)),
-			func(flow packet.Flow) uint64 { return f.most(key, flow) }, f.rest(key))
+		// In each place a flow had no more packets than all.
+		var rest uint64
+		for key, of := range packets {
+			rest += min(f.rest(key), of)
+		}
+		certain := g.held.add(n, least, slices.Collect(maps.Keys(g.flows.kept)), func(flow packet.Flow) (most uint64) {
+			for key, of := range packets {
+				most += min(f.most(key, flow), of)
+			}
+			return most
+		}, rest)
 		var sum uint64
 		for flow, packets := range certain {
 			g.sources.add(a.prefix(flow.Src.Addr()), packets)
@@ -170,7 +224,7 @@ func (a *aggregates) all() []*aggregate {
 // whose sketched packets are still to be attributed.
 func (a *aggregates) sketchedUntil(now time.Time) (end time.Time, ok bool) {
 	for _, g := range a.all() {
-		if g.sketched > 0 && !now.Before(g.end) && (!ok || g.end.Before(end)) {
+		if len(g.sketched) > 0 && !now.Before(g.end) && (!ok || g.end.Before(end)) {
 			end, ok = g.end, true
 		}
 	}
@@ -276,6 +330,10 @@ func (g *aggregate) topFlows() []hitter[packet.Flow] {
 
 // wire returns the aggregate as it is sent, without its origin.
 func (g *aggregate) wire() yang.Aggregate {
+	unattributed := g.unattributed
+	for _, packets := range g.sketched {
+		unattributed += packets
+	}
 	out := yang.Aggregate{
 		LossAggregate: &decafpb.LossAggregate{
 			StartNs: g.startNs,
@@ -284,7 +342,7 @@ func (g *aggregate) wire() yang.Aggregate {
 			Packets: g.packets, Bytes: g.bytes,
 			SuppressedThreshold: g.suppressed.Threshold, SuppressedFuse: g.suppressed.Fuse, SuppressedQueue: g.suppressed.Queue,
 		},
-		Events: g.events, Suppressed: g.suppressed, Unattributed: g.unattributed + g.sketched,
+		Events: g.events, Suppressed: g.suppressed, Unattributed: unattributed,
 	}
 	for _, h := range g.topFlows() {
 		out.TopFlows = append(out.TopFlows, &decafpb.FlowCount{Flow: h.key.PB(), Packets: h.packets, PacketsError: h.err})

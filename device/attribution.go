@@ -19,6 +19,21 @@ type heldFlows struct {
 	rest func(aggregateKey) uint64
 }
 
+// divided is how many packets of each cause were counted in each class: those of
+// firewall rules of several classes may have one cause.
+type divided map[[causeKeySize]byte]map[string]uint64
+
+func (d divided) add(cause []byte, class string, packets uint64) {
+	if len(cause) != causeKeySize {
+		return
+	}
+	key := [causeKeySize]byte(cause)
+	if d[key] == nil {
+		d[key] = map[string]uint64{}
+	}
+	d[key][class] += packets
+}
+
 // bounds are how many packets there are at least and at most.
 type bounds struct{ least, most uint64 }
 
@@ -46,18 +61,19 @@ func (a *attribution) add(n uint64, least map[packet.Flow]uint64, also []packet.
 	// A flow of fewer packets than half of what is to be told of is noise.
 	noise := uint64(topShare / 2 * float64(n))
 	certain = map[packet.Flow]uint64{}
-	var sum uint64
-	for _, f := range slices.SortedFunc(maps.Keys(least), compareFlows) {
-		if sure := min(least[f], n-sum); sure > 0 && most(f) > noise {
-			certain[f] = sure
-			sum += sure
-		}
-	}
 	if a.flows == nil {
 		a.flows = map[packet.Flow]bounds{}
 	}
-	for f := range certain {
+	var sum uint64
+	for _, f := range slices.SortedFunc(maps.Keys(least), compareFlows) {
+		if most(f) <= noise {
+			continue
+		}
 		a.flows[f] = a.of(f)
+		if sure := min(least[f], n-sum); sure > 0 {
+			certain[f] = sure
+			sum += sure
+		}
 	}
 	for _, f := range also {
 		a.flows[f] = a.of(f)

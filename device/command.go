@@ -42,7 +42,8 @@ whatever happens: every report.interval (1s), by class and interface, how many
 packets were dropped, how many had no event and why, and the flows and prefixes
 that had most of them. /loss/transitions tells when a class crosses its
 threshold. With report.deduplicate a flow has one event when its drops begin, one
-each so often while they go on, and a transition when they stopped.
+about each so often while they go on (in a flood up to an eighth, or .1 s, later),
+and a transition when they stopped.
 
 What is different for a class, and for all below it, stands under classes:
 
@@ -60,19 +61,30 @@ otherwise:
 
 ` + fuseDefaults(fuse) + `
 
-What stands under report, classes, aggregates and fuse can be set while the agent
-runs, over gNMI (Set on /loss/reporting, /loss/classes, /loss/fuse). It holds at
-once, is kept beside the configuration file (device.yaml: device.settings.json),
-and stands over it until it is deleted. So can filters for a planned path test
-(/loss/filters): drops that match one have an event each, whatever the thresholds
-say, with the filter's name; drops of other flows have none meanwhile, unless the
-filter has only: false (anomalies, losses that show no packet, transitions and
-aggregates go on). A filter must have an end-time, at which it removes itself.
+At most aggregates.open (256) aggregates are open at a time, at some 100 kB each in
+a flood; drops at further interfaces are counted, with their flows, in one for each
+class that names no interface, and in aggregates-merged.
+
+What stands under report, classes, aggregates and fuse, but for aggregates.open,
+can be set while the agent runs, over gNMI (Set on /loss/reporting, /loss/classes,
+/loss/fuse). It holds at once, is kept beside the configuration file (device.yaml:
+device.settings.json), and stands over it until it is deleted. So can filters for a
+planned path test (/loss/filters): drops that match one have an event each, whatever
+the thresholds say, up to fuse.events a second, with the filter's name; in a flood
+this holds for the first 8 filters by name. Drops of other flows have none meanwhile,
+unless the filter has only: false (anomalies, losses that show no packet, transitions
+and aggregates go on). A filter must have an end-time, at which it removes itself.
 
 Who may set is whom tls lets in with a certificate, anyone on loopback, or a user:
 
   users:
   - {name: noc, password_file: /etc/decaf/noc.password, write: true}
+
+A Get answers with 4 MiB at most, which is what gRPC clients take in one message;
+the aggregates of a flood in full are more, and Get then ends with
+RESOURCE_EXHAUSTED: subscribe with mode ONCE, or ask for a narrower path. A
+subscriber that does not read loses the oldest events, is told how many (duplicates),
+and ends with RESOURCE_EXHAUSTED when they are too many.
 
 /healthz, /readyz and /metrics (Prometheus) are off unless health names a loopback
 address for them (health: 127.0.0.1:9331).
@@ -99,7 +111,9 @@ cap_sys_admin; without that each has its own. A fuse that is off takes the agent
 namespace out of the program: what the kernel drops meanwhile is not counted.
 
 With nft, a rule is logged by: log group 12 prefix "acl-12" drop. Its event has the
-prefix as its reason. Each switch has a gNMI target of its own, with the same TLS
+prefix as its reason. What a flood leaves without an event is of the class of the
+rule that dropped it too: as rules count, where they do (counter log group 12 …),
+else as they log, which is less exact while logs are lost. Each switch has a gNMI target of its own, with the same TLS
 files, and appears as the device that it is named; what any other address sends is
 refused. With kernel: false and no nflog.groups the agent speaks for switches alone.
 

@@ -66,7 +66,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen: "127.0.0.1:9339", Ring: 1024, Kernel: true,
 		Counters: CountersConfig{Interval: time.Second}, Routes: defaultRoutes(),
-		Report: defaultReport(), Aggregates: AggregatesConfig{PrefixV4: 24, PrefixV6: 48}, Fuse: defaultFuse(),
+		Report: defaultReport(), Aggregates: defaultAggregates(), Fuse: defaultFuse(),
 	}
 }
 

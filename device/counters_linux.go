@@ -36,7 +36,10 @@ type counterSource struct {
 	rises *rises
 	ruled *ruleSets // as last read
 
+	ruling   sync.Mutex // guards ruler and what follows
 	rulesDue time.Time
+	tell     func([]ruleRecord) // of rules that log, as they are read
+	needed   time.Time          // until when the time that reading them out of turn took counts
 	broken   complaint
 	failed   uint64 // readings
 }
@@ -46,6 +49,10 @@ const (
 	// much of the time it may take: a firewall may have a hundred thousand.
 	rulesEvery = 5 * time.Second
 	rulesShare = 0.005
+	// neededShare is how much of the time it may take while rules are needed out of
+	// turn, over neededOver: a flood's beginning is not to wait.
+	neededShare = 0.02
+	neededOver  = 5 * time.Second
 )
 
 // openCounters opens its socket in the network namespace of the calling thread,
@@ -72,9 +79,43 @@ func openCounters(cfg CountersConfig, heard func(time.Time) time.Time, prefixes 
 
 // lookAtRules reads the counters of firewall rules when it is time to.
 func (c *counterSource) lookAtRules() {
+	c.ruling.Lock()
+	defer c.ruling.Unlock()
+	if !time.Now().Before(c.rulesDue) {
+		c.takeRules()
+	}
+}
+
+// readRulesNow reads them out of turn, for who needs them as they are. It reports
+// whether it could.
+func (c *counterSource) readRulesNow() bool {
+	c.ruling.Lock()
+	defer c.ruling.Unlock()
 	begin := time.Now()
-	if c.ruler == nil || begin.Before(c.rulesDue) {
-		return
+	if c.needed.Sub(begin) > neededOver {
+		return false
+	}
+	if c.needed.Before(begin) {
+		c.needed = begin
+	}
+	ok := c.takeRules()
+	c.needed = c.needed.Add(time.Duration(float64(time.Since(begin)) / neededShare))
+	return ok
+}
+
+// tellRules has the rules told that log to a group, each time that they are read.
+func (c *counterSource) tellRules(tell func([]ruleRecord)) {
+	c.ruling.Lock()
+	defer c.ruling.Unlock()
+	c.tell = tell
+	c.takeRules()
+}
+
+// takeRules reads the rules. The caller holds c.ruling.
+func (c *counterSource) takeRules() bool {
+	begin := time.Now()
+	if c.ruler == nil {
+		return false
 	}
 	sets, whole, err := c.readRules()
 	switch {
@@ -82,7 +123,7 @@ func (c *counterSource) lookAtRules() {
 		c.log.Warn("the counters of firewall rules are not read: that needs cap_net_admin, and nftables in the kernel (CONFIG_NF_TABLES)", "error", err)
 		c.ruler.close()
 		c.ruler = nil
-		return
+		return false
 	case err != nil:
 		if count, due := c.broken.make(begin); due {
 			c.log.Warn("firewall rules were not read", "times", count, "error", err)
@@ -91,11 +132,15 @@ func (c *counterSource) lookAtRules() {
 	took := time.Since(begin)
 	c.rulesDue = begin.Add(max(rulesEvery, time.Duration(float64(took)/rulesShare)))
 	if err != nil || !whole { // the next list will be
-		return
+		return false
+	}
+	if c.tell != nil {
+		c.tell(sets.logging)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ruled = sets
+	return true
 }
 
 // readRules lists the rules of all tables. whole is false when they changed
@@ -301,6 +346,8 @@ func (c *counterSource) left() counterCounts {
 
 func (c *counterSource) close() {
 	c.lister.close()
+	c.ruling.Lock()
+	defer c.ruling.Unlock()
 	if c.ruler != nil {
 		c.ruler.close()
 	}

@@ -19,7 +19,9 @@
 // makes the drop event. The files named sflow and nflog have their own way up to
 // there, observed.go, as have counters.go and counters_linux.go: losses that leave
 // no packet, with the prefixes that are routed over the interface (prefixes.go);
-// acl.go the counters of firewall rules, which are told of as they are.
+// acl.go the counters of firewall rules, which are told of as they are, and by which
+// ruleshare.go divides what the kernel held back of a flood among the rules that
+// dropped it: by what they count, or else by what they log.
 // routes.go and routes_linux.go follow routes and neighbours, flap.go finds those that
 // change again and again, loop.go the packets that go in a circle; anomaly.go
 // publishes both. All of that hears the kernel by rtnetlink_linux.go,
@@ -52,13 +54,20 @@
 // test through; aggregate.go counts, always, with
 // the top flows and prefixes from heavy.go; unreported.go says what
 // neither events nor these tell of; fuse.go allows a class less when the
-// agent takes more than its budget, as usage.go measures it and divides it among
-// the agents of a process. stream.go gives
+// agent takes more than its budget, as usage.go measures it, with what the kernel keeps
+// for the program (usage_linux.go), and divides it among the agents of a process. stream.go gives
 // them the time and publishes what they say.
 //
-// A flood is bounded where it is seen: the kernel program has a bucket per
-// cause (place, reason, interfaces, route, protocol), as large as the threshold of
-// the cause's class needs once that is known, and counts what it holds back, and
+// A flood is bounded where it is seen: the kernel program has a bucket for each class,
+// for all CPUs together, as large as the class's threshold needs; until the class of a
+// cause (place, reason, interfaces, route, protocol) is known, the cause has one of its
+// own on each CPU, so that of n causes on m CPUs n times m times as much may come up, at
+// first. Rules of several classes that drop at one place have one bucket together. What
+// matches one of the first 8 filters (kernelFilters) has a bucket besides, as large as
+// the fuse's budget of events; of a class that is de-duplicated one more drop of a flow
+// that came up a moment ago is held back before the bucket, so that a fast flow hides no
+// other one: its last drop, and how many there were, the agent reads from the program. The
+// program counts what it holds back, and
 // what finds no room, so that counters and aggregates are whole all the same, but
 // for what the kernel does not show it: a drop that an interrupt makes while the
 // program looks at another one. Those the kernel counts, for all agents together

@@ -12,8 +12,13 @@ import (
 	"decaf/api/yang/model"
 )
 
-// maxFilters bounds the filters: each is held against every drop.
-const maxFilters = 64
+const (
+	// maxFilters bounds the filters: each is held against every drop.
+	maxFilters = 64
+	// kernelFilters is how many of them the kernel source knows: each is a few
+	// instructions of its program for every drop.
+	kernelFilters = 8
+)
 
 // filters are those for planned path tests. A drop that matches one has an event
 // whatever its class's threshold, de-duplication and ignore say; only the fuse
@@ -96,6 +101,16 @@ func (f *filters) match(now time.Time, flow packet.Flow, dscp uint8, packets uin
 		}
 	}
 	return name
+}
+
+// missed counts packets that matched a filter and that the source did not hand on. One
+// that is no more counts nowhere.
+func (f *filters) missed(of *yang.Filter, packets uint64) {
+	for _, l := range f.list {
+		if sameFilter(l, of) {
+			l.Matched += packets
+		}
+	}
 }
 
 func matches(f *yang.Filter, flow packet.Flow, dscp uint8) bool {

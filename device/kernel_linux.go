@@ -7,9 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
+
+	"decaf/api/packet"
+	"decaf/api/yang"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
@@ -33,7 +38,20 @@ type kernel struct {
 
 	pacing  sync.Mutex // guards what follows
 	paceOf  func(class string) pace
-	classes map[[causeSize]byte]string // of the causes with a pace of their own; at most maxCauses
+	classes map[[causeSize]byte][]string // of the causes that are known; at most maxCauses
+	buckets [][]string                   // their classes: most have one; fewer than classBuckets
+	jiffy   int64                        // ns
+
+	filters  []*yang.Filter // that the program knows
+	filtered pace           // of what matches them
+	counted  []uint64       // packets that matched and did not come up, as last told
+	owed     []missedFilter // the same, of filters before, still to be told
+}
+
+// missedFilter is how many packets matched a filter that did not come up.
+type missedFilter struct {
+	filter  *yang.Filter
+	packets uint64
 }
 
 // openSource sees the drops of the network namespace of the calling thread, by
@@ -52,7 +70,11 @@ func openSource(never map[string]bool, limit pace, log *slog.Logger) (_ source, 
 	if err != nil {
 		return nil, err
 	}
-	k := &kernel{log: log, reasons: reasons, tallies: map[string]*[2]tally{}, turned: map[string]bool{}, classes: map[[causeSize]byte]string{}}
+	k := &kernel{log: log, reasons: reasons, tallies: map[string]*[2]tally{}, turned: map[string]bool{}, classes: map[[causeSize]byte][]string{}, jiffy: longestJiffy}
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err == nil && tick.Nano() > 0 {
+		k.jiffy = tick.Nano()
+	}
 	defer func() {
 		if err == nil {
 			return
@@ -196,8 +218,31 @@ func (k *kernel) setPace(unknown pace, of func(class string) pace) {
 	k.pacing.Lock()
 	defer k.pacing.Unlock()
 	k.paceOf = of
+	once := false
+	for i := range k.buckets {
+		once = k.setBucket(uint32(i+1)) || once
+	}
+	k.rememberFlows(once)
 	k.tenant.setPace(unknown.bucket())
-	k.setPaces(k.classes)
+}
+
+// setBucket sets the pace of a bucket, counted from 1: the highest of its classes. It
+// reports whether flows are handed on once a while, as all of them may be.
+func (k *kernel) setBucket(number uint32) bool {
+	p := pace{once: math.MaxInt64}
+	for _, class := range k.buckets[number-1] {
+		of := k.paceOf(class)
+		p = pace{rate: max(p.rate, of.rate), burst: max(p.burst, of.burst), once: min(p.once, of.once)}
+	}
+	repeat := (int64(p.once) + k.jiffy - 1) / k.jiffy
+	k.tenant.setBucket(number, p.bucket(), uint32(min(repeat, math.MaxUint32)))
+	return p.once > 0
+}
+
+func (k *kernel) rememberFlows(yes bool) {
+	if err := k.tenant.rememberFlows(yes); err != nil {
+		k.log.Warn("a fast flow of a class that is de-duplicated may hide the first drop of another", "error", err)
+	}
 }
 
 // classed is [paced]'s.
@@ -205,25 +250,143 @@ func (k *kernel) classed(r *record, class string) {
 	cause := [causeSize]byte(r.cause)
 	k.pacing.Lock()
 	defer k.pacing.Unlock()
-	if known, ok := k.classes[cause]; ok && known == class || !ok && len(k.classes) >= maxCauses {
+	known, ok := k.classes[cause]
+	if k.paceOf == nil || slices.Contains(known, class) || !ok && len(k.classes) >= maxCauses {
 		return
 	}
-	k.classes[cause] = class
-	k.setPaces(map[[causeSize]byte]string{cause: class})
-}
-
-func (k *kernel) setPaces(classes map[[causeSize]byte]string) {
-	if k.paceOf == nil || len(classes) == 0 {
-		return
-	}
-	paces := make(map[[causeSize]byte]bucket, len(classes))
-	for cause, class := range classes {
-		paces[cause] = k.paceOf(class).bucket()
-	}
-	if err := k.tenant.setPaces(paces); err != nil {
+	classes := slices.Sorted(slices.Values(append(slices.Clone(known), class)))
+	k.classes[cause] = classes
+	number := uint32(1 + slices.IndexFunc(k.buckets, func(b []string) bool { return slices.Equal(b, classes) }))
+	if number == 0 && len(k.buckets) < classBuckets-1 {
+		k.buckets = append(k.buckets, classes)
+		number = uint32(len(k.buckets))
+		if k.setBucket(number) {
+			k.rememberFlows(true)
+		}
+	} // or 0: it goes on as if its class were not known
+	if err := k.tenant.setClass(cause, number); err != nil {
 		k.log.Warn("some drops are handed on at the pace of the class with the highest threshold", "error", err)
 	}
+	k.tenant.changed()
 }
+
+// setFilters is [filterer]'s.
+func (k *kernel) setFilters(list []*yang.Filter, of pace) error {
+	k.pacing.Lock()
+	defer k.pacing.Unlock()
+	if of == k.filtered && slices.EqualFunc(list, k.filters, sameFilter) {
+		return nil
+	}
+	rows := make([][filterSize]byte, len(list))
+	for i, f := range list {
+		rows[i] = filterRow(f)
+	}
+	missed, err := k.tenant.setFilters(rows, of.bucket())
+	k.owe(missed)
+	if err != nil {
+		return err
+	}
+	k.filters, k.filtered, k.counted = slices.Clone(list), of, make([]uint64, len(list))
+	return nil
+}
+
+// owe takes in what the program counted of the filters.
+func (k *kernel) owe(missed []uint64) {
+	for i, f := range k.filters {
+		if i < len(missed) && missed[i] > k.counted[i] {
+			k.owed = append(k.owed, missedFilter{f, missed[i] - k.counted[i]})
+			k.counted[i] = missed[i]
+		}
+	}
+}
+
+// missedOf is [filterer]'s.
+func (k *kernel) missedOf(handle func(f *yang.Filter, packets uint64)) (err error) {
+	k.pacing.Lock()
+	var missed []uint64
+	if len(k.filters) > 0 {
+		missed, err = k.tenant.missed()
+		k.owe(missed)
+	}
+	owed := k.owed
+	k.owed = nil
+	k.pacing.Unlock()
+	for _, m := range owed {
+		handle(m.filter, m.packets)
+	}
+	return err
+}
+
+// filterRow is a filter as the program has it.
+func filterRow(f *yang.Filter) (row [filterSize]byte) {
+	mask, value := row[filterMask:filterValue], row[filterValue:filterMissed]
+	for _, side := range []struct {
+		of     netip.Prefix
+		v4, v6 int
+	}{{f.Source, flowSource, flowSource}, {f.Destination, flowDestination4, flowDestination}} {
+		if !side.of.IsValid() {
+			continue
+		}
+		at, version := side.v4, byte(4)
+		if side.of.Addr().Is6() {
+			at, version = side.v6, 6
+		}
+		mask[flowVersion], value[flowVersion] = 0xff, version
+		copy(value[at:], side.of.Masked().Addr().AsSlice())
+		for bit := range side.of.Bits() {
+			mask[at+bit/8] |= 0x80 >> (bit % 8)
+		}
+	}
+	port := func(at int, of *uint16) {
+		if of != nil {
+			binary.BigEndian.PutUint16(mask[at:], 0xffff)
+			binary.BigEndian.PutUint16(value[at:], *of)
+		}
+	}
+	port(flowPorts, f.SourcePort)
+	port(flowPorts+2, f.DestinationPort)
+	if f.Protocol != nil {
+		mask[flowProtocol], value[flowProtocol] = 0xff, *f.Protocol
+	}
+	if f.DSCP != nil {
+		mask[flowDSCP], value[flowDSCP] = 0xff, *f.DSCP
+	}
+	return row
+}
+
+// repeated is [repeating]'s.
+func (k *kernel) repeated(now time.Time, class string, f packet.Flow) (last time.Time, packets uint64, ok bool) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil { // there is no kernel without it
+		panic(err)
+	}
+	k.pacing.Lock()
+	defer k.pacing.Unlock()
+	var latest int64
+	for i, b := range k.buckets {
+		if !slices.Contains(b, class) {
+			continue
+		}
+		if seen, held, known := k.tenant.flow(uint32(i+1), f, k.jiffy); known {
+			latest, packets, ok = max(latest, seen), packets+held, true
+		}
+	}
+	return now.Add(-time.Duration(max(ts.Nano()-latest, 0))), packets, ok
+}
+
+// forget is [repeating]'s.
+func (k *kernel) forget(class string, f packet.Flow) {
+	k.pacing.Lock()
+	defer k.pacing.Unlock()
+	for i, b := range k.buckets {
+		if slices.Contains(b, class) {
+			k.tenant.forgetFlow(uint32(i+1), f)
+		}
+	}
+}
+
+// anew is [repeating]'s.
+func (k *kernel) anew() { k.tenant.changed() }
 
 // pause takes the agent out of the program, or back in: out of it a drop costs
 // next to nothing, and is not counted.
@@ -236,7 +399,10 @@ func (p pace) bucket() bucket {
 }
 
 // tally is what was not sent of a cause, over all CPUs.
-type tally struct{ held, lost [3]uint64 } // drops, packets, bytes
+type tally struct{ held, lost, again [3]uint64 } // drops, packets, bytes
+
+// all is how many drops that is.
+func (t tally) all() uint64 { return t.held[0] + t.lost[0] + t.again[0] }
 
 // held reads the causes map when its drops changed.
 func (k *kernel) held(handle func(held)) error {
@@ -275,6 +441,7 @@ func (k *kernel) readTallies(bank int, handle func(held)) error {
 			for i := range 3 {
 				now.held[i] += binary.NativeEndian.Uint64(v[tallyHeld+bank*tallyBank+8*i:])
 				now.lost[i] += binary.NativeEndian.Uint64(v[tallyLost+bank*tallyBank+8*i:])
+				now.again[i] += binary.NativeEndian.Uint64(v[tallyAgain+bank*tallyBank+8*i:])
 			}
 		}
 		tallies := k.tallies[string(key[:])]
@@ -288,16 +455,16 @@ func (k *kernel) readTallies(bank int, handle func(held)) error {
 		}
 		tallies[bank] = now
 		k.turned[string(key[:])] = true
-		k.unsent += now.held[0] - before.held[0] + now.lost[0] - before.lost[0]
+		k.unsent += now.all() - before.all()
 		r := parseCause(key[:])
 		for _, w := range []struct {
 			now, before [3]uint64
-			lost        bool
-		}{{now.held, before.held, false}, {now.lost, before.lost, true}} {
+			lost, again bool
+		}{{now.held, before.held, false, false}, {now.lost, before.lost, true, false}, {now.again, before.again, false, true}} {
 			// The program may be between two of them: what is a drop now may be its
 			// packets the next time.
 			if w.now != w.before {
-				handle(held{record: &r, drops: w.now[0] - w.before[0], packets: w.now[1] - w.before[1], bytes: w.now[2] - w.before[2], lost: w.lost})
+				handle(held{record: &r, drops: w.now[0] - w.before[0], packets: w.now[1] - w.before[1], bytes: w.now[2] - w.before[2], lost: w.lost, again: w.again})
 			}
 		}
 	}
@@ -311,6 +478,7 @@ func (k *kernel) readTallies(bank int, handle func(held)) error {
 func parseCause(b []byte) record {
 	ne := binary.NativeEndian
 	return record{
+		cause:    slices.Clone(b[:causeSize]),
 		location: ne.Uint64(b[causeLocation:]),
 		reason:   ne.Uint32(b[causeReason:]),
 		inIf:     ne.Uint32(b[causeInIf:]),

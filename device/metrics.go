@@ -74,6 +74,16 @@ func (a *Agent) describeNFLOG(gauge func(name, more string, get func() uint64)) 
 			return get(s.names.counts(time.Now()))
 		})
 	}
+	shares := func(get func(unknown, crowded uint64) uint64) func() uint64 {
+		return of(func(s *sources) uint64 {
+			if s.shares == nil {
+				return 0
+			}
+			return get(s.shares.counts())
+		})
+	}
+	gauge("nflog_rule_unknown", "", shares(func(n, _ uint64) uint64 { return n }))
+	gauge("nflog_rules_left_out", "", shares(func(_, n uint64) uint64 { return n }))
 	gauge("nflog_named", "", names(func(n, _, _ uint64) uint64 { return n }))
 	gauge("nflog_without_drop", "", names(func(_, n, _ uint64) uint64 { return n }))
 	gauge("nflog_forgotten", "", names(func(_, _, n uint64) uint64 { return n }))

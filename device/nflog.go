@@ -20,7 +20,10 @@ type NFLOGConfig struct {
 	// off. Beside the kernel's own drops a log only names the rule; where the
 	// agent has no other source, what is logged counts as dropped, and rules
 	// that log and then accept need another group. At most 10,000 logs a second
-	// are read; nft's "limit rate" before a log statement spares the kernel more.
+	// are read. Of a flood the kernel tells drop by drop in part only: the rest is
+	// divided among the rules by their counters, where they have one in front of the
+	// log, else by their logs; a rule that logs some of what it drops (nft's "limit
+	// rate" spares the kernel work) has no more of it than it logs.
 	Groups []uint16 `yaml:"groups"`
 	// Classes give drops another class than policy/l3/acl, by the beginning of
 	// their prefix; the longest that fits counts.
@@ -168,11 +171,8 @@ func (r *nflogRecord) event(cfg *NFLOGConfig, now time.Time, ifname func(uint32)
 	if !r.at.IsZero() {
 		now = r.at
 	}
-	reason := rulePrefix(r.prefix)
-	class := cfg.class(reason, r.family)
-	if reason == "" {
-		reason = fmt.Sprintf("group %d", r.group)
-	}
+	prefix := rulePrefix(r.prefix)
+	reason, class := ruleReason(prefix, r.group), cfg.class(prefix, r.family)
 	in, out := r.in, r.out
 	// The bridge's port says more than the bridge.
 	if r.physIn != 0 {
@@ -209,6 +209,14 @@ func (r *nflogRecord) event(cfg *NFLOGConfig, now time.Time, ifname func(uint32)
 func rulePrefix(b []byte) string {
 	s, _, _ := strings.Cut(string(b), "\x00")
 	return printable(strings.TrimRight(s, " :"))
+}
+
+// ruleReason is the reason of what a rule drops.
+func ruleReason(prefix string, group uint16) string {
+	if prefix == "" {
+		return fmt.Sprintf("group %d", group)
+	}
+	return prefix
 }
 
 // printable gives text from outside to screens and logs: what is not printable

@@ -44,6 +44,8 @@ type nflog struct {
 	buf    []byte
 	pace   nflogPace
 	broken complaint
+	hole   bool                 // logs were lost, and no number told yet how many
+	holeAt time.Time            // when logs were last found lost
 	groups map[uint16]*sequence // bounded by the configuration
 
 	lost      atomic.Uint64 // holes in the groups' numbers
@@ -235,10 +237,16 @@ func (n *nflog) observe(ctx context.Context, handle func(observed)) error {
 }
 
 // catchUp hands on all that was logged until now. A rule logs a packet before it
-// drops it, in the same breath: who has seen the drop finds its log here.
-func (n *nflog) catchUp(handle func(observed)) {
+// drops it, in the same breath: who has seen the drop finds its log here, if all is
+// whole: nothing was left to be read, and nothing lost of late.
+func (n *nflog) catchUp(handle func(observed)) (whole bool) {
 	// What goes wrong here goes wrong for observe, too.
-	_ = n.raw.Control(func(fd uintptr) { _ = n.receive(int(fd), allMessages, handle) })
+	_ = n.raw.Control(func(fd uintptr) {
+		whole = errors.Is(n.receive(int(fd), allMessages, handle), unix.EAGAIN)
+	})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return whole && !n.hole && time.Since(n.holeAt) > ruleNameWindow
 }
 
 // receive takes in up to so many messages; EAGAIN says that there are no more.
@@ -253,6 +261,7 @@ func (n *nflog) receive(fd, most int, handle func(observed)) error {
 		}
 		if again {
 			discard(fd) // what was logged meanwhile: its drops have gone by
+			n.hole = true
 		}
 		size, _, err := unix.Recvfrom(fd, n.buf, 0)
 		switch {
@@ -261,6 +270,7 @@ func (n *nflog) receive(fd, most int, handle func(observed)) error {
 			continue
 		case errors.Is(err, unix.ENOBUFS):
 			n.overflows.Add(1) // how many packets, the next number tells
+			n.hole = true
 			continue
 		default:
 			n.pace.taken-- // nothing was read
@@ -299,6 +309,9 @@ func (n *nflog) packet(body []byte, now time.Time, handle func(observed)) {
 		before := s.missing
 		s.see(r.seq, false)
 		n.lost.Add(s.missing - before)
+		if n.hole || s.missing > before {
+			n.hole, n.holeAt = false, now
+		}
 	}
 	handle(r.event(&n.cfg, now, n.ifname))
 }

@@ -19,7 +19,7 @@ func openNFLOG(NFLOGConfig, func(uint32) string, *slog.Logger) (*nflog, error) {
 }
 
 func (*nflog) observe(context.Context, func(observed)) error { return errors.ErrUnsupported }
-func (*nflog) catchUp(func(observed))                        {}
+func (*nflog) catchUp(func(observed)) bool                   { return false }
 func (*nflog) counts() (lost, passed uint64, err error)      { return 0, 0, nil }
 func (*nflog) left() (lost, overflows, malformed uint64)     { return 0, 0, 0 }
 func (*nflog) close()                                        {}

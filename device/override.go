@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"decaf/api/gnmi"
+	"decaf/api/packet"
 	"decaf/api/yang"
 	"decaf/api/yang/model"
 
@@ -315,6 +316,7 @@ func (a *Agent) use(s *inForce, now time.Time) {
 	a.inForce = s
 	a.reporter.apply(s.effective.settings, now)
 	a.reporter.only = func(now time.Time) bool { return s.filters.only(now) }
+	a.reporter.source = whileOpen{a}
 	a.reporter.fuse.budget = s.effective.Fuse.budget()
 	a.reporter.aggregates.length = prefixLength{s.effective.Aggregates.PrefixV4, s.effective.Aggregates.PrefixV6}
 	a.transitions()
@@ -322,19 +324,20 @@ func (a *Agent) use(s *inForce, now time.Time) {
 	a.repace()
 }
 
-// pace is how many records of one cause of a class the source hands on: as many
-// as its threshold needs; with a filter as many as the fuse lets through as events,
-// since the source does not know which match.
-func (s *inForce) pace(class string) pace {
+// pace is how many records of a class the source hands on: as many as its threshold
+// needs; with filters that the source does not know as many as the fuse lets through
+// as events, since any drop may match.
+func (s *inForce) pace(class string, unknown bool) pace {
 	p := s.effective.pace(class)
-	if len(s.filters.list) > 0 {
-		p = p.atLeast(s.effective.Fuse.Events, s.effective.Fuse.Events)
+	if unknown {
+		p = p.atLeast(s.effective.fusePace())
+		p.once = 0 // a filter tells of each
 	}
 	return p
 }
 
-// repace tells the source how many records are needed. Until the class of a cause
-// is known it may be any.
+// repace tells the source how many records are needed, and the filters, as many as it
+// takes. Until the class of a cause is known it may be any.
 func (a *Agent) repace() {
 	s := a.setNow()
 	a.mu.Lock()
@@ -342,10 +345,61 @@ func (a *Agent) repace() {
 	if a.sources == nil {
 		return
 	}
+	list := s.filters.list
+	unknown := len(list) > 0
+	if k, ok := a.sources.kernel.(filterer); ok {
+		rate, burst := s.effective.fusePace()
+		if err := k.setFilters(list[:min(len(list), kernelFilters)], pace{rate: rate, burst: burst}); err != nil {
+			a.log.Warn("in a flood not all drops are told of that match a filter", "error", err)
+		} else if unknown = len(list) > kernelFilters; unknown {
+			a.log.Warn("in a flood not all drops are told of that match a filter: the kernel program takes the first of them, by name, alone", "filters", len(list), "taken", kernelFilters)
+		}
+	}
 	if k, ok := a.sources.kernel.(paced); ok {
-		k.setPace(s.effective.highestPace(), s.pace)
+		k.setPace(s.effective.unknownPace(), func(class string) pace { return s.pace(class, unknown) })
 	}
 }
+
+// missedFilters counts what matched filters and did not come up.
+func (a *Agent) missedFilters(src *sources) {
+	k, ok := src.kernel.(filterer)
+	if !ok {
+		return
+	}
+	err := k.missedOf(func(f *yang.Filter, packets uint64) {
+		a.reporting.Lock()
+		defer a.reporting.Unlock()
+		a.inForce.filters.missed(f, packets)
+	})
+	if err != nil {
+		a.log.Warn("what matched filters is counted later", "error", err)
+	}
+}
+
+// whileOpen is what the agent's source is as [repeating], as long as it has one that is.
+type whileOpen struct{ *Agent }
+
+func (a whileOpen) do(f func(repeating)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sources == nil {
+		return
+	}
+	if k, ok := a.sources.kernel.(repeating); ok {
+		f(k)
+	}
+}
+
+func (a whileOpen) repeated(now time.Time, class string, f packet.Flow) (last time.Time, packets uint64, ok bool) {
+	a.do(func(r repeating) { last, packets, ok = r.repeated(now, class, f) })
+	return last, packets, ok
+}
+
+func (a whileOpen) forget(class string, f packet.Flow) {
+	a.do(func(r repeating) { r.forget(class, f) })
+}
+
+func (a whileOpen) anew() { a.do(repeating.anew) }
 
 // apply puts other settings in force: from the next drop on the threshold, the
 // interval and the rest are as they say. A class that was above its old threshold
@@ -366,10 +420,11 @@ func (r *reporter) apply(settings func(string) classSettings, now time.Time) {
 		if s.Deduplicate != c.Deduplicate {
 			if c.repetition != nil {
 				c.forgotten += c.repetition.forgotten + uint64(len(c.repetition.flows))
+				c.repetition.clear()
 			}
 			c.repetition = nil
 			if s.Deduplicate > 0 {
-				c.repetition = newRepetition(s.Deduplicate, maxRepeated)
+				c.repetition = r.newRepetition(name, s.Deduplicate)
 			}
 		}
 		c.classSettings = s

@@ -25,6 +25,7 @@ type reporter struct {
 	fuse       *fuse
 
 	only        func(now time.Time) bool // events are for drops that match a filter; nil is never
+	source      repeating                // holds back drops of flows; nil is none
 	transitions []transitionAt
 	uncounted   uint64 // drops while the fuse was off for their class; what the source left out with the whole agent off is not known
 }
@@ -65,11 +66,21 @@ func (r *reporter) class(name string) *classReport {
 		s := r.settings(name)
 		c = &classReport{classSettings: s, gate: &gate{threshold: s.Threshold, burst: s.Burst, hold: s.Hold}}
 		if s.Deduplicate > 0 {
-			c.repetition = newRepetition(s.Deduplicate, maxRepeated)
+			c.repetition = r.newRepetition(name, s.Deduplicate)
 		}
 		r.classes[name] = c
 	}
 	return c
+}
+
+// newRepetition returns that of a class.
+func (r *reporter) newRepetition(class string, every time.Duration) *repetition {
+	out := newRepetition(every, maxRepeated)
+	if r.source != nil {
+		out.beyond = func(now time.Time, f packet.Flow) (time.Time, uint64, bool) { return r.source.repeated(now, class, f) }
+		out.forget = func(f packet.Flow) { r.source.forget(class, f) }
+	}
+	return out
 }
 
 // take decides about a drop.

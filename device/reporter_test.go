@@ -14,7 +14,7 @@ func testReporter(change func(c *Config)) *reporter {
 	if change != nil {
 		change(&cfg)
 	}
-	return newReporter(cfg.settings, newAggregates(maxAggregates, prefixLength{24, 48}, time.Unix(1000, 0)), newFuse(testBudget()))
+	return newReporter(cfg.settings, newAggregates(defaultAggregates().Open, prefixLength{24, 48}, time.Unix(1000, 0)), newFuse(testBudget()))
 }
 
 func testDrop(class string, flow int) *drop {

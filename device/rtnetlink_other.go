@@ -36,6 +36,8 @@ func openNames(*slog.Logger) (func(uint32) string, func(), error) {
 func (*counterSource) observe(context.Context, func(observed)) error { return errors.ErrUnsupported }
 func (*counterSource) explain(side, uint32, uint64, uint64)          {}
 func (*counterSource) rules() []RuleSet                              { return nil }
+func (*counterSource) tellRules(func([]ruleRecord))                  {}
+func (*counterSource) readRulesNow() bool                            { return false }
 func (*counterSource) interfaces() []InterfaceCounters               { return nil }
 func (*counterSource) left() counterCounts                           { return counterCounts{} }
 func (*counterSource) close()                                        {}

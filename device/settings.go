@@ -24,7 +24,7 @@ type ReportConfig struct {
 	// Interval is what one aggregate spans.
 	Interval time.Duration `yaml:"interval"`
 	// Deduplicate, when not 0, gives a flow's drops one event when they begin,
-	// one each so often while they go on, and a transition when they stopped.
+	// one about each so often while they go on, and a transition when they stopped.
 	Deduplicate time.Duration `yaml:"deduplicate"`
 	// Ignore leaves out events and aggregates; the drops are counted.
 	Ignore bool `yaml:"ignore"`
@@ -40,17 +40,10 @@ type ClassConfig struct {
 	Ignore      *bool          `yaml:"ignore,omitempty"`
 }
 
-// AggregatesConfig is how loss aggregates are made.
-type AggregatesConfig struct {
-	// PrefixV4 and PrefixV6 are the lengths of the prefixes that are counted.
-	PrefixV4 int `yaml:"prefix_v4"`
-	PrefixV6 int `yaml:"prefix_v6"`
-}
-
 // FuseConfig is what the agent may take from the device it watches.
 type FuseConfig struct {
 	CPU         float64       `yaml:"cpu"`          // cores
-	MemoryBytes uint64        `yaml:"memory_bytes"` // of the process
+	MemoryBytes uint64        `yaml:"memory_bytes"` // of the process, and of what its kernel program keeps
 	Events      float64       `yaml:"events"`       // per second
 	Queue       float64       `yaml:"queue"`        // share of the room between kernel and agent, 0 to 1
 	BackOff     time.Duration `yaml:"back_off"`     // quiet before the first step back
@@ -110,31 +103,50 @@ func (c *Config) settings(class string) classSettings {
 	return classSettings(s)
 }
 
-// pace is how many records of one cause of a class the source hands on: as many
-// as the class may have events. Where flows are told of once each it is as many as
-// the fuse lets through: the source does not know which drop is a flow's first.
+// pace is how many records of a class the source hands on: as many as it may have
+// events, and some more, since it is the threshold that tells when it has too many, by
+// a clock of its own. Where flows are told of once a while it is as many flows as the
+// fuse lets through.
 func (c *Config) pace(class string) pace {
 	s := c.settings(class)
-	p := leastPace.atLeast(s.Threshold, s.Burst)
+	p := s.pace()
 	if s.Deduplicate > 0 {
-		p = p.atLeast(c.Fuse.Events, c.Fuse.Events)
+		p = p.atLeast(c.fusePace())
+		p.once = handedOnAgain(s.Deduplicate)
 	}
 	return p
 }
+
+// pace is that of each drop.
+func (s classSettings) pace() pace { return leastPace.atLeast(s.Threshold, s.Burst+s.Threshold/8) }
+
+// handedOnAgain is how long the source holds back a flow that it handed on: longer
+// than it is told of once, by as much as a record may take to the agent, so that the
+// next one is told of and not a repetition still.
+func handedOnAgain(every time.Duration) time.Duration { return every + max(every/8, 2*beat) }
+
+// unknownPace is that of drops whose class is not known: the highest of any.
+func (c *Config) unknownPace() pace { return c.highest(c.pace) }
 
 // highestPace is that of the highest thresholds.
 func (c *Config) highestPace() pace {
-	s := c.settings("")
-	p := leastPace.atLeast(s.Threshold, s.Burst)
+	return c.highest(func(class string) pace { return c.settings(class).pace() })
+}
+
+func (c *Config) highest(of func(class string) pace) pace {
+	p := of("")
 	for name := range c.Classes {
-		s := c.settings(name)
-		p = p.atLeast(s.Threshold, s.Burst)
+		p = p.atLeast(of(name).rate, of(name).burst)
 	}
+	p.once = 0
 	return p
 }
 
+// fusePace is that of events at the fuse's budget.
+func (c *Config) fusePace() (rate, burst float64) { return c.Fuse.Events, c.Fuse.Events }
+
 func (p pace) atLeast(rate, burst float64) pace {
-	return pace{rate: max(p.rate, rate), burst: max(p.burst, burst)}
+	return pace{rate: max(p.rate, rate), burst: max(p.burst, burst), once: p.once}
 }
 
 // validateReporting says what is wrong with what is reported.
@@ -151,11 +163,8 @@ func (c *Config) validateReporting() error {
 			return fmt.Errorf("classes: %s: %w", name, err)
 		}
 	}
-	if n := c.Aggregates.PrefixV4; n < 0 || n > 32 {
-		return fmt.Errorf("aggregates: prefix_v4 %d: give a prefix length from 0 to 32", n)
-	}
-	if n := c.Aggregates.PrefixV6; n < 0 || n > 128 {
-		return fmt.Errorf("aggregates: prefix_v6 %d: give a prefix length from 0 to 128", n)
+	if err := c.Aggregates.validate(); err != nil {
+		return fmt.Errorf("aggregates: %w", err)
 	}
 	if err := c.Fuse.validate(); err != nil {
 		return fmt.Errorf("fuse: %w", err)

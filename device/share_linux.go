@@ -14,6 +14,8 @@ import (
 	"time"
 	"unsafe"
 
+	"decaf/api/packet"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -50,6 +52,10 @@ const (
 	// maxCauses bounds what drops are counted by in the kernel: reasons, places
 	// and interfaces.
 	maxCauses = 1024
+	// maxFlows bounds the flows of de-duplicated classes that the kernel remembers:
+	// of more, those that were dropped longest ago come up again, and the agent knows
+	// them. There is room for them while a class is de-duplicated: some 2 MB.
+	maxFlows = maxRepeated
 )
 
 var (
@@ -75,32 +81,51 @@ const (
 	ringsMap    = "decaf_rings"
 	causesMap   = "decaf_causes"
 	pacesMap    = "decaf_paces"
+	classesMap  = "decaf_classes"
+	filtersMap  = "decaf_filters"
+	flowsMap    = "decaf_flows"
 	sketchesMap = "decaf_sketches"
 )
+
+// ownMaps are those of them that hold an agent's own, at its slot.
+var ownMaps = []string{ringsMap, causesMap, pacesMap, classesMap, filtersMap, flowsMap, sketchesMap}
 
 // sharedMaps describes them; CPUs is how many this machine can have.
 func sharedMaps(cpus int) []*ebpf.MapSpec {
 	arrayOf := func(name string, inner *ebpf.MapSpec) *ebpf.MapSpec {
 		return &ebpf.MapSpec{Name: name, Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: maxAgents, InnerMap: inner}
 	}
-	rings, causes, paces, sketches := innerMaps(cpus)
-	return []*ebpf.MapSpec{
+	list := []*ebpf.MapSpec{
 		{Name: spacesMap, Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxAgents},
 		{Name: recentMap, Type: ebpf.Array, KeySize: 4, ValueSize: recentSize(cpus), MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE},
 		{Name: agentsMap, Type: ebpf.Array, KeySize: 4, ValueSize: agentSize, MaxEntries: maxAgents + 1, Flags: unix.BPF_F_MMAPABLE},
-		arrayOf(ringsMap, rings), arrayOf(causesMap, causes), arrayOf(pacesMap, paces), arrayOf(sketchesMap, sketches),
 	}
+	for _, name := range ownMaps {
+		list = append(list, arrayOf(name, innerMap(name, cpus)))
+	}
+	return list
 }
 
 // recentSize is that of the recent map's entry.
 func recentSize(cpus int) uint32 { return uint32(recentFirst + cpus*recentCPU) }
 
-// innerMaps describes an agent's own maps.
-func innerMaps(cpus int) (rings, causes, paces, sketches *ebpf.MapSpec) {
-	return &ebpf.MapSpec{Name: "decaf_ring", Type: ebpf.RingBuf, MaxEntries: kernelBuffer},
-		&ebpf.MapSpec{Name: "decaf_cause", Type: ebpf.PerCPUHash, KeySize: causeSize, ValueSize: tallySize, MaxEntries: maxCauses},
-		&ebpf.MapSpec{Name: "decaf_pace", Type: ebpf.Hash, KeySize: causeSize, ValueSize: paceSize, MaxEntries: maxCauses},
-		&ebpf.MapSpec{Name: "decaf_sketch", Type: ebpf.Array, KeySize: 4, ValueSize: cpuSize, MaxEntries: uint32(cpus), Flags: unix.BPF_F_MMAPABLE}
+// innerMap describes one of an agent's own maps.
+func innerMap(name string, cpus int) *ebpf.MapSpec {
+	switch name {
+	case ringsMap:
+		return &ebpf.MapSpec{Name: "decaf_ring", Type: ebpf.RingBuf, MaxEntries: kernelBuffer}
+	case causesMap:
+		return &ebpf.MapSpec{Name: "decaf_cause", Type: ebpf.PerCPUHash, KeySize: causeSize, ValueSize: tallySize, MaxEntries: maxCauses}
+	case pacesMap:
+		return &ebpf.MapSpec{Name: "decaf_pace", Type: ebpf.Hash, KeySize: causeSize, ValueSize: 4, MaxEntries: maxCauses}
+	case classesMap:
+		return &ebpf.MapSpec{Name: "decaf_class", Type: ebpf.Array, KeySize: 4, ValueSize: bucketSize, MaxEntries: classBuckets, Flags: unix.BPF_F_MMAPABLE}
+	case filtersMap:
+		return &ebpf.MapSpec{Name: "decaf_filter", Type: ebpf.Array, KeySize: 4, ValueSize: filtersSize, MaxEntries: 1}
+	case flowsMap:
+		return &ebpf.MapSpec{Name: "decaf_flow", Type: ebpf.LRUHash, KeySize: 8, ValueSize: flowEntry, MaxEntries: maxFlows}
+	}
+	return &ebpf.MapSpec{Name: "decaf_sketch", Type: ebpf.Array, KeySize: 4, ValueSize: cpuSize, MaxEntries: uint32(cpus), Flags: unix.BPF_F_MMAPABLE}
 }
 
 // openShared finds the program that serves this kernel's agents, or attaches it,
@@ -199,7 +224,7 @@ func programName(off *offsets, reasons []uint32) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("count processors: %w", err)
 	}
-	fmt.Fprintln(h, dropProgram(off, reasons, cpus, programMaps{1, 2, 3, 4, 5, 6, 7}).Instructions)
+	fmt.Fprintln(h, dropProgram(off, reasons, cpus, programMaps{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}).Instructions)
 	for _, m := range sharedMaps(cpus) {
 		fmt.Fprintln(h, m)
 		if m.InnerMap != nil {
@@ -287,7 +312,8 @@ func attachShared(off *offsets, reasons []uint32, name string) (_ *shared, err e
 	}
 	fd := func(name string) int { return s.maps[name].FD() }
 	spec := dropProgram(off, reasons, cpus, programMaps{
-		spaces: fd(spacesMap), recent: fd(recentMap), agents: fd(agentsMap), rings: fd(ringsMap), causes: fd(causesMap), paces: fd(pacesMap), sketches: fd(sketchesMap),
+		spaces: fd(spacesMap), recent: fd(recentMap), agents: fd(agentsMap), rings: fd(ringsMap), causes: fd(causesMap), paces: fd(pacesMap),
+		classes: fd(classesMap), filters: fd(filtersMap), flows: fd(flowsMap), sketches: fd(sketchesMap),
 	})
 	spec.Name = name
 	if s.program, err = ebpf.NewProgram(spec); err != nil {
@@ -306,7 +332,7 @@ func attachShared(off *offsets, reasons []uint32, name string) (_ *shared, err e
 
 // mapShared maps the memory of the maps that agents write themselves.
 func (s *shared) mapShared() (err error) {
-	for _, name := range []string{spacesMap, recentMap, agentsMap, ringsMap, causesMap, pacesMap, sketchesMap} {
+	for _, name := range slices.Concat([]string{spacesMap, recentMap, agentsMap}, ownMaps) {
 		if s.maps[name] == nil {
 			return fmt.Errorf("the drop program that is attached has no map %s", name)
 		}
@@ -370,9 +396,12 @@ type tenant struct {
 	token  *ebpf.Map // lives as long as this process
 	id     uint64    // its number
 
-	ring, causes, paces, sketches *ebpf.Map
-	cells                         []byte // the memory of sketches
-	seed                          uint64 // of the marks in them
+	ring, causes, paces, classes, sketches *ebpf.Map
+
+	filters, flows *ebpf.Map // nil: there are none; guarded by kernel.pacing
+	buckets        []byte    // the memory of classes
+	cells          []byte    // the memory of sketches
+	seed           uint64    // of all marks
 
 	mu   sync.Mutex
 	bank int  // which one the program writes
@@ -427,7 +456,8 @@ func (s *shared) enter(space uint32, b bucket) (_ *tenant, err error) {
 	s.word(int(slot), agentSeed).Store(m.seed)
 	s.word(int(slot), agentBank).Store(0)
 	s.word(int(slot), agentAsleep).Store(0)
-	for name, inner := range map[string]*ebpf.Map{ringsMap: m.ring, causesMap: m.causes, pacesMap: m.paces, sketchesMap: m.sketches} {
+	s.word(int(slot), agentFilters).Store(0)
+	for name, inner := range map[string]*ebpf.Map{ringsMap: m.ring, causesMap: m.causes, pacesMap: m.paces, classesMap: m.classes, sketchesMap: m.sketches} {
 		if err := s.maps[name].Put(slot, inner); err != nil {
 			return nil, fmt.Errorf("enter the agent in %s: %w", name, err)
 		}
@@ -454,35 +484,154 @@ func (m *tenant) make() (err error) {
 	if err != nil {
 		return fmt.Errorf("count processors: %w", err)
 	}
-	ring, causes, paces, sketch := innerMaps(cpus)
 	for _, want := range []struct {
-		spec *ebpf.MapSpec
+		name string
 		to   **ebpf.Map
-	}{{ring, &m.ring}, {causes, &m.causes}, {paces, &m.paces}, {sketch, &m.sketches}} {
-		if *want.to, err = ebpf.NewMap(want.spec); err != nil {
-			return fmt.Errorf("create the map %s: %w", want.spec.Name, err)
+	}{{ringsMap, &m.ring}, {causesMap, &m.causes}, {pacesMap, &m.paces}, {classesMap, &m.classes}, {sketchesMap, &m.sketches}} {
+		if *want.to, err = newInner(want.name, cpus); err != nil {
+			return err
 		}
+	}
+	if m.buckets, err = mapMemory(m.classes, classBuckets*bucketSize); err != nil {
+		return err
 	}
 	m.cells, err = mapMemory(m.sketches, cpuSize*cpus)
 	return err
 }
 
-// setPace sets how many records come up of a cause that has no pace of its own.
-func (m *tenant) setPace(b bucket) {
-	m.shared.word(int(m.slot), agentPace+paceTolerate).Store(uint64(b.tolerance))
-	m.shared.word(int(m.slot), agentPace+paceCost).Store(uint64(b.cost))
-	m.shared.word(int(m.slot), agentPaces).Add(1)
+func newInner(name string, cpus int) (*ebpf.Map, error) {
+	spec := innerMap(name, cpus)
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create the map %s: %w", spec.Name, err)
+	}
+	return m, nil
 }
 
-// setPaces gives causes a pace of their own.
-func (m *tenant) setPaces(of map[[causeSize]byte]bucket) error {
-	for cause, b := range of {
-		if err := m.paces.Put(cause[:], [2]uint64{paceCost / 8: uint64(b.cost), paceTolerate / 8: uint64(b.tolerance)}); err != nil {
-			return fmt.Errorf("set the pace of a cause of drops: %w", err)
+// setPace sets how many records come up of a cause whose class is not known.
+func (m *tenant) setPace(b bucket) {
+	m.shared.word(int(m.slot), agentPace+bucketTolerate-bucketCost).Store(uint64(b.tolerance))
+	m.shared.word(int(m.slot), agentPace).Store(uint64(b.cost))
+	m.changed()
+}
+
+// changed has the program look up anew what holds for a cause, and tell anew of each
+// flow of a de-duplicated class.
+func (m *tenant) changed() { m.shared.word(int(m.slot), agentPaces).Add(1) }
+
+// setBucket sets how many records come up of a class, and in how many jiffies a flow
+// of it is told of once; 0 is each time. It holds once changed is called.
+func (m *tenant) setBucket(class uint32, b bucket, repeat uint32) {
+	at := m.buckets[class*bucketSize:]
+	(*atomic.Uint64)(unsafe.Pointer(&at[bucketTolerate])).Store(uint64(b.tolerance))
+	(*atomic.Uint64)(unsafe.Pointer(&at[bucketCost])).Store(uint64(b.cost))
+	(*atomic.Uint32)(unsafe.Pointer(&at[bucketRepeat])).Store(repeat)
+}
+
+// setClass tells the class of a cause. It holds once changed is called.
+func (m *tenant) setClass(cause [causeSize]byte, class uint32) error {
+	if err := m.paces.Put(cause[:], class); err != nil {
+		return fmt.Errorf("tell the drop program a cause's class: %w", err)
+	}
+	return nil
+}
+
+// rememberFlows makes room for the flows of de-duplicated classes, or gives it free.
+func (m *tenant) rememberFlows(yes bool) error {
+	switch {
+	case yes && m.flows == nil:
+		flows, err := newInner(flowsMap, 0)
+		if err == nil {
+			err = m.shared.maps[flowsMap].Put(m.slot, flows)
+		}
+		if err != nil {
+			if flows != nil {
+				flows.Close()
+			}
+			return fmt.Errorf("remember flows in the drop program: %w", err)
+		}
+		m.flows = flows
+	case !yes && m.flows != nil:
+		if err := m.shared.maps[flowsMap].Delete(m.slot); err != nil {
+			return fmt.Errorf("forget flows in the drop program: %w", err)
+		}
+		m.flows.Close()
+		m.flows = nil
+	}
+	return nil
+}
+
+// flow returns what the program has on a flow of a class: when it was last dropped,
+// in ns since boot by jiffies of so many ns, and the packets that it held back since it
+// remembers it.
+func (m *tenant) flow(class uint32, f packet.Flow, jiffy int64) (seen int64, repeats uint64, ok bool) {
+	if m.flows == nil {
+		return 0, 0, false
+	}
+	var v [flowEntry / 8]uint64
+	if err := m.flows.Lookup(flowMark(m.seed, class, f), &v); err != nil {
+		return 0, 0, false
+	}
+	return int64(v[flowTime/8]) + int64(v[flowSeen/8]-v[flowTold/8])*jiffy, v[flowRepeats/8], true
+}
+
+// forgetFlow has the next drop of a flow of a class come up.
+func (m *tenant) forgetFlow(class uint32, f packet.Flow) {
+	if m.flows != nil {
+		m.flows.Delete(flowMark(m.seed, class, f)) // one that is not there is as good
+	}
+}
+
+// setFilters puts filters in force, in place of those before, of which it returns by
+// filter how many packets matched that did not come up. It returns when the program
+// runs nowhere any more with those.
+func (m *tenant) setFilters(list [][filterSize]byte, b bucket) (missed []uint64, err error) {
+	var next *ebpf.Map
+	if len(list) > 0 {
+		if next, err = newInner(filtersMap, 0); err != nil {
+			return nil, err
+		}
+		var v [filtersSize]byte
+		binary.NativeEndian.PutUint64(v[bucketCost:], uint64(b.cost))
+		binary.NativeEndian.PutUint64(v[bucketTolerate:], uint64(b.tolerance))
+		for i, f := range list {
+			row := v[filterFirst+i*filterSize:]
+			copy(row, f[:])
+			binary.NativeEndian.PutUint64(row[filterBit:], 1<<i)
+		}
+		if err = next.Put(uint32(0), v); err == nil {
+			err = m.shared.maps[filtersMap].Put(m.slot, next)
+		}
+		if err != nil {
+			next.Close()
+			return nil, fmt.Errorf("set filters in the drop program: %w", err)
+		}
+	} else if m.filters != nil {
+		if err := m.shared.maps[filtersMap].Delete(m.slot); err != nil {
+			return nil, fmt.Errorf("take filters out of the drop program: %w", err)
 		}
 	}
-	m.shared.word(int(m.slot), agentPaces).Add(1)
-	return nil
+	m.shared.word(int(m.slot), agentFilters).Store(uint64(len(list)))
+	m.changed()
+	if m.filters != nil {
+		missed, err = m.missed()
+		m.filters.Close()
+	}
+	m.filters = next
+	return missed, err
+}
+
+// missed returns how many packets matched each filter that did not come up.
+func (m *tenant) missed() ([]uint64, error) {
+	var v [filtersSize]byte
+	if err := m.filters.Lookup(uint32(0), &v); err != nil {
+		return nil, fmt.Errorf("read what matched filters: %w", err)
+	}
+	out := make([]uint64, kernelFilters)
+	for i := range out {
+		out[i] = binary.NativeEndian.Uint64(v[filterFirst+i*filterSize+filterMissed:])
+	}
+	return out, nil
 }
 
 // count returns a counter over all CPUs.
@@ -559,7 +708,8 @@ func (m *tenant) leave() error {
 
 func (m *tenant) close() {
 	unmap(m.cells)
-	for _, x := range []*ebpf.Map{m.ring, m.causes, m.paces, m.sketches, m.token} {
+	unmap(m.buckets)
+	for _, x := range []*ebpf.Map{m.ring, m.causes, m.paces, m.classes, m.filters, m.flows, m.sketches, m.token} {
 		if x != nil {
 			x.Close()
 		}
@@ -570,7 +720,7 @@ func (m *tenant) close() {
 // map out of an array of maps waits for the programs that run.
 func (s *shared) release(slot uint32, owner uint64) {
 	s.spacesChanged() // who died may not have come to it
-	for _, name := range []string{ringsMap, causesMap, pacesMap, sketchesMap} {
+	for _, name := range ownMaps {
 		s.maps[name].Delete(slot) // one that is not there is as good
 	}
 	s.token(int(slot)).CompareAndSwap(owner, 0)

@@ -134,19 +134,33 @@ func cellAt(cells []byte, i int) cell {
 // program does once for all drops of that cause, and then of what is not zero in
 // every flow of its version.
 func sketchMark(seed uint64, key [sketchKey]byte) uint64 {
-	h := seed
-	mix := func(words []int) {
-		for _, at := range words {
-			h = (h ^ binary.NativeEndian.Uint64(key[at:])) * sketchMultiplier
-			h ^= h >> 32
-		}
-	}
-	mix(causeWords)
-	mix(flowWords)
+	return mixFlow(mixWords(seed, key, causeWords), key)
+}
+
+// flowMark is the program's hash of a flow of a class that is de-duplicated, the class
+// by its number. It is never 0.
+func flowMark(seed uint64, class uint32, f packet.Flow) uint64 {
+	return mixFlow(mixWord(seed, uint64(class)), sketchKeyOf([causeKeySize]byte{}, f))
+}
+
+func mixFlow(h uint64, key [sketchKey]byte) uint64 {
+	h = mixWords(h, key, flowWords)
 	if key[flowVersion] == 6 {
-		mix(flowWords6)
+		h = mixWords(h, key, flowWords6)
 	}
 	return h | 1
+}
+
+func mixWords(h uint64, key [sketchKey]byte, words []int) uint64 {
+	for _, at := range words {
+		h = mixWord(h, binary.NativeEndian.Uint64(key[at:]))
+	}
+	return h
+}
+
+func mixWord(h, word uint64) uint64 {
+	h = (h ^ word) * sketchMultiplier
+	return h ^ h>>32
 }
 
 // The words of a key in the order in which they are mixed: of the cause, of each

@@ -3,6 +3,9 @@ package device
 import (
 	"context"
 	"time"
+
+	"decaf/api/packet"
+	"decaf/api/yang"
 )
 
 // eventSource names how drops are seen.
@@ -33,6 +36,7 @@ type held struct {
 	record                *record
 	drops, packets, bytes uint64
 	lost                  bool // for lack of room; else to bound what a flood sends
+	again                 bool // not for that either: their flows were handed on a moment ago
 }
 
 // holder is a source that holds back the records of a flood.
@@ -69,17 +73,45 @@ type pausable interface{ pause(out bool) error }
 
 // paced is a source that can be told anew how many records to hand on.
 type paced interface {
-	// setPace says how many of a cause of each class, and of a cause whose class
-	// nobody has told yet.
+	// setPace says how many of each class, and of each cause whose class nobody has
+	// told yet.
 	setPace(unknown pace, of func(class string) pace)
-	// classed tells the class of a record's cause.
+	// classed tells a class of a record's cause: most have one.
 	classed(r *record, class string)
 }
 
-// pace is how many records of one cause a source hands on: so many a second,
+// pace is how many records of one class a source hands on: so many a second,
 // and so many at once.
-type pace struct{ rate, burst float64 }
+type pace struct {
+	rate, burst float64
+	// once, where it is not 0, is how long a flow that was handed on takes no part in
+	// that: its drops are held back, and take nothing of the pace from others.
+	once time.Duration
+}
 
 // leastPace keeps some records of a flood coming, by which those of its flows are
 // found that share all their cells of the sketch with larger ones.
 var leastPace = pace{rate: 200, burst: 200}
+
+// filterer is a source that knows filters: what matches one it hands on whatever
+// the pace of its class is.
+type filterer interface {
+	// setFilters puts filters in force in place of those before, at most
+	// kernelFilters of them, with the pace of all that matches.
+	setFilters(list []*yang.Filter, of pace) error
+	// missedOf hands on, by filter, how many packets matched since the last call that
+	// were not handed on after all.
+	missedOf(handle func(f *yang.Filter, packets uint64)) error
+}
+
+// repeating is a source that hands on a flow of a class once a while.
+type repeating interface {
+	// repeated tells when a drop of such a flow was last seen, and how many of its
+	// packets were held back since the source remembers it; ok is false when it does
+	// not. It may forget, and count from 0 again.
+	repeated(now time.Time, class string, f packet.Flow) (last time.Time, packets uint64, ok bool)
+	// forget has it hand on the next drop of a flow, and count it from 0 again.
+	forget(class string, f packet.Flow)
+	// anew has it hand on the next drop of each flow.
+	anew()
+}

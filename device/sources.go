@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ type sources struct {
 	kernel   source         // nil: not used
 	nflog    *nflog         // nil: not used
 	names    *ruleNames     // of drops that both tell of, when there are both
+	shares   *ruleShares    // of what the kernel held back, by rule, then
 	counters *counterSource // nil: not used
 	routes   *routeSource   // nil: not used
 	remote   *sflowSwitch   // nil, or alone: another device's
@@ -90,7 +92,10 @@ func openSources(cfg *Config, never map[string]bool, log *slog.Logger) (*sources
 	case s.kernel == nil:
 		log.Warn("without the kernel source what firewall rules log counts as dropped, and no other drop is seen")
 	case s.nflog != nil:
-		s.names = newRuleNames(ruleNameWindow, maxRuleNames)
+		s.names, s.shares = newRuleNames(ruleNameWindow, maxRuleNames), newRuleShares(&cfg.NFLOG)
+		if s.counters != nil {
+			s.counters.tellRules(func(rules []ruleRecord) { s.shares.list(time.Now(), rules) })
+		}
 	}
 	return s, nil
 }
@@ -159,18 +164,91 @@ func (s *sources) read(ctx context.Context, a *Agent) error {
 // netfilterDrop is the kernel's reason for what a firewall rule dropped.
 const netfilterDrop = "NETFILTER_DROP"
 
+// ruleNotKnown is that of the firewall's drops that were held back, when nobody can
+// tell of which of its rules they are.
+const ruleNotKnown = netfilterDrop + " (rule not known)"
+
 // logged takes in what the firewall logged, beside the kernel's drops.
-func (s *sources) logged(o observed) { s.names.logged(time.Now(), o) }
+func (s *sources) logged(o observed) {
+	now := time.Now()
+	s.names.logged(now, o)
+	s.shares.logged(now, ruleWord{o.event.Reason, o.event.Class}, ports{o.event.Ingress, o.event.Egress})
+}
 
 // named gives a drop that the kernel told of the name of its rule. Only what
 // netfilter dropped has one: a packet that was logged and accepted, and dropped
-// for something else, keeps its reason.
+// for something else, keeps its reason. One whose log was lost keeps it too, but has
+// the class of the rules that log there, if they have one and the same.
 func (s *sources) named(o observed) observed {
 	if s.names == nil || o.event.Reason != netfilterDrop {
 		return o
 	}
-	s.nflog.catchUp(s.logged)
-	return s.names.dropped(time.Now(), o)
+	whole := s.catchUp()
+	now, at := time.Now(), ports{o.event.Ingress, o.event.Egress}
+	o = s.names.dropped(now, o)
+	if o.event.Reason != netfilterDrop {
+		s.shares.named(now, ruleWord{o.event.Reason, o.event.Class}, at)
+	} else if class, ok := s.shares.unnamed(now, at, whole); ok {
+		o.event.Class = class
+	}
+	return o
+}
+
+// catchUp takes in all that was logged until now, and reports whether it is whole.
+func (s *sources) catchUp() (whole bool) {
+	whole = s.nflog.catchUp(s.logged)
+	lost, _, _ := s.nflog.left()
+	s.shares.logsLost(time.Now(), lost)
+	return whole
+}
+
+// byRule divides what the kernel held back of the firewall's drops among its rules,
+// as part for part of it, each with its word; upTo is what catchUpWithRules said.
+// Whatever else was held back is one part without a word.
+func (s *sources) byRule(h held, reason string, at ports, upTo ruleReadings) []heldPart {
+	if s.shares == nil || reason != netfilterDrop {
+		return []heldPart{{drops: h.drops, packets: h.packets, bytes: h.bytes, known: true}}
+	}
+	var out []heldPart
+	left := h
+	for _, x := range s.shares.split(time.Now(), at, h.drops, upTo) {
+		p := heldPart{ruleWord: x.ruleWord, known: x.known, drops: x.drops}
+		// The same share of what is left of both, so that all of it is given.
+		p.packets, p.bytes = portion(left.packets, x.drops, left.drops), portion(left.bytes, x.drops, left.drops)
+		left.drops, left.packets, left.bytes = left.drops-p.drops, left.packets-p.packets, left.bytes-p.bytes
+		out = append(out, p)
+	}
+	if left.packets > 0 || left.bytes > 0 { // of a drop that was told of before
+		if len(out) == 0 {
+			out = append(out, heldPart{known: true})
+		}
+		out[0].packets += left.packets
+		out[0].bytes += left.bytes
+	}
+	return out
+}
+
+// heldPart is what one rule dropped of what was held back.
+type heldPart struct {
+	ruleWord
+	known                 bool // false: which rule cannot be told
+	drops, packets, bytes uint64
+}
+
+// portion is the share part/all of n.
+func portion(n, part, all uint64) uint64 {
+	if part >= all {
+		return n
+	}
+	high, low := bits.Mul64(n, part)
+	q, _ := bits.Div64(high, low, all) // part < all: it fits
+	return q
+}
+
+// catchUpWithRules takes in all that rules logged and counted until now, as far as
+// it says.
+func (s *sources) catchUpWithRules() ruleReadings {
+	return ruleReadings{logs: s.catchUp(), counters: s.counters != nil && s.shares.counting() && s.counters.readRulesNow()}
 }
 
 // explain takes in drops that the kernel told of, with their reason, function and

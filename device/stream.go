@@ -13,7 +13,7 @@ const (
 	// beat is how often time passes for the reporter: an aggregate is late by
 	// that much at most.
 	beat = 50 * time.Millisecond
-	// lookEvery is how often the fuse looks at the load.
+	// lookEvery is how often the fuse looks at the load, when nothing else is said.
 	lookEvery = time.Second
 )
 
@@ -28,7 +28,7 @@ func (a *Agent) aggregate(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			now := time.Now()
-			if now.Sub(looked) >= lookEvery {
+			if now.Sub(looked) >= a.lookEvery {
 				a.look(now)
 				looked = now
 			}
@@ -55,6 +55,7 @@ func (a *Agent) takeHeld(now time.Time, last bool) {
 	a.mu.Lock()
 	src := a.sources // stay open while this runs
 	a.mu.Unlock()
+	a.missedFilters(src)
 	h, ok := src.kernel.(holder)
 	if !ok {
 		return
@@ -66,9 +67,25 @@ func (a *Agent) takeHeld(now time.Time, last bool) {
 	if turn { // what was held back before the end, but for a beat, is counted there
 		at = end.Add(-1)
 	}
-	handle := func(h held) { a.held(src, h, at) }
+	var list []held
+	var rules bool // some of them are of the firewall's rules
+	handle := func(h held) {
+		list = append(list, h)
+		rules = rules || src.shares != nil && src.kernel.reason(h.record.reason) == netfilterDrop
+	}
+	count := func() {
+		var upTo ruleReadings
+		if rules {
+			upTo = src.catchUpWithRules() // what they say is of these drops, too, now
+		}
+		for _, h := range list {
+			a.held(src, h, at, upTo)
+		}
+	}
 	if !turn && !last {
-		if err := h.held(handle); err != nil {
+		err := h.held(handle)
+		count()
+		if err != nil {
 			a.log.Warn("drops that the source held back are counted later", "error", err)
 			return
 		}
@@ -76,6 +93,7 @@ func (a *Agent) takeHeld(now time.Time, last bool) {
 		return
 	}
 	back, err := h.turn(handle)
+	count()
 	if err != nil {
 		a.log.Warn("drops that the source held back are counted later, without their flows", "error", err)
 		return
@@ -89,24 +107,39 @@ func (a *Agent) takeHeld(now time.Time, last bool) {
 
 // heldFlows sorts the flows of what was held back by aggregate.
 func (a *Agent) heldFlows(src source, back *heldBack) *heldFlows {
-	keys := map[[causeKeySize]byte]aggregateKey{}
+	type place struct {
+		key    aggregateKey
+		others uint64 // packets of the cause that are in other classes
+	}
+	places := map[[causeKeySize]byte][]place{}
 	causes := map[aggregateKey][][causeKeySize]byte{}
 	least := map[aggregateKey]map[packet.Flow]uint64{}
 	for _, c := range back.causes {
 		function := src.function(c.record.location)
-		v := a.classify(c.record, src.reason(c.record.reason), function)
 		in, out := direction(c.record, function)
-		key := aggregateKey{v.class, src.ifname(in), src.ifname(out)}
-		keys[c.key] = key
-		causes[key] = append(causes[key], c.key)
-		if least[key] == nil {
-			least[key] = map[packet.Flow]uint64{}
+		classes := a.divided[c.key]
+		if len(classes) == 0 { // nothing of it was counted
+			classes = map[string]uint64{a.classify(c.record, src.reason(c.record.reason), function).class: 0}
+		}
+		var all uint64
+		for _, packets := range classes {
+			all += packets
+		}
+		for class, packets := range classes {
+			key := aggregateKey{class, src.ifname(in), src.ifname(out)}
+			places[c.key] = append(places[c.key], place{key, all - packets})
+			causes[key] = append(causes[key], c.key)
+			if least[key] == nil {
+				least[key] = map[packet.Flow]uint64{}
+			}
 		}
 	}
+	clear(a.divided)
 	flows, rest := back.candidates(1)
 	for _, f := range flows {
-		if key, ok := keys[f.cause]; ok {
-			least[key][f.flow] += f.least
+		for _, p := range places[f.cause] {
+			// What the other classes have may all be of this flow.
+			least[p.key][f.flow] += less(f.least, p.others)
 		}
 	}
 	return &heldFlows{
@@ -140,7 +173,9 @@ func (a *Agent) publish(list []*aggregate) {
 
 // transitions publishes those that gathered. The caller holds a.reporting.
 func (a *Agent) transitions() {
+	again := false
 	for _, t := range a.reporter.takeTransitions() {
+		again = again || t.Kind == "threshold" && t.To == "events" || t.Kind == "fuse"
 		t.TimeNs = uint64(t.at.UnixNano())
 		a.ledger.enterTransition(&t.Transition)
 		severity := slog.LevelInfo
@@ -150,11 +185,18 @@ func (a *Agent) transitions() {
 		a.log.Log(context.Background(), severity, "reports less or more than before", "kind", t.Kind, "class", t.Class, "from", t.From, "to", t.To, "cause", t.Cause, "measured", t.Measured, "limit", t.Limit)
 		a.target.Publish(yang.TransitionUpdates(t.Transition, t.Sequence%uint64(a.cfg.Ring)))
 	}
+	if again {
+		whileOpen{a}.anew() // flows that had no event for what is over now
+	}
 }
 
 // backlogged is a source that can tell how full the room between it and the
 // agent is, from 0 to 1.
 type backlogged interface{ backlog() float64 }
+
+// sized is a source that tells how much of the kernel's memory it keeps, which is
+// not in what the process itself has.
+type sized interface{ memory() uint64 }
 
 // look measures what the agent took since the last time and lets the fuse judge.
 func (a *Agent) look(now time.Time) {
@@ -170,6 +212,9 @@ func (a *Agent) look(now time.Time) {
 	before := a.usage
 	a.usage = measureUsage(now)
 	a.usage.events, a.usage.lost = events, lost
+	if k, ok := src.kernel.(sized); ok {
+		a.usage.memory += k.memory()
+	}
 	if before.at.IsZero() {
 		return
 	}

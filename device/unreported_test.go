@@ -37,7 +37,7 @@ func TestUnreported(t *testing.T) {
 	} {
 		cfg := DefaultConfig()
 		c.set(&cfg)
-		r := newReporter(cfg.settings, newAggregates(maxAggregates, prefixLength{24, 48}, time.Unix(0, 0)), newFuse(cfg.Fuse.budget()))
+		r := newReporter(cfg.settings, newAggregates(defaultAggregates().Open, prefixLength{24, 48}, time.Unix(0, 0)), newFuse(cfg.Fuse.budget()))
 		r.only = func(time.Time) bool { return c.only }
 		for class, l := range c.fuse {
 			r.fuse.wires[class] = &wire{level: l}
@@ -66,7 +66,7 @@ func TestAgentSaysWhatItDoesNotTell(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	now := time.Now()
-	for i := range maxAggregates + 3 {
+	for i := range defaultAggregates().Open + 3 {
 		a.enter(observed{event: &decafpb.DropEvent{Class: NoBuffer, Ingress: "eth" + strings.Repeat("1", i+1)}, packets: 2, bytes: 100, known: true}, now)
 	}
 	if s := a.State(); s.AggregatesMerged != 6 {

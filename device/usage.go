@@ -10,13 +10,13 @@ import (
 type usage struct {
 	at     time.Time
 	cpu    time.Duration // processor time since its start
-	memory uint64        // bytes it holds
+	memory uint64        // bytes it holds, and has the kernel hold
 	events uint64        // published by the agent
 	lost   uint64        // drops that the agent's source had no room for
 }
 
-// measureUsage reads the process's own counters; events and lost are not its
-// to know.
+// measureUsage reads the process's own counters: of memory what Go holds. What the
+// kernel holds for a source, events and lost are not its to know.
 func measureUsage(now time.Time) usage {
 	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(samples)
