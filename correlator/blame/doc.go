@@ -25,6 +25,7 @@
 //   - word.go: what their word and the hosts' amount to together
 //   - noise.go: is there a class of noisy links?
 //   - posterior.go: probabilities, rivals, equivalence classes
+//   - ways.go: the faults that each lossy flow may have met, and how likely
 //   - cause.go: the cause named for each lossy flow
 //   - result.go: names, decision trace, abstention
 //   - history.go: epoch after epoch, older evidence fading

@@ -269,6 +269,15 @@ var noiseSeen = []struct{ share, prior float64 }{
 	{.7, .13}, {1, .2}, {1.4, .13}, {2, .02},
 }
 
+// seenOf is the share of the noise losses of hosts that devices see whose counts
+// are such a share of them: nearly all, if their counts are alike.
+func seenOf(share float64) float64 {
+	if share > 0.6 {
+		return sees
+	}
+	return share
+}
+
 // seesFaults is the share of faults that devices see that see even noise.
 const seesFaults = 0.9
 
@@ -278,16 +287,13 @@ func (e *engine) calibrate() {
 	if !e.devices() {
 		return
 	}
-	watched := 0.0
-	for l, p := range e.packets {
-		if at := e.watchers(Component{Link, int32(l)}); p > 0 && (at[leaving] || at[arriving]) {
-			watched += p / e.reach(Component{Link, int32(l)})
-		}
-	}
+	silent, heard, unheard := e.silent()
 	others := e.learn(certain)
 	logs := make([]float64, len(noiseSeen))
 	for i, s := range noiseSeen {
-		logs[i] = math.Log(s.prior) - s.share*e.noise*watched
+		// Losses of hosts are seen or not, one by one; what hosts do not tell of, and
+		// what devices count beyond their losses, is of the number that it is.
+		logs[i] = math.Log(s.prior) + silent*math.Log1p(-seenOf(s.share)) - e.noise*(s.share*unheard+math.Max(0, s.share-1)*heard)
 	}
 	for _, r := range e.order {
 		packets := e.carries(r.about)
@@ -331,6 +337,49 @@ func (e *engine) calibrate() {
 		}
 	}
 	e.errs = (errorWeight*e.o.DeviceError + float64(len(wrong))) / (errorWeight + float64(len(wrong)+len(right)))
+}
+
+// silent counts, by the rates held in e.rate, the losses of hosts that were mere
+// noise and of which no device on their way reported any, as far as there are
+// some that would; heard is the packets of hosts through the links of those,
+// unheard the packets there that hosts do not tell of.
+func (e *engine) silent() (silent, heard, unheard float64) {
+	const watched, told = 1, 2
+	state := make([]uint8, len(e.packets))
+	for l, p := range e.packets {
+		c := Component{Link, int32(l)}
+		if at := e.watchers(c); p > 0 && (at[leaving] || at[arriving]) {
+			state[l] = watched
+			unheard += p/e.reach(c) - p
+			heard += p
+		}
+	}
+	for _, r := range e.order {
+		for _, c := range []Component{r.about, r.at} {
+			if c.Kind != None {
+				for _, l := range e.n.linksOf(c) {
+					state[l] = told
+				}
+			}
+		}
+	}
+	for i := range e.rows {
+		r := &e.rows[i]
+		if r.hops == 0 {
+			continue // it says nothing of links
+		}
+		seen, there := 0.0, 0.0
+		for j := e.entStart[i]; j < e.entStart[i+1]; j++ {
+			switch w := float64(e.entWeight[j]); state[e.entLink[j]] {
+			case watched:
+				seen += w
+			case told:
+				there += w
+			}
+		}
+		silent += r.lost * math.Min(1, r.hops*e.noise/e.rate[i]) * math.Max(0, 1-there) * math.Min(1, seen/r.hops)
+	}
+	return silent, heard, unheard
 }
 
 // errorWeight is how many devices the expected share of those that err weighs.
