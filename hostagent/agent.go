@@ -12,8 +12,8 @@ import (
 
 	"decaf/api/agentconfig"
 	"decaf/api/decafpb"
-	"decaf/api/packet"
 	"decaf/topology"
+	"decaf/tracer"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -29,7 +29,7 @@ type Publisher interface {
 // happens, at the latest soon after ctx is done, and is safe for concurrent
 // use. tracer.Tracer is one.
 type PathTracer interface {
-	Trace(ctx context.Context, f packet.Flow, epoch int64) *decafpb.Path
+	Do(ctx context.Context, r tracer.Request) *decafpb.Path
 	// Spent is for how long there is no budget for the trace of a new flow; 0
 	// while there is some.
 	Spent() time.Duration
@@ -41,7 +41,7 @@ type PathTracer interface {
 // namespaces too, by their inode number; 0 is the agent's own.
 type SpaceTracer interface {
 	PathTracer
-	TraceIn(ctx context.Context, netns uint32, f packet.Flow, epoch int64) *decafpb.Path
+	DoIn(ctx context.Context, netns uint32, r tracer.Request) *decafpb.Path
 }
 
 // Deps are what an agent stands on.
@@ -89,6 +89,7 @@ type Agent struct {
 	workers             *workers
 	tableSettings       atomic.Pointer[tableSettings] // in force from the next interval on
 	remote              *remote                       // nil: nobody tells the agent anything
+	clock               func(monotonic uint64) (time.Time, error)
 
 	attached chan struct{}
 	once     sync.Once
@@ -108,6 +109,7 @@ func New(cfg Config, deps Deps) *Agent {
 		drops:      newLocalDrops(),
 		containers: newContainers(cgroupRoots),
 		attached:   make(chan struct{}),
+		clock:      wallClock,
 	}
 	a.rules = rules{
 		known: func(addr netip.Addr) bool {
@@ -269,7 +271,7 @@ func (a *Agent) handle(e event) {
 		return
 	}
 	a.count.add(countEvents, 1)
-	at, err := wallClock(e.monotonic)
+	at, err := a.clock(e.monotonic)
 	if err != nil {
 		a.count.add(countBroken, 1)
 		return
@@ -309,9 +311,12 @@ func (a *Agent) handle(e event) {
 	}
 	epoch := at.UnixNano() / int64(a.cfg.Epoch)
 	of := flowIn{flow, a.rules.elsewhere(&e)}
-	switch asked, path := a.book.ask(of, epoch, r); asked {
+	switch asked, path := a.book.ask(of, e.label, epoch, r); asked {
 	case askTrace:
-		j := job{flow: of, epoch: epoch, record: r}
+		j := job{flow: of, record: r, request: tracer.Request{Flow: flow, Epoch: epoch, FlowLabel: e.label, Sequence: e.sequence()}}
+		if e.relabelled {
+			j.doubt = whyRelabelled
+		}
 		// Under many retransmits most traces are refused: that needs no worker. What
 		// comes with the budget spent is not traced later, when there is some
 		// again: that is for whoever comes then, of whom the path is news.
@@ -341,6 +346,10 @@ func (a *Agent) handle(e event) {
 	case askWait:
 	}
 }
+
+// whyRelabelled is said of a path whose flow had another label before, and routers
+// may go by that.
+const whyRelabelled = "after the timeout the flow has another flow label, and which one it had is not known: what was lost may have gone another way"
 
 // handleClosed is the last word on a connection that retransmitted.
 func (a *Agent) handleClosed(e *event, at time.Time) {

@@ -11,6 +11,7 @@ import (
 
 	"decaf/api/decafpb"
 	"decaf/api/packet"
+	"decaf/tracer"
 )
 
 // still returns an agent whose kernel is the test.
@@ -130,8 +131,8 @@ type startingTracer struct {
 	started *[]uint16 // destination ports, in the event loop
 }
 
-func (t startingTracer) Start(f packet.Flow, epoch int64) func(context.Context) *decafpb.Path {
-	*t.started = append(*t.started, f.Dst.Port())
+func (t startingTracer) Start(r tracer.Request) func(context.Context) *decafpb.Path {
+	*t.started = append(*t.started, r.Flow.Dst.Port())
 	return func(ctx context.Context) *decafpb.Path {
 		time.Sleep(time.Hour)
 		return pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE)

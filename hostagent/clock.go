@@ -36,8 +36,13 @@ func wallClock(at uint64) (time.Time, error) {
 		return time.Time{}, errStartClock
 	}
 	now := time.Now()
-	age := int64(startKernel) + int64(now.Sub(startTime)) - int64(at)
-	return time.Unix(0, now.UnixNano()-age).UTC(), nil
+	return wallTime(at, kernelClock(now), now), nil
+}
+
+// wallTime is the UTC of a moment on the kernel's monotonic clock, which shows
+// kernelNow where the wall clock shows now.
+func wallTime(at, kernelNow uint64, now time.Time) time.Time {
+	return time.Unix(0, now.UnixNano()-int64(kernelNow-at)).UTC()
 }
 
 // kernelClock is a time on the clock that the kernel stamps events with.

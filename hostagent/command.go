@@ -25,8 +25,11 @@ func Command() *cobra.Command {
 		Short: "Run the agent on a server: retransmits and the paths they took",
 		Long: `Run the agent on a server. It watches what this host's TCP has to send a second
 time, traces the way these packets go with the connection's own five-tuple, and
-publishes both over NATS. It never looks at payload, and a trace never reaches
-the other end.
+publishes both over NATS. It never looks at payload. A trace ends at the last
+switch: how far that is the topology says, or the TTL of packets that come from
+there. Where neither does (a connection older than the agent, to a host that the
+topology does not have) it goes on switch by switch, and two probes at most, which
+are dropped for their checksum, come as far as the other end.
 
 Every flows.interval (5s) it also publishes how much was sent without loss: per
 destination address the flows, packets and bytes. This tells busy links from bad
@@ -57,8 +60,11 @@ the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later wi
 BTF type information. Once it is up it gives up all other privileges; the log says
 what is left. On a kernel without that, source: auto takes what there is: a classic
 tracepoint, perf events, or asking for all sockets again and again (sock_diag). All
-of them know less of each retransmit; the heartbeat and ` + "`decaf agents`" + ` name the
-one in use. Where a privilege is missing it says so and ends.
+of them know less of each retransmit, of how connections end neither errors nor
+resets, and watch the one network namespace that the agent runs in: together with
+namespaces: it ends and says so. The heartbeat and ` + "`decaf agents`" + ` name the
+source in use, and what the kernel lacks of the best one ("tp_btf without
+kfree_skb": nobody tells what this host drops itself). Where a privilege is missing it says so and ends.
 
 What is no evidence is left out by ignore_interfaces and ignore_networks: the
 management network, for one, which carries the evidence itself.

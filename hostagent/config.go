@@ -28,7 +28,8 @@ type Config struct {
 	Tables   TablesConfig `yaml:"tables"`
 	// Source is how retransmits are seen: "auto" takes the first of tp_btf,
 	// tracepoint, perf and sock_diag that this machine has. All but tp_btf know
-	// less of each, and of flows neither errors nor resets.
+	// less of each, of flows neither errors nor resets, and of the network
+	// namespaces but the agent's own.
 	Source string `yaml:"source"`
 	// Namespaces are further network namespaces whose retransmits are told,
 	// beside the agent's own: names under /run/netns, files, or "all" alone for

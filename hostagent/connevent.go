@@ -54,7 +54,14 @@ const (
 	csDelivered = csMarks
 	csListed    = csMarks + 4*flowMarks // u32, 1: on the list of sockets with news
 	csEnded     = csListed + 4          // u32, 1: its last sample was taken
-	csValue     = csListed + 8
+	// The hash that the kernel drew for its packets (sk_txhash), as last seen, and
+	// the one before: u32 each, 0: not known.
+	csHash       = csListed + 8
+	csHashBefore = csListed + 12
+	// The one of packets taken for lost that last woke the reader: u32, and 4 of
+	// padding.
+	csAsked = csListed + 16
+	csValue = csListed + 24
 )
 
 // connStory is what is known of a connection beyond what its socket counts.
@@ -255,7 +262,7 @@ func (p *programs) stateChanged() *ebpf.ProgramSpec {
 		// A socket may be connected a second time: it begins anew.
 		asm.Mov.Imm(asm.R1, 0).WithSymbol("process"),
 	)
-	for _, at := range []int16{csOpened, csBegan, csPID /* and csError */, csResetsSent /* and csResetsReceived */, csPeakRTT /* and csShown */} {
+	for _, at := range []int16{csOpened, csBegan, csPID /* and csError */, csResetsSent /* and csResetsReceived */, csPeakRTT /* and csShown */, csHash /* and csHashBefore */, csAsked} {
 		ins = append(ins, asm.StoreMem(asm.R8, at, asm.R1, asm.DWord))
 	}
 	ins = append(ins,
@@ -273,7 +280,9 @@ func (p *programs) stateChanged() *ebpf.ProgramSpec {
 		asm.StoreMem(asm.R8, csBegan, asm.R0, asm.DWord),
 		asm.Ja.Label(leave),
 
-		asm.FnKtimeGetNs.Call().WithSymbol("established"),
+		asm.LoadMem(asm.R1, asm.R7, p.layout.txHash.offset, asm.Word).WithSymbol("established"),
+		asm.StoreMem(asm.R8, csHash, asm.R1, asm.Word),
+		asm.FnKtimeGetNs.Call(),
 		asm.And.Imm(asm.R0, ^1),
 		asm.LoadMem(asm.R1, asm.R6, 8, asm.DWord),
 		asm.JNE.Imm32(asm.R1, tcpSynRecv, "outbound"),

@@ -44,6 +44,7 @@ func (l *lab) stories(t *testing.T, s *space) func(net.Conn) connStory {
 // A connection's story says who opened it, when, for whom, and how often it had
 // to send less.
 func TestStory(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	storyA, storyB := l.stories(t, l.a), l.stories(t, l.b)
 	before, err := monotonic()

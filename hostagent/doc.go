@@ -21,7 +21,10 @@
 //     the other end's word that it had it already, and looks at what the kernel
 //     counts of that; spurious.go takes the records of these back, one by one.
 //   - event.go decodes what arrives there, kind.go names the kind of the
-//     retransmit, clock.go turns the kernel's clock into UTC.
+//     retransmit, clock.go turns the kernel's clock into UTC. Over IPv6 a timeout
+//     gives a flow another flow label, and routers may go by that: the event's is the
+//     one with which the packets were lost. Where that is not known (a connection
+//     older than the agent) the path is the later label's, and PARTIAL.
 //   - rules.go decides what becomes of an event: ignored, recorded without a
 //     trace and why, traced, or the later word that everything sent again had
 //     arrived already.
@@ -51,6 +54,24 @@
 //     is found a record.
 //   - agent.go wires these, in the network namespace that netns.go opens;
 //     config.go and command.go make it `decaf host`.
+//
+// What a record of a connection tells is what tables 1 and 2 of the patent list, and
+// what a sample shows besides at no cost worth measuring: this end's own window, how
+// far round trips differ and the lowest of them, reordering, unanswered probes of a
+// closed window, owner and duration. Of what Linux knows beyond that there are left
+// out: the back-off of the timer (the probes, and the timeouts, say as much), when
+// something was last sent or received (active says whether there was anything), the
+// round trip seen as a receiver (without timestamps it is the time that a window
+// takes), the inode (a reader would need the process's open files for it), how often
+// the packets changed their path hash (a trace shows the path itself), and
+// descriptions of the timeouts' episodes beyond their count.
+//
+// The lesser sources know of how a connection ended only what sock_diag says at its
+// end: one that was never established has failed, refused if it was answered, all
+// others are closed; terminated, error and resets, reductions of the congestion window
+// and process names come from tp_btf alone. The classic tracepoints inet_sock_set_state,
+// tcp_receive_reset, tcp_send_reset and inet_sk_error_report, which could tell more of
+// these, are not read. And they watch one network namespace.
 //
 // What does not live here: how a path is found (package tracer), how records
 // travel (api/bus), what they mean (package correlator). Evidence flows one

@@ -3,7 +3,11 @@ package hostagent
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"net/netip"
+
+	"decaf/api/decafpb"
+	"decaf/tracer"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,10 +53,17 @@ const (
 	evNetNS        = 92  // u32, inode number of the network namespace
 	evCgroup       = 96  // u64, id of the control group, version 2
 	evPID          = 104 // u32
-	evQuiet        = 108 // u8, 1: wakes nobody, and 3 of padding
+	evQuiet        = 108 // u8, 1: wakes nobody
+	evAutoLabel    = 109 // u8, net.ipv6.auto_flowlabels of its namespace
+	evStateLabel   = 110 // u8, net.ipv6.flowlabel_state_ranges of its namespace, and 1 of padding
 	evComm         = 112 // 16 bytes
-	evTS           = 128 // u32, a timestamp of this connection (RFC 7323), and 4 of padding
-	evBytes        = 136
+	evTS           = 128 // u32, a timestamp of this connection (RFC 7323)
+	evHash         = 132 // u32, that the kernel drew for its packets (sk_txhash)
+	evHashBefore   = 136 // u32, the one before, 0: not known
+	evLabel        = 140 // u32, network order: the IPv6 flow label that it was given, 0: none
+	evUnacked      = 144 // u32, the first byte not acknowledged
+	evNext         = 148 // u32, the next byte that it expects
+	evBytes        = 152
 )
 
 // event is what a program saw of one socket.
@@ -79,6 +90,13 @@ type event struct {
 	quiet        bool       // its socket had woken the reader a moment before
 	over         bool       // it came when no trace could be afforded
 	ts           uint32     // of whatRetransmit: the timestamp it was sent with, if the connection has them; of whatEchoed
+	// Of retransmits over IPv6: the flow label with which the packets were sent that
+	// are taken for lost, 0 for none. relabelled says that this is not known, for the
+	// kernel has just drawn another, which label is then.
+	label      uint32
+	relabelled bool
+	// Of retransmits: where the connection stands on this host.
+	unacked, next uint32
 }
 
 // TCP flags, RFC 9293 section 3.1.
@@ -131,6 +149,8 @@ func decodeEvent(b []byte, caState field) (event, error) {
 		process:      names(nil).text(b[evComm : evComm+16]),
 		quiet:        b[evQuiet] != 0,
 		ts:           u32(evTS),
+		unacked:      u32(evUnacked),
+		next:         u32(evNext),
 	}
 	if caState.mask != 0 {
 		e.caState = e.caState >> caState.shift & caState.mask
@@ -143,8 +163,63 @@ func decodeEvent(b []byte, caState field) (event, error) {
 		return event{}, fmt.Errorf("kernel event of unknown sort %d", e.what)
 	}
 	var err error
-	e.src, e.dst, err = decodeEnds(b)
+	if e.src, e.dst, err = decodeEnds(b); err == nil && e.src.Addr().Is6() {
+		e.label, e.relabelled = decodeLabel(b, e.kind())
+	}
 	return e, err
+}
+
+// decodeLabel finds the flow label of the packets that an event takes for lost. A
+// timeout has the kernel draw another before it sends again (sk_rethink_txhash),
+// and so has each SYN and SYN-ACK that goes unanswered: what was lost had the one
+// before. Of the first of these that is known to nobody: theirs is the label of the
+// one sent again, and they are doubtful evidence in any case (wayBack).
+func decodeLabel(b []byte, kind decafpb.RetransmitKind) (label uint32, relabelled bool) {
+	hash, before := binary.NativeEndian.Uint32(b[evHash:]), binary.NativeEndian.Uint32(b[evHashBefore:])
+	given := binary.BigEndian.Uint32(b[evLabel:])
+	label = flowLabel(given, hash, b[evAutoLabel], b[evStateLabel] != 0)
+	switch kind {
+	case decafpb.RetransmitKind_RETRANSMIT_KIND_RTO, decafpb.RetransmitKind_RETRANSMIT_KIND_SYN, decafpb.RetransmitKind_RETRANSMIT_KIND_SYN_ACK:
+	default:
+		return label, false
+	}
+	if before != 0 {
+		return flowLabel(given, before, b[evAutoLabel], b[evStateLabel] != 0), false
+	}
+	return label, label != 0 && given&maxFlowLabel == 0 && kind == decafpb.RetransmitKind_RETRANSMIT_KIND_RTO
+}
+
+const maxFlowLabel = 1<<20 - 1
+
+// flowLabel is the IPv6 flow label of a socket's packets, as ip6_make_flowlabel has
+// it (include/net/ipv6.h): the one that the socket was given, else one made of the
+// hash of its packets where the namespace's sysctls auto_flowlabels and
+// flowlabel_state_ranges ask for it. Sockets that set IPV6_AUTOFLOWLABEL for
+// themselves are taken for such as do not.
+func flowLabel(given, hash uint32, auto uint8, stateRanges bool) uint32 {
+	const optOut, forced, stateless = 1, 3, 0x80000
+	if label := given & maxFlowLabel; label != 0 {
+		return label
+	}
+	if auto != optOut && auto != forced || hash == 0 {
+		return 0
+	}
+	var b [4]byte // the kernel takes the number for one in network order
+	binary.NativeEndian.PutUint32(b[:], bits.RotateLeft32(hash, 16))
+	label := binary.BigEndian.Uint32(b[:]) & maxFlowLabel
+	if stateRanges {
+		label |= stateless
+	}
+	return label
+}
+
+// sequence is where the connection of a retransmit stands, nil where it is not
+// established or its source does not tell.
+func (e *event) sequence() *tracer.Sequence {
+	if e.what != whatRetransmit || e.flags&flagSYN != 0 || e.unacked == 0 && e.next == 0 {
+		return nil
+	}
+	return &tracer.Sequence{Unacked: e.unacked, Next: e.next}
 }
 
 // decodeEnds reads addresses and ports of an event or a flow sample.

@@ -2,6 +2,7 @@ package hostagent
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"testing"
 
@@ -138,4 +139,49 @@ func TestKind(t *testing.T) {
 		f("after a timeout", event{what: re, state: state, caState: caLoss}, decafpb.RetransmitKind_RETRANSMIT_KIND_RTO)
 	}
 	f("a state of another kernel", event{what: re, caState: 17}, decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED)
+}
+
+// The label of what was lost is that of before where the kernel draws another to
+// send again.
+func TestDecodeLabel(t *testing.T) {
+	const (
+		now, before = 0x00012345, 0x00054321
+	)
+	flip := func(hash uint32) uint32 { return flowLabel(0, hash, 1, false) }
+	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 && flip(now) != bits.ReverseBytes32(bits.RotateLeft32(now, 16))&maxFlowLabel {
+		t.Errorf("label %#x of hash %#x", flip(now), now)
+	}
+	if flip(now) == flip(before) {
+		t.Fatal("the hashes have one label")
+	}
+	f := func(what string, change func(b []byte), label uint32, relabelled bool) {
+		t.Helper()
+		e, err := decodeEvent(sample(func(b []byte) {
+			binary.NativeEndian.PutUint16(b[evFamily:], unix.AF_INET6)
+			a, z := netip.MustParseAddr("2001:db8::1").As16(), netip.MustParseAddr("2001:db8::2").As16()
+			copy(b[evSrc6:], a[:])
+			copy(b[evDst6:], z[:])
+			b[evAutoLabel] = 1
+			b[evCAState] = caLoss
+			binary.NativeEndian.PutUint32(b[evHash:], now)
+			binary.NativeEndian.PutUint32(b[evHashBefore:], before)
+			change(b)
+		}), fiveBits)
+		if err != nil || e.label != label || e.relabelled != relabelled {
+			t.Errorf("%s: label %#x, relabelled %v, %v; want %#x, %v", what, e.label, e.relabelled, err, label, relabelled)
+		}
+	}
+	unknown := func(b []byte) { clear(b[evHashBefore : evHashBefore+4]) }
+	f("timeout", func(b []byte) {}, flip(before), false)
+	f("timeout, what was before is not known", unknown, flip(now), true)
+	f("timeout, labels are off", func(b []byte) { unknown(b); b[evAutoLabel] = 0 }, 0, false)
+	f("timeout, a label of its own", func(b []byte) { unknown(b); binary.BigEndian.PutUint32(b[evLabel:], 77) }, 77, false)
+	f("loss probe", func(b []byte) { b[evCAState] = caOpen }, flip(now), false)
+	f("fast", func(b []byte) { unknown(b); b[evCAState] = caRecovery }, flip(now), false)
+	f("SYN", func(b []byte) { unknown(b); b[evFlags] = flagSYN }, flip(now), false)
+	f("SYN-ACK", func(b []byte) { unknown(b); b[evWhat] = byte(whatSynAck) }, flip(now), false)
+	f("another SYN", func(b []byte) { b[evFlags] = flagSYN }, flip(before), false)
+	f("state ranges", func(b []byte) { b[evStateLabel] = 1 }, flip(before)|0x80000, false)
+	f("IPv4", func(b []byte) { binary.NativeEndian.PutUint16(b[evFamily:], unix.AF_INET) }, 0, false)
+	f("no hash", func(b []byte) { unknown(b); clear(b[evHash : evHash+4]) }, 0, false)
 }

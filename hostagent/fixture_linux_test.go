@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -25,6 +26,19 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
+
+// TestMain has more tests wait at a time than there are processors. Those that run
+// in parallel wait for TCP's timers, each in network namespaces of its own, and hold
+// what an agent says of these against what their kernel counts: events of other
+// namespaces cost them some time and change nothing. What fills buffers, looks at
+// all of the machine or measures time runs alone.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	os.Exit(m.Run())
+}
 
 // needKernel skips where the kernel cannot be watched.
 func needKernel(t testing.TB) {

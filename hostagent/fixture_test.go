@@ -9,6 +9,7 @@ import (
 
 	"decaf/api/decafpb"
 	"decaf/api/packet"
+	"decaf/tracer"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -105,8 +106,8 @@ func (f tracerFunc) Refuse() *decafpb.Path {
 	return &decafpb.Path{Status: decafpb.PathStatus_PATH_STATUS_REFUSED}
 }
 
-func (f tracerFunc) Trace(ctx context.Context, fl packet.Flow, epoch int64) *decafpb.Path {
-	return f(ctx, fl, epoch)
+func (f tracerFunc) Do(ctx context.Context, r tracer.Request) *decafpb.Path {
+	return f(ctx, r.Flow, r.Epoch)
 }
 
 // complete finds a path of one hop at once.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync/atomic"
 	"time"
@@ -101,12 +102,17 @@ func (d *flowDiag) Wait(deadline time.Time, each func(*flowSample), broken func(
 		case err != nil:
 			return fmt.Errorf("listen for sockets that are closed: %w", err)
 		}
+		now, err := monotonic()
+		if err != nil {
+			return err
+		}
 		for _, m := range msgs {
 			s, err := decodeDiagSample(m.Data)
 			if err != nil {
 				broken(err)
 				continue
 			}
+			s.ended = now
 			if s.src.Port() == 0 || s.dst.Port() == 0 {
 				continue // never connected, or wiped
 			}
@@ -177,6 +183,14 @@ func decodeDiagSample(b []byte) (flowSample, error) {
 	s.rtt = time.Duration(u32(68)) * time.Microsecond
 	s.cwnd = uint64(u32(80)) * uint64(u32(16))
 	s.rwnd = uint64(u32(228))
+	s.ownRwnd = uint64(u32(232))
+	s.rttVar = time.Duration(u32(72)) * time.Microsecond
+	if low := u32(148); low != math.MaxUint32 {
+		s.rttMin = time.Duration(low) * time.Microsecond
+	}
+	s.reorderings = u32(220)
+	s.probes = u8(3)
+	s.uid = ne.Uint32(b[64:]) // idiag_uid
 	switch d.state {
 	case tcpCloseWait, tcpLastAck, tcpClosing:
 		s.finished = true

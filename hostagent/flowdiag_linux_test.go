@@ -10,15 +10,24 @@ import (
 	"decaf/api/packet"
 )
 
-// Without programs sock_diag gives rows and tables: what was sent and received
-// is what the sockets say, connections that come and go are counted once, and
-// one that nobody answered has failed.
-func TestFlowsBySockDiag(t *testing.T) {
+// Each lesser source gives rows and tables too, by sock_diag: what was sent and
+// received is what the sockets say, connections that come and go are counted once,
+// and one that nobody answered, or that was refused, has failed.
+func TestFlowsByLesserSources(t *testing.T) {
+	for _, source := range lesser {
+		t.Run(source, func(t *testing.T) {
+			t.Parallel()
+			flowsBy(t, source)
+		})
+	}
+}
+
+func flowsBy(t *testing.T, source string) {
 	l := newLab(t)
 	ln := l.sink(10)
 	port := ln.Addr().(*net.TCPAddr).Port
 	rec, a, stop := l.watchWith(l.a, tracerFunc(complete), func(c *Config) {
-		c.Source = sourceDiag
+		c.Source = source
 		c.Flows.Interval, c.Tables.Interval = time.Second, 5*time.Minute
 	})
 	open := l.connect(addrB, false)
@@ -48,9 +57,14 @@ func TestFlowsBySockDiag(t *testing.T) {
 		t.Fatal("connected through a filter")
 	}
 	f.remove()
+	if c, err := l.dial(addrB, 3, false, time.Second); err == nil {
+		c.Close()
+		t.Fatal("connected where nobody listens")
+	}
 	intervals := a.Counters()[countFlowIntervals]
 	until(t, "an interval's end", func() bool { return a.Counters()[countFlowIntervals] > intervals+1 })
-	want.add(tcpInfo(t, open.client))
+	info := tcpInfo(t, open.client)
+	want.add(info)
 	stop()
 
 	r := recordOf(t, rec, open.flow())
@@ -58,12 +72,18 @@ func TestFlowsBySockDiag(t *testing.T) {
 		r.GetCookie() != open.cookie(t) || r.GetState() != decafpb.FlowRecord_STATE_NEW || r.GetRttMeanNs() == 0 || r.GetCwndMeanBytes() == 0 || r.GetRwndMeanBytes() == 0 {
 		t.Errorf("%v", r)
 	}
+	if r.GetOwnRwndMeanBytes() == 0 || r.GetRttVarNs() != uint64(info.Rttvar)*1000 || r.GetRttMinNs() != uint64(info.Min_rtt)*1000 || r.GetDurationMs() == 0 || r.Uid == nil {
+		t.Errorf("%v, the socket says %+v", r, info)
+	}
 	s := serviceOf(t, rec, port, false)
 	if s.GetFlows() != conns || s.GetClosedFlows() != conns || s.GetNewFlows() != conns || s.GetBytesSent() != conns*3000 {
 		t.Errorf("%v", s)
 	}
 	if s := serviceOf(t, rec, 2, false); s.GetFailedFlows() != 1 || s.GetNewFlows() != 0 {
 		t.Errorf("unanswered: %v", s)
+	}
+	if s := serviceOf(t, rec, 3, false); s.GetFailedFlows() != 1 || s.GetNewFlows() != 0 {
+		t.Errorf("refused: %v", s)
 	}
 	// Rows are as with programs, but for the SYNs sent again.
 	rows := sum{}

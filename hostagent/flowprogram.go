@@ -54,11 +54,18 @@ type flowLayout struct {
 	srtt, cwnd, mss, sndWnd, outOfOrder           field // likewise
 	chronoStart, chronoStat, chronoType           field // likewise
 	timeouts                                      field // likewise, size 0 before Linux 6.7
+	rcvWnd, rttVar, rttMin, reorderings           field // likewise
+	probes                                        field // struct inet_connection_sock
+	uid                                           field // struct sock
 	skFlags                                       field // struct sock_common
 	delivered, packetsOut                         field // struct tcp_sock
 	lastRTT                                       field // likewise: the latest sample, µs
 	ackSeq                                        field // struct tcp_skb_cb, within cb
 }
+
+// minmaxValue is where the value lies in a struct minmax_sample, behind its time:
+// include/linux/win_minmax.h.
+const minmaxValue = 4
 
 // sockDone is the bit of skc_flags that says the other end's FIN has come:
 // SOCK_DONE, include/net/sock.h.
@@ -90,6 +97,12 @@ func readFlowLayout(spec *btf.Spec) (*flowLayout, error) {
 		{&l.packetsOut, "tcp_sock", "packets_out", 4},
 		{&l.ackSeq, "tcp_skb_cb", "ack_seq", 4},
 		{&l.lastRTT, "tcp_sock", "rack.rtt_us", 4},
+		{&l.rcvWnd, "tcp_sock", "rcv_wnd", 4},
+		{&l.rttVar, "tcp_sock", "mdev_us", 4},
+		{&l.rttMin, "tcp_sock", "rtt_min.s", 24},
+		{&l.reorderings, "tcp_sock", "reord_seen", 4},
+		{&l.probes, "inet_connection_sock", "icsk_probes_out", 1},
+		{&l.uid, "sock", "sk_uid.val", 4},
 	} {
 		f, err := fieldOf(spec, w.structure, w.path)
 		switch {
@@ -441,6 +454,12 @@ func (p *sampler) sample(sort int32) asm.Instructions {
 		{fsOutOfOrder, f.outOfOrder, 0, asm.Word},
 		{fsErr, l.err, 0, asm.Word},
 		{fsDelivered, f.delivered, 0, asm.Word},
+		{fsRcvWnd, f.rcvWnd, 0, asm.Word},
+		{fsRTTVar, f.rttVar, 0, asm.Word},
+		{fsRTTMin, f.rttMin, minmaxValue, asm.Word},
+		{fsReorderings, f.reorderings, 0, asm.Word},
+		{fsUID, f.uid, 0, asm.Word},
+		{fsProbes, f.probes, 0, asm.Byte},
 		{fsTimeouts, f.timeouts, 0, asm.Half},
 		{fsChronoType, f.chronoType, 0, asm.Byte},
 	}
@@ -464,6 +483,9 @@ func (p *sampler) sample(sort int32) asm.Instructions {
 		p.put(fsSort, asm.R1, asm.Byte),
 		asm.FnJiffies64.Call(),
 		p.put(fsJiffies, asm.R0, asm.Word))
+	if sort != sampleLive {
+		ins = append(ins, asm.FnKtimeGetNs.Call(), p.put(fsTime, asm.R0, asm.DWord))
+	}
 	ins = append(ins, p.cgroup(evCgroup-evBytes)...)
 	ins = append(ins, p.addresses(asm.R7)...)
 	ins = append(ins, p.boundPort()...)

@@ -144,7 +144,7 @@ func TestRowsEqualSockets(t *testing.T) {
 	}
 	before := tcpInfo(t, old.client)
 
-	fast := func(c *Config) { c.Flows.Interval, c.Tables.Enabled = time.Second, false }
+	fast := func(c *Config) { c.Flows.Interval, c.Tables.Enabled = 250*time.Millisecond, false }
 	rec, a, stop := l.watchWith(l.a, tracerFunc(complete), fast)
 	other, b, stopOther := l.watchWith(l.b, tracerFunc(complete), fast)
 

@@ -3,6 +3,7 @@ package hostagent
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -14,29 +15,36 @@ import (
 // state, namespace, control group and the totals of retransmits and duplicates
 // are filled.
 const (
-	fsSent        = 0  // u64, payload, each byte once
-	fsReceived    = 8  // u64, payload, and a FIN
-	fsJiffies     = 16 // u32, now
-	fsChronoStart = 20 // u32, jiffies: since when what fsChronoType says goes on
-	fsChronoRwnd  = 24 // u32, jiffies: how long the other end's window held it up before
-	fsPackets     = 28 // u32
-	fsWriteSeq    = 32 // u32
-	fsSndNxt      = 36 // u32
-	fsRcvNxt      = 40 // u32
-	fsCopiedSeq   = 44 // u32
-	fsSRTT        = 48 // u32, µs, times 8
-	fsCwnd        = 52 // u32, segments
-	fsMSS         = 56 // u32
-	fsSndWnd      = 60 // u32
-	fsOutOfOrder  = 64 // u32
-	fsErr         = 68 // s32
-	fsPeakRTT     = 72 // u32, µs: the highest since the sample before
-	fsTimeouts    = 76 // u16
-	fsChronoType  = 78 // u8, with its neighbours where it is a bit field
-	fsDone        = 79 // u8, 1: the other end's FIN has come
-	fsSort        = 80 // u8
-	fsDelivered   = 84 // u32, segments that arrived, by the other end's word
-	fsStory       = 88 // connevent.go
+	fsSent        = 0   // u64, payload, each byte once
+	fsReceived    = 8   // u64, payload, and a FIN
+	fsJiffies     = 16  // u32, now
+	fsChronoStart = 20  // u32, jiffies: since when what fsChronoType says goes on
+	fsChronoRwnd  = 24  // u32, jiffies: how long the other end's window held it up before
+	fsPackets     = 28  // u32
+	fsWriteSeq    = 32  // u32
+	fsSndNxt      = 36  // u32
+	fsRcvNxt      = 40  // u32
+	fsCopiedSeq   = 44  // u32
+	fsSRTT        = 48  // u32, µs, times 8
+	fsCwnd        = 52  // u32, segments
+	fsMSS         = 56  // u32
+	fsSndWnd      = 60  // u32
+	fsOutOfOrder  = 64  // u32
+	fsErr         = 68  // s32
+	fsPeakRTT     = 72  // u32, µs: the highest since the sample before
+	fsTimeouts    = 76  // u16
+	fsChronoType  = 78  // u8, with its neighbours where it is a bit field
+	fsDone        = 79  // u8, 1: the other end's FIN has come
+	fsSort        = 80  // u8
+	fsDelivered   = 84  // u32, segments that arrived, by the other end's word
+	fsTime        = 88  // u64, ns, CLOCK_MONOTONIC, of a last sample: now
+	fsRcvWnd      = 96  // u32
+	fsRTTVar      = 100 // u32, µs, times 4
+	fsRTTMin      = 104 // u32, µs; all ones: none yet
+	fsReorderings = 108 // u32
+	fsUID         = 112 // u32, as in the first user namespace
+	fsProbes      = 116 // u8
+	fsStory       = 120 // connevent.go
 	fsEvent       = fsStory + csBytes
 	fsBytes       = fsEvent + evBytes
 )
@@ -84,7 +92,16 @@ type flowSample struct {
 	held time.Duration // the other end's window was closed, or too small to go on
 
 	rtt, peakRTT time.Duration // smoothed; the highest since the sample before; 0: unknown, or no news
+	rttVar       time.Duration // TCP's measure of how far round trips differ
+	rttMin       time.Duration // the lowest that TCP remembers; 0: none yet
 	cwnd, rwnd   uint64        // bytes: congestion window; window last told by the other end
+	ownRwnd      uint64        // bytes: window last told to it
+
+	reorderings uint32 // times that segments were found to arrive out of order
+	probes      uint8  // of a closed window, in a row without an answer
+	uid         uint32 // whose socket it is
+
+	ended uint64 // ns, CLOCK_MONOTONIC: when it ended, of a last sample; 0: not known
 
 	src, dst netip.AddrPort
 	state    uint8 // of one that ends: the one it ends in
@@ -125,9 +142,18 @@ func (d sampleDecoder) decode(b []byte, s *flowSample) error {
 		peakRTT:     time.Duration(u32(fsPeakRTT)) * time.Microsecond,
 		cwnd:        uint64(u32(fsCwnd)) * uint64(u32(fsMSS)),
 		rwnd:        uint64(u32(fsSndWnd)),
+		ownRwnd:     uint64(u32(fsRcvWnd)),
+		rttVar:      time.Duration(u32(fsRTTVar)>>2) * time.Microsecond,
+		reorderings: u32(fsReorderings),
+		probes:      b[fsProbes],
+		uid:         u32(fsUID),
+		ended:       u64(fsTime),
 		state:       b[fsEvent+evState],
 		finished:    b[fsDone] != 0,
 		err:         int32(u32(fsErr)),
+	}
+	if low := u32(fsRTTMin); low != math.MaxUint32 {
+		s.rttMin = time.Duration(low) * time.Microsecond
 	}
 	if s.err == 0 {
 		s.err = s.connStory.err // its owner took it already

@@ -48,6 +48,7 @@ type flowRecord struct {
 	r        decafpb.FlowRecord
 	flow     decafpb.Flow
 	src, dst [16]byte
+	uid      uint32
 }
 
 // of is the record of a flow in the interval from start to end, both ns UTC, with
@@ -135,7 +136,7 @@ func (t *flowTable) beginDump(now uint64) {
 	t.since, t.begun = t.begun, now
 	t.visited = 0
 	if t.tables != nil {
-		t.tables.beginDump(t.dumps)
+		t.tables.beginDump(t.dumps, now)
 	}
 }
 

@@ -123,13 +123,13 @@ func openKernel(o kernelOptions, log *slog.Logger) (_ *kernel, err error) {
 		}
 		k.missing = append(k.missing, "kfree_skb")
 	}
-	if len(k.missing) > 0 {
-		log.Warn("this kernel lacks tracepoints; going on without", "tracepoints", k.missing)
-	}
 	if o.flows {
 		if k.flows, err = openFlows(p, o.peaks, o.ringBytes, types); err != nil {
 			return nil, fmt.Errorf("%w (flows: {enabled: false} does without the counts of loss-free flows)", err)
 		}
+	}
+	if lacks := k.lacks(); len(lacks) > 0 {
+		log.Warn("this kernel lacks tracepoints; going on without", "tracepoints", lacks)
 	}
 	return k, nil
 }

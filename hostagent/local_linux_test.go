@@ -27,7 +27,40 @@ func isLocal(p pair, words ...string) func(*decafpb.Retransmit) bool {
 // What the queue of this host's own interface has dropped is no vote: it took
 // the packet, and threw it away for a later one.
 func TestLocalCauseQueue(t *testing.T) {
-	l := newLab(t)
+	t.Parallel()
+	for name, to := range map[string]string{"IPv4": addrB, "IPv6": addrB6} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			l.shortQueue(t)
+			rec, _ := l.watch(l.a, tracerFunc(complete))
+			// One connection alone keeps its queue short.
+			var pairs []pair
+			for range 8 {
+				p := l.connect(to, false)
+				go p.client.Write(make([]byte, 400_000))
+				pairs = append(pairs, p)
+			}
+			rec.wait(t, "a segment the queue dropped", func(r *decafpb.Retransmit) bool {
+				for _, p := range pairs {
+					if isLocal(p, "queue of this host", "QDISC")(r) {
+						return true
+					}
+				}
+				return false
+			})
+			for _, p := range pairs {
+				p.client.SetLinger(0)
+				p.client.Close()
+			}
+		})
+	}
+}
+
+// shortQueue has a's interface send slowly, from a queue that lets the oldest go
+// when it is full.
+func (l *lab) shortQueue(t *testing.T) {
+	t.Helper()
 	h, err := netlink.NewHandleAt(netns.NsHandle(l.a.fd))
 	if err != nil {
 		t.Fatal(err)
@@ -48,40 +81,18 @@ func TestLocalCauseQueue(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	// Its queue lets the oldest go when it is full.
 	if err := h.QdiscAdd(&netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(2, 0), Parent: netlink.MakeHandle(1, 1)},
 		QdiscType:  "pfifo_head_drop",
 	}); err != nil {
 		t.Fatal(err)
 	}
-	for _, to := range []string{addrB, addrB6} {
-		rec, _ := l.watch(l.a, tracerFunc(complete))
-		// One connection alone keeps its queue short.
-		var pairs []pair
-		for range 8 {
-			p := l.connect(to, false)
-			go p.client.Write(make([]byte, 400_000))
-			pairs = append(pairs, p)
-		}
-		rec.wait(t, "a segment the queue dropped", func(r *decafpb.Retransmit) bool {
-			for _, p := range pairs {
-				if isLocal(p, "queue of this host", "QDISC")(r) {
-					return true
-				}
-			}
-			return false
-		})
-		for _, p := range pairs {
-			p.client.SetLinger(0)
-			p.client.Close()
-		}
-	}
 }
 
 // The host's own packet filter, on the way in: what it drops is the
 // acknowledgement.
 func TestLocalCauseFilterOnTheWayBack(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	for _, to := range []string{addrB, addrB6} {
 		rec, _ := l.watch(l.a, tracerFunc(complete))

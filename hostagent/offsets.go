@@ -39,6 +39,13 @@ type layout struct {
 	seqFile                          field // struct bpf_iter_meta
 	retransOut, sndUna, tsOffset     field // struct tcp_sock
 	usecTS                           field // likewise; of size 0 where timestamps are always in milliseconds
+	rcvNxt                           field // struct tcp_sock
+	txHash                           field // struct sock
+	requestHash                      field // struct tcp_request_sock
+	pinet6                           field // struct inet_sock
+	givenLabel                       field // struct ipv6_pinfo
+	autoLabel, stateLabel            field // struct net; stateLabel may be missing, of size 0
+	hasLabel                         bool  // the five above
 	skbStamp, skbData                field // struct sk_buff
 	err                              field // struct sock
 	skCgroup, cgroupKn, kernfsID     field // struct sock, struct cgroup, struct kernfs_node
@@ -73,6 +80,8 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 	get(&l.retransOut, "tcp_sock", "retrans_out")
 	get(&l.sndUna, "tcp_sock", "snd_una")
 	get(&l.tsOffset, "tcp_sock", "tsoffset")
+	get(&l.rcvNxt, "tcp_sock", "rcv_nxt")
+	get(&l.txHash, "sock", "sk_txhash")
 	get(&l.skbStamp, "sk_buff", "skb_mstamp_ns")
 	get(&l.skbData, "sk_buff", "data")
 	get(&l.err, "sock", "sk_err")
@@ -93,6 +102,17 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 	if f, err := fieldOf(spec, "sock_common", "skc_v6_rcv_saddr"); err == nil {
 		l.saddr6, l.hasIPv6 = f, true
 		get(&l.daddr6, "sock_common", "skc_v6_daddr")
+	}
+
+	// Where IPv6 is a module of its own its flow labels are not known.
+	if f, err := fieldOf(spec, "ipv6_pinfo", "flow_label"); err == nil && l.hasIPv6 {
+		l.givenLabel, l.hasLabel = f, true
+		get(&l.pinet6, "inet_sock", "pinet6")
+		get(&l.requestHash, "tcp_request_sock", "txhash")
+		get(&l.autoLabel, "net", "ipv6.sysctl.auto_flowlabels")
+		if f, err := fieldOf(spec, "net", "ipv6.sysctl.flowlabel_state_ranges"); err == nil {
+			l.stateLabel = f
+		}
 	}
 
 	// Linux 6.7 brought timestamps in microseconds, for routes that ask for them.
@@ -128,6 +148,8 @@ func readLayout(spec *btf.Spec) (*layout, error) {
 		{"data_segs_out", l.dataSegsOut, 4}, {"bytes_sent", l.bytesSent, 8}, {"bytes_retrans", l.bytesRetrans, 8},
 		{"rsk_ops", l.rskOps, 8}, {"family", l.opsFamily, 4}, {"retrans_out", l.retransOut, 4}, {"sk_err", l.err, 4},
 		{"snd_una", l.sndUna, 4}, {"tsoffset", l.tsOffset, 4}, {"skb_mstamp_ns", l.skbStamp, 8}, {"data", l.skbData, 8},
+		{"rcv_nxt", l.rcvNxt, 4}, {"sk_txhash", l.txHash, 4}, {"pinet6", l.pinet6, 8}, {"flow_label", l.givenLabel, 4},
+		{"auto_flowlabels", l.autoLabel, 1}, {"flowlabel_state_ranges", l.stateLabel, 1}, {"txhash", l.requestHash, 4},
 		{"cgroup", l.skCgroup, 8}, {"kn", l.cgroupKn, 8}, {"id", l.kernfsID, 8},
 	} {
 		if w.f.size != 0 && w.f.size != w.want {

@@ -3,6 +3,7 @@ package hostagent
 import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 )
 
 // The programs are written instruction by instruction, so that neither a C
@@ -179,9 +180,19 @@ func (p *programs) retransmit(second bool) *ebpf.ProgramSpec {
 
 	ins = append(ins, copyField(evCAState, asm.R9, l.caState.offset, asm.Byte)...)
 	ins = append(ins, copyField(evRetransmits, asm.R9, l.retransmits.offset, asm.Byte)...)
+	ins = append(ins, copyField(evUnacked, asm.R9, l.sndUna.offset, asm.Word)...)
+	ins = append(ins, copyField(evNext, asm.R9, l.rcvNxt.offset, asm.Word)...)
+	ins = append(ins, copyField(evHash, asm.R7, l.txHash.offset, asm.Word)...)
+	ins = append(ins, p.labelRules()...)
+	if l.hasLabel {
+		// As in cgroup: 0 through a pointer that is none.
+		ins = append(ins, asm.LoadMem(asm.R1, asm.R9, l.pinet6.offset, asm.DWord))
+		ins = append(ins, copyField(evLabel, asm.R1, l.givenLabel.offset, asm.Word)...)
+	}
 	ins = append(ins, p.cookie(asm.R7)...)
 	ins = append(ins, p.owner()...)
 	ins = append(ins, p.watch()...)
+	ins = append(ins, p.askAnew()...)
 	spec := p.spec("tcp_retransmit_skb", ins)
 	if second {
 		spec.Name = "decaf_2nd_look"
@@ -247,8 +258,35 @@ func (p *programs) synAck() *ebpf.ProgramSpec {
 		asm.JEq.Imm(asm.R1, 0, leave),
 		asm.LoadMem(asm.R1, asm.R1, l.opsFamily.offset, asm.Word),
 		store(evFamily, asm.R1, asm.Half))
+	if l.hasLabel {
+		ins = append(ins, p.labelRules()...)
+		ins = append(ins,
+			asm.Mov.Reg(asm.R1, asm.RFP),
+			asm.Add.Imm(asm.R1, evHash-evBytes),
+			asm.Mov.Imm(asm.R2, 4),
+			asm.Mov.Reg(asm.R3, asm.R8),
+			asm.Add.Imm(asm.R3, int32(l.requestHash.offset)),
+			asm.FnProbeReadKernel.Call())
+	}
 	ins = append(ins, p.cookie(asm.R8)...)
 	return p.spec("tcp_retransmit_synack", ins)
+}
+
+// labelRules notes how the namespace of the socket in r7 makes IPv6 flow labels.
+func (p *programs) labelRules() asm.Instructions {
+	l := p.layout
+	if !l.hasLabel {
+		return nil
+	}
+	ins := asm.Instructions{
+		asm.LoadMem(asm.R2, asm.R7, l.net.offset, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R2, l.autoLabel.offset, asm.Byte),
+		store(evAutoLabel, asm.R1, asm.Byte),
+	}
+	if l.stateLabel.size != 0 {
+		ins = append(ins, copyField(evStateLabel, asm.R2, l.stateLabel.offset, asm.Byte)...)
+	}
+	return ins
 }
 
 // closed: tcp_destroy_sock(sk), for sockets that sent something again. This is
@@ -323,7 +361,8 @@ func (p *programs) cookie(sk asm.Register) asm.Instructions {
 }
 
 // owner notes the process of the socket in r7, as far as its story tells it, and
-// the control group.
+// the control group; and the hash that its packets had before this one, for which
+// the story keeps both.
 func (p *programs) owner() asm.Instructions {
 	ins := p.cgroup(evCgroup - evBytes)
 	ins = append(ins,
@@ -336,7 +375,56 @@ func (p *programs) owner() asm.Instructions {
 	ins = append(ins, copyField(evPID, asm.R0, csPID, asm.Word)...)
 	ins = append(ins, copyField(evComm, asm.R0, csComm, asm.DWord)...)
 	ins = append(ins, copyField(evComm+8, asm.R0, csComm+8, asm.DWord)...)
+	ins = append(ins,
+		asm.LoadMem(asm.R1, asm.R0, csHash, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, evHash-evBytes, asm.Word),
+		asm.JEq.Reg(asm.R1, asm.R2, "same hash"),
+		asm.StoreMem(asm.R0, csHashBefore, asm.R1, asm.Word),
+		asm.StoreMem(asm.R0, csHash, asm.R2, asm.Word),
+		asm.LoadMem(asm.R1, asm.R0, csHashBefore, asm.Word).WithSymbol("same hash"),
+		store(evHashBefore, asm.R1, asm.Word))
 	return append(ins, asm.Mov.Imm(asm.R1, 0).WithSymbol("unowned"))
+}
+
+// askAnew has the event of the socket in r7 wake the reader, who was woken by that
+// socket a moment before, where meanwhile packets are lost with another IPv6 flow
+// label (decodeLabel): their path may not have been traced.
+func (p *programs) askAnew() asm.Instructions {
+	l := p.layout
+	if !l.hasLabel {
+		return nil
+	}
+	ins := asm.Instructions{
+		asm.LoadMem(asm.R1, asm.RFP, evFamily-evBytes, asm.Half),
+		asm.JNE.Imm(asm.R1, unix.AF_INET6, "asked"),
+		asm.LoadMem(asm.R1, asm.RFP, evLabel-evBytes, asm.Word),
+		asm.JNE.Imm(asm.R1, 0, "asked"),
+		asm.LoadMem(asm.R1, asm.RFP, evAutoLabel-evBytes, asm.Byte),
+		asm.And.Imm(asm.R1, 1), // 1 and 3 make labels
+		asm.JEq.Imm(asm.R1, 0, "asked"),
+		asm.LoadMapPtr(asm.R1, p.stories.FD()),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnSkStorageGet.Call(),
+		asm.JEq.Imm(asm.R0, 0, "asked"),
+		asm.LoadMem(asm.R1, asm.RFP, evHash-evBytes, asm.Word),
+		asm.LoadMem(asm.R2, asm.RFP, evCAState-evBytes, asm.Byte),
+		asm.RSh.Imm(asm.R2, int32(l.caState.shift)),
+	}
+	if l.caState.mask != 0 {
+		ins = append(ins, asm.And.Imm(asm.R2, int32(l.caState.mask)))
+	}
+	return append(ins,
+		asm.JNE.Imm(asm.R2, caLoss, "this hash"),
+		asm.LoadMem(asm.R3, asm.RFP, evHashBefore-evBytes, asm.Word),
+		asm.JEq.Imm(asm.R3, 0, "this hash"),
+		asm.Mov.Reg(asm.R1, asm.R3),
+		asm.LoadMem(asm.R2, asm.R0, csAsked, asm.Word).WithSymbol("this hash"),
+		asm.JEq.Reg(asm.R1, asm.R2, "asked"),
+		asm.StoreMem(asm.R0, csAsked, asm.R1, asm.Word),
+		asm.StoreImm(asm.RFP, evQuiet-evBytes, 0, asm.Byte),
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("asked"))
 }
 
 // cgroup writes the id of the control group (version 2) of the socket in r7 to

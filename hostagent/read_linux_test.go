@@ -24,6 +24,7 @@ func (p *purse) Spent() time.Duration {
 // While no trace can be afforded a retransmit wakes nobody, and is told all the
 // same, as refused; the first after there is budget again is traced.
 func TestWithoutBudgetTheClockReads(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tracer := &purse{tracerFunc: complete}
 	rec, a := l.watch(l.a, tracer)

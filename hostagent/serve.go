@@ -171,7 +171,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 // records would then name nobody.
 func loadTopology(cfg Config, log *slog.Logger) (*topology.Topology, error) {
 	if cfg.Topology == "" {
-		log.Warn("no topology: retransmitted SYNs are not traced, and traces are bounded by max_ttl alone")
+		log.Warn("no topology: retransmitted SYNs are not traced, and how far a destination is its own packets must tell")
 		return nil, nil
 	}
 	topo, err := topology.Load(cfg.Topology)
@@ -187,7 +187,8 @@ func loadTopology(cfg Config, log *slog.Logger) (*topology.Topology, error) {
 	return topo, nil
 }
 
-// distances tells the tracer how many switches lie between two addresses.
+// distances tells the tracer how many switches lie between two addresses: 0 where
+// the topology lacks one, and then the tracer goes by what it overhears.
 func distances(topo *topology.Topology) tracer.Distance {
 	if topo == nil {
 		return nil

@@ -7,13 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 )
 
 // A source says what TCP sends again. There are four, and each knows less than
 // the one before it.
 type source interface {
-	// name is as heartbeats say it.
+	// name is as heartbeats say it: one of those below, and what it does without.
 	name() string
 	// Run hands every event to handle until ctx is done, and then what waits;
 	// broken gets what cannot be read. It must return before Close is called.
@@ -92,7 +93,25 @@ func openSource(name string, o sourceOptions, log *slog.Logger) (source, error) 
 // LostDrops is that of source.
 func (k *kernel) LostDrops() (uint64, error) { return k.drops.Lost() }
 
-func (k *kernel) name() string { return sourceBTF }
+// name is that of source, with the tracepoints that this kernel lacks: what they
+// would have told, resets or this host's own drops, nobody tells.
+func (k *kernel) name() string {
+	lacks := k.lacks()
+	if len(lacks) == 0 {
+		return sourceBTF
+	}
+	return sourceBTF + " without " + strings.Join(lacks, ", ")
+}
+
+// lacks names the tracepoints that any program would have been on.
+func (k *kernel) lacks() []string {
+	all := slices.Clone(k.missing)
+	if k.flows != nil {
+		all = append(all, k.flows.missing...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
 
 func (k *kernel) flowSource() flowReader {
 	if k.flows == nil {

@@ -124,7 +124,6 @@ const (
 	anHeader = -evBytes - 64
 	anSACK   = anHeader - 8  // u64; 0: none
 	anTS     = anHeader - 16 // u64; 0: none
-	anLength = anHeader - 24 // u64: of the header
 
 	tcpHeader  = 20 // bytes, without options
 	tcpLongest = 60 // with as many as it has room for
@@ -205,22 +204,25 @@ func (p *programs) answers() *ebpf.ProgramSpec {
 		asm.LoadMem(asm.R3, asm.R3, l.skbData.offset, asm.DWord),
 		asm.FnProbeReadKernel.Call(),
 		asm.JNE.Imm(asm.R0, 0, leave),
-		asm.Mov.Imm(asm.R1, 0),
-		asm.StoreMem(asm.RFP, anSACK, asm.R1, asm.DWord),
-		asm.StoreMem(asm.RFP, anTS, asm.R1, asm.DWord),
+		asm.LoadMem(asm.R0, asm.RFP, anHeader+12, asm.Byte),
 		asm.LoadMem(asm.R2, asm.RFP, anHeader+12, asm.Byte),
+		asm.Sub.Reg(asm.R0, asm.R2),
+		asm.StoreMem(asm.RFP, anSACK, asm.R0, asm.DWord),
+		asm.StoreMem(asm.RFP, anTS, asm.R0, asm.DWord),
 		asm.RSh.Imm(asm.R2, 4),
 		asm.LSh.Imm(asm.R2, 2),
-		asm.StoreMem(asm.RFP, anLength, asm.R2, asm.DWord),
 		asm.Mov.Imm(asm.R1, tcpHeader),
 	}
-	// r1 is where in the header, r2 how long that is.
+	// r1 is where in the header, r2 how long that is; r0 is 0, but the kernel's
+	// verifier takes it for a number that it does not know. Of one that it knows it
+	// would follow every way through the options apart, for half a second.
 	for i := range maxOptions {
 		next, other := fmt.Sprint("option ", i+1), fmt.Sprint("other ", i)
 		if i == maxOptions-1 {
 			next = "options read"
 		}
 		one := asm.Instructions{
+			asm.Add.Reg(asm.R1, asm.R0),
 			asm.JGE.Reg(asm.R1, asm.R2, "options read"),
 			asm.JGT.Imm(asm.R1, tcpLongest-2, "options read"),
 			asm.Mov.Reg(asm.R3, asm.RFP),

@@ -3,6 +3,7 @@ package hostagent
 import (
 	"bytes"
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -32,6 +33,7 @@ type tables struct {
 	services   map[serviceKey]*serviceSum
 
 	dumps     uint32
+	begun     uint64 // ns, CLOCK_MONOTONIC: when the latest dump was
 	record    flowRecord
 	listening map[listener]uint32 // the latest dump that showed it
 	listed    uint32              // the latest dump that showed all of these
@@ -68,17 +70,22 @@ type entryOfFlow struct {
 	repaired     bool // it sent something again in the interval before
 	sampled      bool
 	untracked    bool // filtered out
+	finishedPeer bool // of a closed one: the other end's FIN had come
 	seen         tally
-	opened       uint64
 	did          telemetry
+	opened       uint64
+	ended        uint64                   // of a closed one, ns, CLOCK_MONOTONIC; 0: not known
 	state        decafpb.FlowRecord_State // of a closed one
 	err          int32
-	finishedPeer bool // of a closed one: the other end's FIN had come
+	uid          uint32
 
-	// Until the next dump that has news, all that follow would say the same.
-	dump       uint32 // the latest that is in did
-	rtt        time.Duration
-	cwnd, rwnd uint64
+	// Until the next dump that has news, all that follow would say the same. There is
+	// an entry for each socket, so these are as small as may be: bytes, and µs.
+	dump                uint32 // the latest that is in did
+	cwnd, rwnd, ownRwnd uint32
+	cwndBefore          uint32 // at the end of the interval before, or when first seen; 0: not yet
+	rttVar, rttMin      uint32
+	rtt                 time.Duration
 }
 
 // tally is what a socket counts from its start; differences are what happened.
@@ -88,6 +95,7 @@ type tally struct {
 	packets, retransmits, timeouts     uint32
 	duplicates, outOfOrder, reductions uint32
 	resetsSent, resetsReceived         uint32
+	reorderings                        uint32
 }
 
 // telemetry is what happened on a connection, or several, in an interval.
@@ -96,11 +104,12 @@ type telemetry struct {
 	retransmits, timeouts, duplicates     uint32
 	outOfOrder, reductions                uint32
 	resetsSent, resetsReceived            uint32
+	reorderings, probes                   uint32
 	held                                  time.Duration
 
-	rttMax, rttSum   time.Duration
-	cwndSum, rwndSum uint64
-	rtts, windows    uint32 // samples in the sums
+	rttMax, rttSum           time.Duration
+	cwndSum, rwndSum, ownSum uint64
+	rtts, windows            uint32 // samples in the sums
 }
 
 // serviceKey is whom a service is for: this end and the other, and the service's
@@ -114,6 +123,10 @@ type serviceKey struct {
 type serviceSum struct {
 	flows, created, closed, terminated, failed uint64
 	did                                        telemetry
+
+	shrunk uint64 // flows whose congestion window shrank
+	grown  int64  // bytes: by how much all of these grew
+	rttMin uint32 // µs, of any; 0: not known
 }
 
 // listener is where connections come in.
@@ -134,7 +147,7 @@ func newTables(l tableLimits, s tableSettings) *tables {
 // tracks says whether connections are recorded.
 func (t *tables) tracks() bool { return t != nil && t.settings.Tracking }
 
-func (t *tables) beginDump(n uint32) { t.dumps = n }
+func (t *tables) beginDump(n uint32, now uint64) { t.dumps, t.begun = n, now }
 
 // endListeners is after a dump that showed all who listen: forgotten is who was in
 // neither of the latest two.
@@ -187,8 +200,9 @@ func (t *tables) quiet(e *entryOfFlow, until uint32) {
 		d.rttMax = max(d.rttMax, e.rtt)
 	}
 	if !e.connecting {
-		d.cwndSum += uint64(n) * e.cwnd
-		d.rwndSum += uint64(n) * e.rwnd
+		d.cwndSum += uint64(n) * uint64(e.cwnd)
+		d.rwndSum += uint64(n) * uint64(e.rwnd)
+		d.ownSum += uint64(n) * uint64(e.ownRwnd)
 		d.windows += uint32(n)
 	}
 }
@@ -232,7 +246,7 @@ func (t *tables) take1(e *entryOfFlow, s *flowSample) {
 	before := e.seen
 	if now.sent < before.sent || now.received < before.received {
 		before = tally{} // its owner connected it anew (tcp_disconnect)
-		e.fresh = !e.connecting
+		e.fresh, e.cwndBefore = !e.connecting, 0
 	}
 	e.seen = now
 	d := &e.did
@@ -249,7 +263,9 @@ func (t *tables) take1(e *entryOfFlow, s *flowSample) {
 	d.reductions += since(before.reductions, now.reductions)
 	d.resetsSent += since(before.resetsSent, now.resetsSent)
 	d.resetsReceived += since(before.resetsReceived, now.resetsReceived)
-	e.rtt, e.cwnd, e.rwnd = s.rtt, s.cwnd, s.rwnd
+	d.reorderings += since(before.reorderings, now.reorderings)
+	d.probes = max(d.probes, uint32(s.probes))
+	e.shows(s)
 	if s.rtt > 0 {
 		d.rttSum += s.rtt
 		d.rtts++
@@ -258,8 +274,47 @@ func (t *tables) take1(e *entryOfFlow, s *flowSample) {
 	if !e.connecting {
 		d.cwndSum += s.cwnd
 		d.rwndSum += s.rwnd
+		d.ownSum += s.ownRwnd
 		d.windows++
 	}
+}
+
+// shows takes from a sample how a connection is, whatever it did.
+func (e *entryOfFlow) shows(s *flowSample) {
+	e.rtt, e.rttVar = s.rtt, atMost32(uint64(s.rttVar.Microseconds()))
+	e.cwnd, e.rwnd, e.ownRwnd = atMost32(s.cwnd), atMost32(s.rwnd), atMost32(s.ownRwnd)
+	if s.uid != 0 { // older kernels forget it when the socket is closed
+		e.uid = s.uid
+	}
+	if s.rttMin > 0 {
+		e.rttMin = atMost32(uint64(s.rttMin.Microseconds()))
+	}
+	if e.cwndBefore == 0 && s.state != tcpSynSent {
+		e.cwndBefore = e.cwnd
+	}
+}
+
+// atMost32 is n, or the most there is room for.
+func atMost32(n uint64) uint32 { return uint32(min(n, math.MaxUint32)) }
+
+// grown is by how many bytes the congestion window grew in the interval.
+func (e *entryOfFlow) grown() int64 {
+	if e.cwndBefore == 0 {
+		return 0
+	}
+	return int64(e.cwnd) - int64(e.cwndBefore)
+}
+
+// duration is for how long a connection was established by the kernel's monotonic
+// clock, in ns; 0: not yet, or nobody knows when that was.
+func (e *entryOfFlow) duration(now uint64) time.Duration {
+	if e.ended != 0 {
+		now = e.ended
+	}
+	if e.opened == 0 || now < e.opened {
+		return 0
+	}
+	return time.Duration(now - e.opened)
 }
 
 // since is how much a count grew; one that began anew grew by what it is.
@@ -275,7 +330,7 @@ func tallyOf(s *flowSample) tally {
 		sent: s.bytes, posted: s.posted, received: s.received, read: s.read, held: s.held,
 		packets: s.packets, retransmits: s.retransmits, timeouts: s.timeouts,
 		duplicates: s.duplicates, outOfOrder: s.outOfOrder, reductions: s.reductions,
-		resetsSent: s.resetsSent, resetsReceived: s.resetsReceived,
+		resetsSent: s.resetsSent, resetsReceived: s.resetsReceived, reorderings: s.reorderings,
 	}
 }
 
@@ -290,7 +345,7 @@ func (t *tables) closed(e *entryOfFlow, s *flowSample) {
 	}
 	t.quiet(e, t.dumps)
 	t.take1(e, s)
-	e.err, e.finishedPeer = s.err, s.finished
+	e.err, e.finishedPeer, e.ended = s.err, s.finished, s.ended
 	e.state = endState(s)
 	t.stats.ended++
 	t.shut(e)
@@ -404,6 +459,11 @@ func (t *tables) sum(e *entryOfFlow) {
 	case decafpb.FlowRecord_STATE_FAILED:
 		s.failed++
 	}
+	s.grown += e.grown()
+	s.shrunk += uint64(btoi(e.grown() < 0))
+	if e.rttMin > 0 && (s.rttMin == 0 || e.rttMin < s.rttMin) {
+		s.rttMin = e.rttMin
+	}
 	did := e.did
 	if e.repaired || did.retransmits > 0 {
 		// The round trip of what was lost, or whose acknowledgement was, lasts until
@@ -426,12 +486,15 @@ func (d *telemetry) add(o *telemetry) {
 	d.reductions += o.reductions
 	d.resetsSent += o.resetsSent
 	d.resetsReceived += o.resetsReceived
+	d.reorderings += o.reorderings
+	d.probes = max(d.probes, o.probes)
 	d.held += o.held
 	d.rttMax = max(d.rttMax, o.rttMax)
 	d.rttSum += o.rttSum
 	d.rtts += o.rtts
 	d.cwndSum += o.cwndSum
 	d.rwndSum += o.rwndSum
+	d.ownSum += o.ownSum
 	d.windows += o.windows
 }
 
@@ -447,13 +510,15 @@ func (d *telemetry) into(r *decafpb.FlowRecord) {
 	r.Retransmits, r.Timeouts, r.DuplicatesReported, r.OutOfOrder = uint64(d.retransmits), uint64(d.timeouts), uint64(d.duplicates), uint64(d.outOfOrder)
 	r.ResetsSent, r.ResetsReceived = uint64(d.resetsSent), uint64(d.resetsReceived)
 	r.CwndReductions = uint64(d.reductions)
-	r.ZeroWindowNs = uint64(d.held)
+	r.ZeroWindowNs, r.ZeroWindowProbes = uint64(d.held), uint64(d.probes)
 	r.RttMaxNs = uint64(d.rttMax)
+	r.Reorderings = uint64(d.reorderings)
 	if d.rtts > 0 {
 		r.RttMeanNs = uint64(d.rttSum) / uint64(d.rtts)
 	}
 	if d.windows > 0 {
 		r.CwndMeanBytes, r.RwndMeanBytes = d.cwndSum/uint64(d.windows), d.rwndSum/uint64(d.windows)
+		r.OwnRwndMeanBytes = d.ownSum / uint64(d.windows)
 	}
 }
 
@@ -476,6 +541,10 @@ func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func
 		if t.container != nil {
 			r.Container = t.container(e.cgroup)
 		}
+		t.record.uid = e.uid
+		r.Uid, r.CwndDeltaBytes = &t.record.uid, e.grown()
+		r.RttVarNs, r.RttMinNs = 1000*uint64(e.rttVar), 1000*uint64(e.rttMin)
+		r.DurationMs = uint64(e.duration(t.begun).Milliseconds())
 		e.did.into(r)
 		publish(r)
 	}
@@ -506,6 +575,9 @@ func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func
 			}
 		}
 		e.did, e.fresh, e.repaired = telemetry{}, false, e.did.retransmits > 0
+		if e.cwndBefore > 0 {
+			e.cwndBefore = e.cwnd
+		}
 	}
 	t.takeServices(start, end, publish)
 	clear(t.closedOnes)
@@ -543,6 +615,7 @@ func (t *tables) takeServices(start, end int64, publish func(*decafpb.FlowRecord
 		r := t.record.of(f, start, end)
 		r.Inbound, r.Active = k.inbound, s.did.moved()
 		r.Flows, r.NewFlows, r.ClosedFlows, r.TerminatedFlows, r.FailedFlows = s.flows, s.created, s.closed, s.terminated, s.failed
+		r.ShrunkFlows, r.CwndDeltaBytes, r.RttMinNs = s.shrunk, s.grown, 1000*uint64(s.rttMin)
 		s.did.into(r)
 		t.stats.services++
 		publish(r)

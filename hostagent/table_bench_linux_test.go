@@ -44,7 +44,8 @@ func BenchmarkTables(b *testing.B) {
 		return &flowSample{
 			cookie: uint64(i + 1), state: tcpEstablished, connStory: connStory{opened: 1, process: "nginx"},
 			src: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), 443), dst: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 5), byte(i)}), uint16(30000+i%30000)),
-			rtt: 100 * time.Microsecond, cwnd: 14480, rwnd: 65536,
+			rtt: 100 * time.Microsecond, cwnd: 14480, rwnd: 65536, ownRwnd: 64256 + uint64(i%999)*64,
+			rttMin: time.Duration(60+rng.IntN(20)) * time.Microsecond, uid: 33,
 		}
 	}
 	samples := make([]*flowSample, conns)
@@ -63,6 +64,7 @@ func BenchmarkTables(b *testing.B) {
 				s.bytes += uint64(n) * 700
 				s.posted, s.received, s.read = s.bytes, s.received+uint64(n)*60, s.received+uint64(n)*60
 				s.rtt = time.Duration(80+rng.IntN(90)) * time.Microsecond
+				s.rttVar, s.cwnd = s.rtt/4, uint64(10+rng.IntN(30))*1448
 				table.live(s)
 			}
 			table.endDump(dumpAll)

@@ -190,6 +190,7 @@ func boolean(b bool) uint64 {
 // How connections end: orderly, by this end's reset, by the other's, by a
 // timeout, refused, unanswered, or given up before anybody could know.
 func TestTableEnds(t *testing.T) {
+	t.Parallel()
 	l := newTableLab(t)
 	closed := decafpb.FlowRecord_STATE_CLOSED
 	terminated := decafpb.FlowRecord_STATE_TERMINATED

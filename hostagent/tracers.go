@@ -15,7 +15,6 @@ import (
 
 	"decaf/api/agentconfig"
 	"decaf/api/decafpb"
-	"decaf/api/packet"
 	"decaf/api/service"
 	"decaf/tracer"
 )
@@ -140,14 +139,12 @@ func (t *tracers) retire(inum uint32, s *spaceTracer) {
 	}
 }
 
-// Trace traces a flow of the agent's own namespace.
-func (t *tracers) Trace(ctx context.Context, f packet.Flow, epoch int64) *decafpb.Path {
-	return t.own.Trace(ctx, f, epoch)
-}
+// Do traces a flow of the agent's own namespace.
+func (t *tracers) Do(ctx context.Context, r tracer.Request) *decafpb.Path { return t.own.Do(ctx, r) }
 
 // Start is that of starter.
-func (t *tracers) Start(f packet.Flow, epoch int64) func(context.Context) *decafpb.Path {
-	return t.own.Start(f, epoch)
+func (t *tracers) Start(r tracer.Request) func(context.Context) *decafpb.Path {
+	return t.own.Start(r)
 }
 
 // Spent is that of PathTracer: the budget is the host's.
@@ -156,10 +153,10 @@ func (t *tracers) Spent() time.Duration { return t.own.Spent() }
 // Refuse is that of PathTracer.
 func (t *tracers) Refuse() *decafpb.Path { return t.own.Refuse() }
 
-// TraceIn traces a flow of a network namespace.
-func (t *tracers) TraceIn(ctx context.Context, netns uint32, f packet.Flow, epoch int64) *decafpb.Path {
+// DoIn traces a flow of a network namespace.
+func (t *tracers) DoIn(ctx context.Context, netns uint32, r tracer.Request) *decafpb.Path {
 	if netns == 0 || netns == t.spaces.inum {
-		return t.own.Trace(ctx, f, epoch)
+		return t.own.Do(ctx, r)
 	}
 	s, err := t.take(netns)
 	if err != nil {
@@ -174,7 +171,7 @@ func (t *tracers) TraceIn(ctx context.Context, netns uint32, f packet.Flow, epoc
 		s.used = time.Now()
 		t.mu.Unlock()
 	}()
-	return s.Trace(ctx, f, epoch)
+	return s.Do(ctx, r)
 }
 
 // take gives the Tracer of a namespace to one more user.

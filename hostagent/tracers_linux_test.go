@@ -10,6 +10,7 @@ import (
 
 	"decaf/api/decafpb"
 	"decaf/api/packet"
+	"decaf/tracer"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -68,11 +69,14 @@ func TestFlowsAreTracedFromTheirNamespace(t *testing.T) {
 	if c := tr.Counters(); c[countSpaceTracers] != 0 || c["traces"] != traces || traces < 2 {
 		t.Errorf("after a while without traces %v, want b let go and %d traces still counted", c, traces)
 	}
-	wantHop(t, tr.TraceIn(t.Context(), l.b.inum, fromB, 1), "10.2.0.254") // and taken up again
+	wantHop(t, tr.DoIn(t.Context(), l.b.inum, fromB), "10.2.0.254") // and taken up again
 }
 
 // fromB is a flow that b might send.
-var fromB = packet.Flow{Src: netip.MustParseAddrPort(addrB + ":1"), Dst: netip.MustParseAddrPort(addrA + ":2"), Proto: packet.TCP}
+var fromB = tracer.Request{
+	Flow:  packet.Flow{Src: netip.MustParseAddrPort(addrB + ":1"), Dst: netip.MustParseAddrPort(addrA + ":2"), Proto: packet.TCP},
+	Epoch: 1,
+}
 
 // wantHop wants a complete path of one switch.
 func wantHop(t *testing.T, p *decafpb.Path, hop string) {
@@ -94,7 +98,7 @@ func TestAllNamespacesAreTracedFrom(t *testing.T) {
 	tr.spaces.files() // the look
 	tr.spaces.at = tr.spaces.at.Add(-2 * time.Second)
 	processIn(t, l.b)
-	wantHop(t, tr.TraceIn(t.Context(), l.b.inum, fromB, 1), "10.2.0.254")
+	wantHop(t, tr.DoIn(t.Context(), l.b.inum, fromB), "10.2.0.254")
 }
 
 // A namespace that is gone, or not among those watched, is traced from by nobody,
@@ -102,7 +106,7 @@ func TestAllNamespacesAreTracedFrom(t *testing.T) {
 func TestNamespaceThatIsGone(t *testing.T) {
 	l := newLab(t)
 	tr := l.tracersIn(t, l.a, "nowhere")
-	p := tr.TraceIn(t.Context(), l.b.inum, fromB, 1)
+	p := tr.DoIn(t.Context(), l.b.inum, fromB)
 	if p.GetStatus() != decafpb.PathStatus_PATH_STATUS_SKIPPED || !strings.Contains(p.GetWhy(), "not to be found") {
 		t.Errorf("path %v, want none, and why", p)
 	}

@@ -35,6 +35,7 @@ type flowIn struct {
 
 type entry struct {
 	epoch int64
+	label uint32 // IPv6 flow label: with another the flow may take another path
 	// again is the path for further records of the epoch; nil while the trace
 	// goes on.
 	again *decafpb.Path
@@ -57,8 +58,9 @@ const (
 	askCrowded              // too many records waiting
 )
 
-// ask needs the path of a flow in an epoch for a record.
-func (b *book) ask(f flowIn, epoch int64, r *decafpb.Retransmit) (asked, *decafpb.Path) {
+// ask needs the path of a flow, with this flow label, in an epoch for a record. Of
+// its labels the book knows the path of the latest.
+func (b *book) ask(f flowIn, label uint32, epoch int64, r *decafpb.Retransmit) (asked, *decafpb.Path) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.turn(epoch)
@@ -72,12 +74,12 @@ func (b *book) ask(f flowIn, epoch int64, r *decafpb.Retransmit) (asked, *decafp
 		b.waiting++
 		e.waiters = append(e.waiters, r)
 		return askWait, nil
-	case ok && e.epoch >= epoch:
+	case ok && e.epoch >= epoch && e.label == label:
 		return askKnown, e.again
 	case !ok && len(b.flows) >= b.maxFlows:
 		return askFull, nil
 	}
-	b.flows[f] = &entry{epoch: epoch}
+	b.flows[f] = &entry{epoch: epoch, label: label}
 	return askTrace, nil
 }
 
@@ -119,21 +121,22 @@ func (b *book) done(f flowIn, p *decafpb.Path) []*decafpb.Retransmit {
 		return waiters
 	}
 	e.again = again(p)
-	if p.GetStatus() == decafpb.PathStatus_PATH_STATUS_REFUSED || e.epoch < b.epoch {
+	if p.GetStatus() == decafpb.PathStatus_PATH_STATUS_REFUSED || e.epoch != b.epoch {
 		delete(b.flows, f)
 	}
 	return nil
 }
 
-// turn forgets the traces of earlier epochs once a later one begins. An epoch
-// that goes backwards, with the clock, forgets nothing.
+// turn forgets the traces of other epochs once a new one begins. The epoch before
+// the book's is not new: its last events come late. One further back is: the clock
+// was set back, and what was traced before that is no path of now.
 func (b *book) turn(epoch int64) {
-	if epoch <= b.epoch {
+	if epoch == b.epoch || epoch == b.epoch-1 {
 		return
 	}
 	b.epoch = epoch
 	for f, e := range b.flows {
-		if e.again != nil && e.epoch < epoch {
+		if e.again != nil && e.epoch != epoch {
 			delete(b.flows, f)
 		}
 	}

@@ -20,7 +20,7 @@ func TestBookTracesOncePerFlowAndEpoch(t *testing.T) {
 	b := newBook()
 	ask := func(port uint16, epoch int64, want asked) *decafpb.Path {
 		t.Helper()
-		got, p := b.ask(flowTo(port), epoch, &decafpb.Retransmit{TcpSeq: uint32(port)})
+		got, p := b.ask(flowTo(port), 0, epoch, &decafpb.Retransmit{TcpSeq: uint32(port)})
 		if got != want {
 			t.Errorf("flow %d in epoch %d: %v, want %v", port, epoch, got, want)
 		}
@@ -63,9 +63,9 @@ func TestBookRepeatsWhatWasFound(t *testing.T) {
 	f := func(first, later decafpb.PathStatus, ask asked) {
 		t.Helper()
 		b := newBook()
-		b.ask(flowTo(1), 1, &decafpb.Retransmit{})
+		b.ask(flowTo(1), 0, 1, &decafpb.Retransmit{})
 		b.done(flowTo(1), pathOf(first))
-		got, p := b.ask(flowTo(1), 1, &decafpb.Retransmit{})
+		got, p := b.ask(flowTo(1), 0, 1, &decafpb.Retransmit{})
 		if got != ask || p.GetStatus() != later {
 			t.Errorf("after %v: %v, %v; want %v, %v", first, got, p.GetStatus(), ask, later)
 		}
@@ -91,7 +91,7 @@ func TestBookHoldsTheLastWordBack(t *testing.T) {
 	if b.hold(flowTo(1), last) {
 		t.Error("held behind a trace that nobody asked for")
 	}
-	b.ask(flowTo(1), 1, &decafpb.Retransmit{})
+	b.ask(flowTo(1), 0, 1, &decafpb.Retransmit{})
 	if !b.hold(flowTo(1), last) {
 		t.Error("not held behind the trace under way")
 	}
@@ -110,12 +110,12 @@ func TestBookIsBounded(t *testing.T) {
 	b.maxFlows, b.maxWaiting = 2, 1
 	r := &decafpb.Retransmit{}
 	for i, want := range []asked{askTrace, askTrace, askFull} {
-		if got, _ := b.ask(flowTo(uint16(i)), 1, r); got != want {
+		if got, _ := b.ask(flowTo(uint16(i)), 0, 1, r); got != want {
 			t.Errorf("flow %d: %v, want %v", i, got, want)
 		}
 	}
 	for i, want := range []asked{askWait, askCrowded} {
-		if got, _ := b.ask(flowTo(0), 1, r); got != want {
+		if got, _ := b.ask(flowTo(0), 0, 1, r); got != want {
 			t.Errorf("record %d: %v, want %v", i, got, want)
 		}
 	}
@@ -125,7 +125,59 @@ func TestBookIsBounded(t *testing.T) {
 	b.done(flowTo(0), pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE))
 	b.done(flowTo(0), pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE))
 	// A new epoch makes room.
-	if got, _ := b.ask(flowTo(5), 2, r); got != askTrace {
+	if got, _ := b.ask(flowTo(5), 0, 2, r); got != askTrace {
 		t.Errorf("in the next epoch: %v, want a trace", got)
+	}
+}
+
+// After the clock was set back a flow is traced anew and there is room again: what
+// was traced in epochs that have not been yet is no path of now. The epoch before
+// this one is none of these: its last events come late.
+func TestBookAfterAClockSetBack(t *testing.T) {
+	b := newBook()
+	b.maxFlows = 3
+	complete := pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE)
+	ask := func(port uint16, epoch int64, want asked) {
+		t.Helper()
+		got, _ := b.ask(flowTo(port), 0, epoch, &decafpb.Retransmit{})
+		if got != want {
+			t.Errorf("flow %d in epoch %d: %v, want %v", port, epoch, got, want)
+		}
+	}
+	for port := range uint16(3) {
+		ask(port, 100, askTrace)
+	}
+	b.done(flowTo(0), complete)
+	b.done(flowTo(1), complete)
+	ask(0, 99, askKnown)
+	ask(9, 99, askFull)
+	ask(0, 40, askTrace)
+	ask(9, 40, askTrace)
+	ask(2, 40, askWait) // under way since before the step
+	if n := len(b.done(flowTo(2), complete)); n != 1 {
+		t.Errorf("%d waiters, want 1", n)
+	}
+	b.done(flowTo(2), complete)
+	ask(2, 40, askTrace)
+	b.done(flowTo(0), complete)
+	ask(0, 40, askKnown)
+	ask(0, 39, askKnown)
+	ask(0, 41, askTrace)
+}
+
+// With another flow label a flow may take another way, and is traced anew.
+func TestBookKnowsThePathOfOneLabel(t *testing.T) {
+	b := newBook()
+	for _, c := range []struct {
+		label uint32
+		want  asked
+	}{{1, askTrace}, {1, askKnown}, {2, askTrace}, {2, askKnown}, {1, askTrace}} {
+		if got, _ := b.ask(flowTo(1), c.label, 1, &decafpb.Retransmit{}); got != c.want {
+			t.Errorf("label %d: %v, want %v", c.label, got, c.want)
+		}
+		b.done(flowTo(1), pathOf(decafpb.PathStatus_PATH_STATUS_COMPLETE))
+	}
+	if len(b.flows) != 1 {
+		t.Errorf("%d flows in the book", len(b.flows))
 	}
 }

@@ -6,14 +6,17 @@ import (
 	"sync/atomic"
 
 	"decaf/api/decafpb"
-	"decaf/api/packet"
+	"decaf/tracer"
 )
 
 // job is one trace to make, and the record that asked for it.
 type job struct {
-	flow   flowIn
-	epoch  int64
-	record *decafpb.Retransmit
+	flow    flowIn
+	request tracer.Request
+	record  *decafpb.Retransmit
+	// doubt is why the path may not be the one on which packets were lost; "":
+	// it is.
+	doubt string
 	// wait gives the path of a trace that was started.
 	wait func(context.Context) *decafpb.Path
 }
@@ -31,10 +34,10 @@ type workers struct {
 }
 
 // starter is a PathTracer that can send the probes of a trace at once, without
-// waiting for anything. wait gives the path as Trace does; it must be called soon.
+// waiting for anything. wait gives the path as Do does; it must be called soon.
 // tracer.Tracer is one.
 type starter interface {
-	Start(f packet.Flow, epoch int64) (wait func(context.Context) *decafpb.Path)
+	Start(tracer.Request) (wait func(context.Context) *decafpb.Path)
 }
 
 // startWorkers starts n workers that hand their results to done. ctx bounds the
@@ -46,8 +49,7 @@ func startWorkers(ctx context.Context, n, queue int, t PathTracer, done func(job
 	for range n {
 		w.wg.Go(func() {
 			for j := range w.queue {
-				p := w.trace(ctx, j)
-				w.done(j, p)
+				w.done(j, j.doubted(w.trace(ctx, j)))
 				w.free.Add(1)
 			}
 		})
@@ -61,9 +63,17 @@ func (w *workers) trace(ctx context.Context, j job) *decafpb.Path {
 		return j.wait(ctx)
 	}
 	if t, ok := w.tracer.(SpaceTracer); ok && j.flow.netns != 0 {
-		return t.TraceIn(ctx, j.flow.netns, j.flow.Flow, j.epoch)
+		return t.DoIn(ctx, j.flow.netns, j.request)
 	}
-	return w.tracer.Trace(ctx, j.flow.Flow, j.epoch)
+	return w.tracer.Do(ctx, j.request)
+}
+
+// doubted says of a path what is in doubt about it.
+func (j *job) doubted(p *decafpb.Path) *decafpb.Path {
+	if j.doubt != "" && p.GetStatus() == decafpb.PathStatus_PATH_STATUS_COMPLETE {
+		p.Status, p.Why = decafpb.PathStatus_PATH_STATUS_PARTIAL, j.doubt
+	}
+	return p
 }
 
 // submit queues a job; false when the queue is full. Where a worker is free to see
@@ -74,7 +84,7 @@ func (w *workers) submit(j job) bool {
 		return false
 	}
 	if w.free.Add(-1) >= 0 && w.starter != nil && j.flow.netns == 0 {
-		j.wait = w.starter.Start(j.flow.Flow, j.epoch)
+		j.wait = w.starter.Start(j.request)
 	}
 	w.queue <- j
 	return true

@@ -11,13 +11,14 @@ import (
 // is made and all others who ask share it. It has no lock and no clock of its own.
 type cache struct {
 	max     int
-	newest  int64 // highest epoch seen
+	newest  int64 // epoch; the clock may have been set back since a higher one
 	entries map[cacheKey]*list.Element
 	order   *list.List // of *entry, oldest first
 }
 
 type cacheKey struct {
 	flow  packet.Flow
+	label uint32 // of its IPv6 packets: with another it is sent another way
 	epoch int64
 }
 
@@ -34,21 +35,24 @@ func newCache(max int) *cache {
 }
 
 // get returns the entry of a flow and epoch, nil if there is none.
-func (c *cache) get(flow packet.Flow, epoch int64) *entry {
-	if el := c.entries[cacheKey{flow, epoch}]; el != nil {
+func (c *cache) get(key cacheKey) *entry {
+	if el := c.entries[key]; el != nil {
 		return el.Value.(*entry)
 	}
 	return nil
 }
 
 // add makes an entry and returns how many had to be forgotten before their
-// epoch was over, to stay within bounds. Entries of epochs before the last two
-// go at no loss: nobody asks for them again.
-func (c *cache) add(flow packet.Flow, epoch int64) (e *entry, evicted int) {
-	c.newest = max(c.newest, epoch)
+// epoch was over, to stay within bounds. Entries of epochs other than the last two
+// go at no loss: nobody asks for them again, unless the clock was set. Epochs below
+// 0 are of no clock, and are over at once.
+func (c *cache) add(key cacheKey) (e *entry, evicted int) {
+	if key.epoch > c.newest || key.epoch >= 0 && key.epoch < c.newest-1 {
+		c.newest = key.epoch
+	}
 	for el := c.order.Front(); el != nil; el = c.order.Front() {
 		old := el.Value.(*entry)
-		stale := old.key.epoch < c.newest-1
+		stale := old.key.epoch < c.newest-1 || old.key.epoch > c.newest
 		if !stale && c.order.Len() < c.max {
 			break
 		}
@@ -57,7 +61,7 @@ func (c *cache) add(flow packet.Flow, epoch int64) (e *entry, evicted int) {
 			evicted++
 		}
 	}
-	e = &entry{key: cacheKey{flow, epoch}, done: make(chan struct{})}
+	e = &entry{key: key, done: make(chan struct{})}
 	c.entries[e.key] = c.order.PushBack(e)
 	return e, evicted
 }

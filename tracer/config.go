@@ -34,8 +34,8 @@ type Config struct {
 	MaxLive   int
 	// ReceiveBuffer is the size in bytes of each ICMP receiver's socket buffer.
 	ReceiveBuffer int
-	// Overhear has the TTLs of TCP packets that come in tell distances, where no
-	// Distance function does: of those that open a connection, and of few others.
+	// Overhear has the TTLs of TCP packets that come in tell distances, where the
+	// Distance function does not: of those that open a connection, and of few others.
 	Overhear bool
 	// Translate says where five-tuples change on this host, or right behind it.
 	Translate Translation

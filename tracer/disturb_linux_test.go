@@ -300,6 +300,9 @@ func TestFlowLabelDecidesThePath(t *testing.T) {
 		spine := f.spineOf(t, c)
 		label := f.labelOf(seen, flow)
 		p := tr.Do(t.Context(), Request{Flow: flow, Epoch: 1, FlowLabel: label})
+		if p.GetFlowLabel() != label {
+			t.Errorf("the path is of flow label %#x, want %#x", p.GetFlowLabel(), label)
+		}
 		c.Close()
 		want(t, p, "complete", "")
 		if at := hopAddr(p.GetHops()[1]); at != addr6(2, spine, 1) || label == 0 {

@@ -9,12 +9,14 @@
 //     every router's hash picks for them what it picks for the flow; where that is
 //     not known there is no trace, and the reason is counted;
 //   - the TTLs end at the last switch before the destination when the distance
-//     is known (from the topology, or from the TTL of packets that came in), and the
-//     TCP checksum is wrong, so that a probe that reaches the destination all the
-//     same is dropped unanswered;
+//     is known (from the topology, or from the TTL of packets that came in); where it
+//     is not, a connection is traced hop by hop, up to the first that is silent, which
+//     is asked twice. And the TCP checksum is wrong, so that a probe that reaches the
+//     destination all the same is dropped unanswered;
 //   - where something drops wrong checksums, which silence behind a hop suggests,
 //     probes follow that are right and look like old segments of the connection;
-//     they are sent only where the distance is known, and counted;
+//     they are sent only where the distance is known and where the connection
+//     stands, and counted; whether they help is remembered for the destination;
 //   - TTL and a nonce travel in the IP ID and the TCP sequence (for IPv6, which
 //     has no ID, in the TCP sequence and acknowledgement), which every router must
 //     quote: answers that do not name a live probe are counted and ignored, and
@@ -42,7 +44,8 @@
 //   - translate.go: what a flow is on the wire; conntrack.go and conntrack_linux.go
 //     (ctnetlink), ipvs.go (/proc/net/ip_vs_conn), balancer.go (HTTP), tap_linux.go
 //     (answers to what was given another destination)
-//   - watch.go: what packets that come in tell; receive.go, socket_linux.go and
+//   - watch.go: what packets that come in tell, of which none wakes this process
+//     up; checksums.go: who needs right checksums; receive.go, socket_linux.go and
 //     wire_linux.go: the sockets; filter.go: the filter that keeps other ICMP out
 //   - command.go, print.go, picture.go, connected_linux.go: "decaf trace"
 //
@@ -52,7 +55,9 @@
 //
 // Limits. On a host with several default routes the kernel picks the first link
 // for a raw packet without looking at its ports; paths there may start on the wrong
-// uplink. Routers that hash the IPv6 flow label need Request.FlowLabel. IPVS is
+// uplink. Routers that hash the IPv6 flow label need Request.FlowLabel. The way back
+// may be longer than the way there: then the TTL of what comes in says too much, and
+// probes reach the host. IPVS is
 // read in the network namespace of the process, whatever that of the Tracer, and
 // its format is known from the kernel's source only. An
 // enumeration needs other source ports, so it is not made for a flow that this

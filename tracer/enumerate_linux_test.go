@@ -67,18 +67,24 @@ func TestEnumerationFindsTheFan(t *testing.T) {
 func TestSurvey(t *testing.T) {
 	f := newFan(t)
 	cfg := testConfig()
-	cfg.Rate, cfg.Burst = 2000, 20
+	cfg.Rate, cfg.Burst = 500, 20
 	tr := f.tracerAt("h1", cfg, 3)
 	ctx, cancel := context.WithCancel(t.Context())
 	var got []*Fan
+	least := float64(cfg.Burst) // traces that might have begun at once
+	look := func(Progress) { least = min(least, tr.bucket.Tokens()) }
 	done := make(chan struct{})
 	epoch := int64(0)
 	go func() {
 		defer close(done)
 		tr.Survey(ctx, 20*time.Millisecond, func() []EnumerateRequest {
 			epoch++
-			return []EnumerateRequest{{Request: Request{Flow: flowOf(false, 40000), Epoch: epoch}}, {Request: Request{Flow: flowOf(true, 40000), Epoch: epoch}}}
+			return []EnumerateRequest{
+				{Request: Request{Flow: flowOf(false, 40000), Epoch: epoch}, Progress: look},
+				{Request: Request{Flow: flowOf(true, 40000), Epoch: epoch}, Progress: look},
+			}
 		}, func(_ EnumerateRequest, fan *Fan, _ *decafpb.Path, err error) {
+			look(Progress{})
 			if err == nil {
 				got = append(got, fan)
 			}
@@ -95,6 +101,10 @@ func TestSurvey(t *testing.T) {
 	}
 	if s := tr.Stats(); s.Enumerations < 4 {
 		t.Errorf("%+v", s)
+	}
+	// Each of them begins with a trace as any other, and takes a token for it.
+	if half := float64(cfg.Burst) / 2; least < half-2 || least > half+2 {
+		t.Errorf("%.1f traces were left of a burst of %d at the least, want about half of them: not fewer, and the survey waiting for more", least, cfg.Burst)
 	}
 	if _, _, err := tr.Enumerate(ctx, EnumerateRequest{Request: Request{Flow: flowOf(false, 1)}}); err == nil {
 		t.Error("enumerated after the end")

@@ -353,13 +353,13 @@ func TestTheFlowIsNotDisturbed(t *testing.T) {
 		if hops(p) != hops(exact) || p.GetDistance() != 0 {
 			t.Errorf("%s, distance %d: want %s", hops(p), p.GetDistance(), hops(exact))
 		}
-		// TTLs 4 to 15 once, and some resends.
+		// TTL 4, and once more.
 		beyond := unknown.Stats().Probes
 		for _, h := range p.GetHops() {
 			beyond -= uint64(h.GetProbes())
 		}
-		if n := f.snmp("h2", "Tcp", "InCsumErrors"); n != beyond || n < 13 {
-			t.Errorf("%d probes came to the host with a wrong checksum, want %d", n, beyond)
+		if n := f.snmp("h2", "Tcp", "InCsumErrors"); n != beyond || n < 1 || n > carefulProbes {
+			t.Errorf("%d probes came to the host with a wrong checksum, want %d, and %d at most", n, beyond, carefulProbes)
 		}
 		if _, err := c.Write([]byte("still here")); err != nil {
 			t.Error(err)
@@ -421,11 +421,11 @@ func TestStart(t *testing.T) {
 	families(t, func(t *testing.T, f *fan, v6 bool) {
 		tr := f.tracerAt("h1", testConfig(), 3)
 		flow := flowOf(v6, 40000)
-		first := tr.Start(flow, 7)
+		first := tr.Start(Request{Flow: flow, Epoch: 7})
 		if s := tr.Stats(); s.Traces != 1 || s.Probes != 3 {
 			t.Errorf("%+v, want one trace of three probes", s)
 		}
-		second := tr.Start(flow, 7)
+		second := tr.Start(Request{Flow: flow, Epoch: 7})
 		p := first(t.Context())
 		want(t, p, "complete", "")
 		again := second(t.Context())
@@ -440,7 +440,7 @@ func TestStart(t *testing.T) {
 		cfg := testConfig()
 		cfg.Translate.Others = []Translator{rewriter(func(f packet.Flow) (packet.Flow, error) { return f, nil })}
 		slow := f.tracerAt("h1", cfg, 3)
-		wait := slow.Start(flow, 7)
+		wait := slow.Start(Request{Flow: flow, Epoch: 7})
 		if s := slow.Stats(); s.Probes != 0 {
 			t.Errorf("%d probes before anybody said what the flow is on the wire", s.Probes)
 		}
@@ -448,8 +448,8 @@ func TestStart(t *testing.T) {
 
 		cfg.Rate, cfg.Burst = .001, 1
 		spent := f.tracerAt("h1", cfg, 3)
-		spent.Start(flow, 1)(t.Context())
-		want(t, spent.Start(flowOf(v6, 40001), 1)(t.Context()), "refused", "")
+		spent.Start(Request{Flow: flow, Epoch: 1})(t.Context())
+		want(t, spent.Start(Request{Flow: flowOf(v6, 40001), Epoch: 1})(t.Context()), "refused", "")
 	})
 }
 

@@ -24,6 +24,10 @@ const (
 	// plainRound is the round of sending from which silence behind a hop is met
 	// with right checksums: something there may drop wrong ones.
 	plainRound = 2
+	// carefulProbes is how often the TTL behind the last that answered is asked at
+	// most where that may be the other end of a connection: twice, since one may be
+	// lost.
+	carefulProbes = 2
 )
 
 // machine is the state of one trace: which TTLs were probed, which answered,
@@ -40,14 +44,19 @@ type machine struct {
 
 	nextAt  time.Duration // of the next resend
 	round   int           // of sending; 0 is the first
-	urgent  bool          // a question came up that need not wait for nextAt
+	urgent  bool          // something came up to send that need not wait for nextAt
 	end     int           // lowest TTL at which the path ended (unreachable, destination), 0 none
 	top     int           // highest TTL that answered
 	over    time.Duration // when it was done, -1 while it is not
 	learned bool          // distance is from the TTL of packets received
 	fresh   bool          // there is no connection that a whole probe could disturb
-	reached time.Duration // round trip to the destination itself, -1 not known
-	says    string        // what it answered
+	old     bool          // a whole probe would be an old segment of the connection
+	// What was seen of the destination before: lowest TTL that answers right
+	// checksums alone, 0 none; and that right checksums are no help.
+	rightFrom  int
+	rightFails bool
+	reached    time.Duration // round trip to the destination itself, -1 not known
+	says       string        // what it answered
 }
 
 // hop is one TTL. Its probes are numbered from 0 in the order they went out.
@@ -129,7 +138,7 @@ func (m *machine) due(now time.Duration, buf []send) (out []send, next time.Dura
 		}
 		return out, min(m.nextAt, m.timeout), false
 	}
-	for ttl := 1; ttl <= m.expected(); ttl++ {
+	for ttl := 1; ttl <= m.within(); ttl++ {
 		h := &m.hops[ttl-1]
 		switch {
 		case h.got >= h.want:
@@ -142,9 +151,9 @@ func (m *machine) due(now time.Duration, buf []send) (out []send, next time.Dura
 				continue
 			}
 			for range h.want - h.got {
-				out = append(out, send{ttl: ttl})
+				out = append(out, send{ttl: ttl, plain: m.repeatPlain(ttl)})
 			}
-		case m.worthResending(ttl):
+		case m.worthSending(ttl, now):
 			out = append(out, send{ttl: ttl, plain: m.mayPlain(ttl)})
 		}
 	}
@@ -159,20 +168,37 @@ func (m *machine) due(now time.Duration, buf []send) (out []send, next time.Dura
 	return out, min(m.nextAt, m.timeout), false
 }
 
-// questions are the probes for TTLs that answered and are asked again.
+// questions are the probes for TTLs that answered and are asked again, and for
+// those that now are worth a first one.
 func (m *machine) questions(out []send) []send {
 	m.urgent = false
-	for ttl := 1; ttl <= m.expected(); ttl++ {
+	for ttl := 1; ttl <= m.within(); ttl++ {
 		h := &m.hops[ttl-1]
-		if h.status != decafpb.HopStatus_HOP_STATUS_UNSPECIFIED && h.got < h.want && h.tries == 0 {
+		switch {
+		case len(h.sentAt) == 0:
+			out = append(out, send{ttl: ttl, plain: m.mayPlain(ttl)})
+		case h.status != decafpb.HopStatus_HOP_STATUS_UNSPECIFIED && h.got < h.want && h.tries == 0:
 			h.tries = 1
 			for range h.want - h.got {
-				out = append(out, send{ttl: ttl, plain: h.byPlain})
+				out = append(out, send{ttl: ttl, plain: m.repeatPlain(ttl)})
 			}
 		}
 	}
 	return out
 }
+
+// within is the highest TTL to probe now. Where nobody knows how far it is to the
+// other end of a connection, that is the one behind the last that answered: so one
+// TTL alone comes as far as the host, and none where the host is heard in time.
+func (m *machine) within() int {
+	if m.careful() {
+		return min(m.top+1, m.expected())
+	}
+	return m.expected()
+}
+
+// careful says that any probe that nothing answered may have reached the host.
+func (m *machine) careful() bool { return m.distance == 0 && !m.fresh }
 
 // expected is how many TTLs may still show something.
 func (m *machine) expected() int {
@@ -194,17 +220,57 @@ func (m *machine) missing() int {
 	return n
 }
 
-// worthResending keeps a trace of unknown length from throwing more probes at
+// worthSending keeps a trace of unknown length from throwing more probes at
 // what most likely is the destination and beyond: only gaps and the one after the last
-// answer are tried again.
-func (m *machine) worthResending(ttl int) bool {
-	return m.round == 0 || m.distance > 0 || m.top == 0 || ttl <= m.top+1
+// answer are tried again, and the latter not often where a connection is there.
+func (m *machine) worthSending(ttl int, now time.Duration) bool {
+	if !m.careful() {
+		return m.round == 0 || m.distance > 0 || m.top == 0 || ttl <= m.top+1
+	}
+	asked := m.hops[ttl-1].sentAt
+	n := len(asked)
+	return n == 0 || n < carefulProbes && now >= asked[n-1]+m.resend
 }
 
 // mayPlain says whether a probe goes out with a right checksum: where silence
-// behind a hop lasts, and the probe cannot come as far as a live connection.
+// behind a hop lasts, or such probes were needed before, and it can be no segment
+// that a live connection takes, nor come as far.
 func (m *machine) mayPlain(ttl int) bool {
-	return m.round >= plainRound && ttl > m.top && (m.distance > 0 || m.fresh)
+	switch {
+	case m.careful() || !m.old && !m.fresh || m.rightFails:
+		return false
+	case m.rightFrom > 0 && ttl >= m.rightFrom:
+		return true
+	}
+	return m.round >= plainRound && ttl > m.top
+}
+
+// repeatPlain says so for a TTL that answered.
+func (m *machine) repeatPlain(ttl int) bool {
+	return m.hops[ttl-1].byPlain || m.rightFrom > 0 && ttl >= m.rightFrom && m.mayPlain(ttl)
+}
+
+// checksums is what this trace tells of right checksums to those after it: the
+// lowest TTL that answers these alone, 0 where they are no help. told is false
+// where it tells nothing new.
+func (m *machine) checksums() (from int, told bool) {
+	if m.rightFrom > 0 {
+		return 0, false
+	}
+	sent := false
+	for i := range m.hops {
+		h := &m.hops[i]
+		if h.byPlain {
+			return i + 1, true
+		}
+		for nth, plain := range h.plain {
+			if plain && slices.ContainsFunc(h.saw, func(s seen) bool { return s.nth == nth || s.nth < 0 }) {
+				return 0, false // it may have been this one that was answered
+			}
+			sent = sent || plain && h.sentAt[nth] >= 0
+		}
+	}
+	return 0, sent
 }
 
 // sent records that a probe goes out and gives its number.
@@ -263,7 +329,10 @@ func (m *machine) answer(a answer, now time.Duration) (wake bool) {
 		if status != decafpb.HopStatus_HOP_STATUS_ANSWERED && (m.end == 0 || a.ttl < m.end) {
 			m.end = a.ttl
 		}
-		m.top = max(m.top, a.ttl)
+		if m.top < a.ttl {
+			m.top = a.ttl
+			m.urgent = m.urgent || m.careful() && m.end == 0 && a.ttl < len(m.hops) // the next
+		}
 		h.saw = append(h.saw, seen{a.nth, 0})
 		h.got++
 		m.confirm(a.ttl)
@@ -371,7 +440,8 @@ func (m *machine) learn(distance int, now time.Duration) (wake bool) {
 	if m.missing() == 0 {
 		m.over = now
 	}
-	return m.over >= 0
+	m.urgent = m.urgent || !m.fresh // what careful kept back
+	return m.over >= 0 || m.urgent
 }
 
 // reach notes that the destination itself answered over TCP.

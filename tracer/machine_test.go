@@ -31,8 +31,11 @@ import (
 // answered, the round trip time if known and the number of probes.
 type scenario struct {
 	name     string
-	distance int // 0 unknown
-	limit    int // highest TTL, 15 if 0
+	distance int  // 0 unknown
+	limit    int  // highest TTL, 15 if 0
+	fresh    bool // there is no connection
+	from     int  // TTL from which right checksums were needed before
+	fails    bool // they were no help before
 	network  string
 	want     string
 	why      string
@@ -130,17 +133,41 @@ var scenarios = []scenario{
 		network: "a 1ms mpls=16,17 port=ge-0/0/1\nb 1ms at=c port=eth0",
 		want:    "complete 1ms\na 1ms x1 ge-0/0/1 [16 17]\nc 1ms x1 eth0",
 	}, {
-		name: "distance unknown: the path is as long as what answered", limit: 6,
+		name: "they were needed before: no time is lost", distance: 4, from: 3,
+		network: "a 1ms\nb 1ms\nc 1ms plain\nd 1ms plain",
+		want:    "complete 1ms\na 1ms x1\nb 1ms x1\nc 1ms x1\nd 1ms x1",
+	}, {
+		name: "they were no help before: they are not sent", distance: 4, fails: true,
+		network: "a 1ms\nb 1ms\nc 1ms plain\nd 1ms plain",
+		want:    "partial 50ms\na 1ms x1\nb 1ms x1\nsilent x5\nsilent x5",
+		why:     "2 of 4 hops silent, first TTL 3 after 5 probes",
+	}, {
+		name: "distance unknown, a connection: hop by hop, and two probes at most behind the last", limit: 6,
+		network: "a 1ms\nb 1ms\nc 1ms\n-\n-\n-",
+		want:    "partial 50ms\na 1ms x1\nb 1ms x1\nc 1ms x1",
+		why:     "distance unknown, nothing answered beyond TTL 3",
+	}, {
+		name: "distance unknown, a connection: one lost probe is no end", limit: 6,
+		network: "a 1ms\nb 1ms lose=1\nc 1ms\n-\n-\n-",
+		want:    "partial 50ms\na 1ms x2\nb 1ms x2\nc 1ms x1",
+		why:     "distance unknown, nothing answered beyond TTL 3",
+	}, {
+		name: "distance unknown, a connection: what is silent may be the host", limit: 6,
+		network: "a 1ms\n-\nc 1ms\n-\n-\n-",
+		want:    "partial 50ms\na 1ms x1",
+		why:     "distance unknown, nothing answered beyond TTL 1",
+	}, {
+		name: "distance unknown: the path is as long as what answered", limit: 6, fresh: true,
 		network: "a 1ms\nb 1ms\n-\n-\n-\n-",
 		want:    "partial 50ms\na 1ms x1\nb 1ms x1",
 		why:     "distance unknown, nothing answered beyond TTL 2",
 	}, {
-		name: "distance unknown: holes are probed again, what lies beyond is not", limit: 6,
+		name: "distance unknown: holes are probed again, what lies beyond is not", limit: 6, fresh: true,
 		network: "a 1ms\n-\nc 1ms\n-\n-\n-",
 		want:    "partial 50ms\na 1ms x1\nsilent x5\nc 1ms x1",
 		why:     "1 of 3 hops silent, first TTL 2 after 5 probes",
 	}, {
-		name: "distance unknown and the destination answers", limit: 6,
+		name: "distance unknown and the destination answers", limit: 6, fresh: true,
 		network: "a 1ms\nb 1ms\ndst 1ms\ndst 1ms\ndst 1ms\ndst 1ms",
 		want:    "complete 1ms\na 1ms x1\nb 1ms x1\ndst destination 1ms x1",
 	}, {
@@ -338,8 +365,17 @@ func TestTraces(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			m := newTestMachine(s.distance, s.limit)
-			play(m, parseNetwork(t, s.network))
+			m.fresh, m.old, m.rightFrom, m.rightFails = s.fresh, !s.fresh, s.from, s.fails
+			routers := parseNetwork(t, s.network)
+			play(m, routers)
 			p := m.path("")
+			if s.distance == 0 && !s.fresh {
+				for ttl, r := range routers[len(p.GetHops()):] {
+					if most := carefulProbes; r.probed > most || ttl > 0 && r.probed > 0 {
+						t.Errorf("%d probes of a TTL that may be the host's or beyond", r.probed)
+					}
+				}
+			}
 			if got := render(p, m.over); got != s.want {
 				t.Errorf("got\n%s\nwant\n%s", got, s.want)
 			}
@@ -437,6 +473,7 @@ func TestUnsentProbes(t *testing.T) {
 func TestDistanceIsLearnt(t *testing.T) {
 	begin := func() *machine {
 		m := newTestMachine(0, 6)
+		m.fresh = true
 		due, _, _ := m.due(0, nil)
 		for _, p := range due {
 			m.sent(p, 0)
@@ -470,6 +507,23 @@ func TestDistanceIsLearnt(t *testing.T) {
 		if m := begin(); m.learn(distance, 2*time.Millisecond) || m.distance != 0 || len(m.hops) != 6 {
 			t.Errorf("%d switches away was believed", distance)
 		}
+	}
+}
+
+// Where the distance of a connection's other end becomes known while it is traced
+// hop by hop, all that is left of the path is probed at once.
+func TestDistanceIsLearntHopByHop(t *testing.T) {
+	m := newTestMachine(0, 6)
+	if due, _, _ := m.due(0, nil); len(due) != 1 || due[0].ttl != 1 {
+		t.Fatalf("%v, want TTL 1 alone", due)
+	}
+	m.sent(send{ttl: 1}, 0)
+	if !m.learn(4, time.Millisecond) {
+		t.Fatal("not asked what to send")
+	}
+	due, _, _ := m.due(time.Millisecond, nil)
+	if len(due) != 3 || due[0].ttl != 2 || due[2].ttl != 4 {
+		t.Errorf("%v, want TTLs 2 to 4", due)
 	}
 }
 

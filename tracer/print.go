@@ -314,18 +314,19 @@ func portsText(f *Fan, way FanPath) string {
 
 // The JSON has the keys of the API's paths.
 type pathView struct {
-	Flow     flowView  `json:"flow"`
-	Probed   *flowView `json:"probed,omitempty"`
-	Status   string    `json:"status"`
-	Why      string    `json:"why,omitempty"`
-	Distance uint32    `json:"distance,omitempty"`
-	Hops     []hopView `json:"hops"`
-	Port     string    `json:"port,omitempty"` // open, closed
-	Time     string    `json:"time"`
-	TimeNS   uint64    `json:"time_ns"`
-	TookNS   uint64    `json:"took_ns,omitempty"`
-	ProbeSeq uint32    `json:"probe_seq,omitempty"`
-	ProbeID  uint32    `json:"probe_id,omitempty"`
+	Flow      flowView  `json:"flow"`
+	Probed    *flowView `json:"probed,omitempty"`
+	Status    string    `json:"status"`
+	Why       string    `json:"why,omitempty"`
+	Distance  uint32    `json:"distance,omitempty"`
+	Hops      []hopView `json:"hops"`
+	Port      string    `json:"port,omitempty"` // open, closed
+	Time      string    `json:"time"`
+	TimeNS    uint64    `json:"time_ns"`
+	TookNS    uint64    `json:"took_ns,omitempty"`
+	ProbeSeq  uint32    `json:"probe_seq,omitempty"`
+	FlowLabel uint32    `json:"flow_label,omitempty"`
+	ProbeID   uint32    `json:"probe_id,omitempty"`
 }
 
 type flowView struct {
@@ -411,17 +412,18 @@ func bareLabels(stack []uint32) (out []uint32) {
 
 func (p *printer) pathView(path *decafpb.Path) pathView {
 	v := pathView{
-		Flow:     viewOf(p.flow),
-		Status:   statusWord(path.GetStatus()),
-		Why:      path.GetWhy(),
-		Distance: path.GetDistance(),
-		Hops:     []hopView{},
-		Port:     p.says,
-		Time:     time.Unix(0, int64(path.GetStartNs())).UTC().Format(time.RFC3339Nano),
-		TimeNS:   path.GetStartNs(),
-		TookNS:   path.GetTookNs(),
-		ProbeSeq: path.GetProbeSeq(),
-		ProbeID:  path.GetProbeId(),
+		Flow:      viewOf(p.flow),
+		Status:    statusWord(path.GetStatus()),
+		Why:       path.GetWhy(),
+		Distance:  path.GetDistance(),
+		Hops:      []hopView{},
+		Port:      p.says,
+		Time:      time.Unix(0, int64(path.GetStartNs())).UTC().Format(time.RFC3339Nano),
+		TimeNS:    path.GetStartNs(),
+		TookNS:    path.GetTookNs(),
+		ProbeSeq:  path.GetProbeSeq(),
+		FlowLabel: path.GetFlowLabel(),
+		ProbeID:   path.GetProbeId(),
 	}
 	if f, err := packet.FlowFromPB(path.GetProbed()); err == nil {
 		wire := viewOf(f)

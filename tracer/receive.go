@@ -36,6 +36,53 @@ func (t *Tracer) receive(e *endpoint) error {
 	}
 }
 
+// sample reads the sampled watches now and then until the Tracer is closed.
+func (t *Tracer) sample() {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			t.listen()
+		case <-t.closed:
+			return
+		}
+	}
+}
+
+// listen reads what the sampled watches have heard so far.
+func (t *Tracer) listen() {
+	now := time.Now()
+	for _, w := range t.watches {
+		if w == nil || !w.sampled {
+			continue
+		}
+		err := w.drain(func(b []byte) {
+			if h, ok := parseHeard(b); ok {
+				t.hear(h, now)
+			}
+		})
+		if err != nil && !t.isClosed() { // an interface going down, say
+			t.counters.receiveErrors.Add(1)
+		}
+	}
+}
+
+// attend has the watch take all that comes of a flow from its other end. Where
+// that fails it goes on with its sample.
+func (t *Tracer) attend(f packet.Flow) {
+	w := t.watches[0]
+	if f.Is6() {
+		w = t.watches[1]
+	}
+	if w == nil || !w.sampled {
+		return
+	}
+	if err := w.attend(f.Reverse()); err != nil && !t.isClosed() {
+		t.counters.receiveErrors.Add(1)
+	}
+}
+
 // overhear reads a watch's packets until it is closed.
 func (t *Tracer) overhear(w *watch) error {
 	buf := make([]byte, 2048)

@@ -73,11 +73,13 @@ func openEndpoint(v6 bool, receiveBuffer int) (_ *endpoint, err error) {
 }
 
 func openRaw(family, protocol int, name string) (*os.File, syscall.RawConn, error) {
-	return openSocket(family, unix.SOCK_RAW, protocol, name)
+	return openSocket(family, unix.SOCK_RAW|unix.SOCK_NONBLOCK, protocol, name)
 }
 
+// openSocket opens one. Without SOCK_NONBLOCK Go's runtime does not watch it: no
+// packet that it receives wakes this process.
 func openSocket(family, kind, protocol int, name string) (*os.File, syscall.RawConn, error) {
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
 	switch {
 	case errors.Is(err, unix.EAFNOSUPPORT):
 		return nil, nil, fmt.Errorf("open raw %s socket: %w", name, errNoFamily)
@@ -94,19 +96,28 @@ func openSocket(family, kind, protocol int, name string) (*os.File, syscall.RawC
 	return f, raw, nil
 }
 
-func (e *endpoint) configure(filter []bpf.RawInstruction, receiveBuffer int) error {
+// attach has the receiver take what passes a filter, in place of another if it has
+// one.
+func (e *endpoint) attach(filter []bpf.RawInstruction) error {
 	program := make([]unix.SockFilter, len(filter))
 	for i, ins := range filter {
 		program[i] = unix.SockFilter{Code: ins.Op, Jt: ins.Jt, Jf: ins.Jf, K: ins.K}
 	}
 	var err error
 	controlErr := e.receiveRaw.Control(func(fd uintptr) {
-		s := int(fd)
-		err = unix.SetsockoptSockFprog(s, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: uint16(len(program)), Filter: unsafe.SliceData(program)})
-		if err != nil {
-			return
-		}
+	})
+	return errors.Join(controlErr, err)
+}
+
+func (e *endpoint) configure(filter []bpf.RawInstruction, receiveBuffer int) error {
+	if err := e.attach(filter); err != nil {
+		return err
+	}
+	var err error
+	controlErr := e.receiveRaw.Control(func(fd uintptr) {
+		s := int(fd)
 		if err = unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1); err != nil {
 			return
 		}

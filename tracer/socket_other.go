@@ -26,10 +26,12 @@ func (*endpoint) glance(time.Duration, func() bool, func([]byte, netip.Addr)) {}
 func (*endpoint) lost() uint64 { return 0 }
 func (*endpoint) close() error { return nil }
 
-type watch struct{}
+type watch struct{ sampled bool }
 
 func openWatch(watchFor) (*watch, error)   { return nil, errors.ErrUnsupported }
 func (*watch) read([]byte) ([]byte, error) { return nil, errors.ErrUnsupported }
+func (*watch) drain(func([]byte)) error    { return errors.ErrUnsupported }
+func (*watch) attend(packet.Flow) error    { return errors.ErrUnsupported }
 func (*watch) lost() uint64                { return 0 }
 func (*watch) close() error                { return nil }
 

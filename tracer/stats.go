@@ -34,6 +34,8 @@ type Stats struct {
 	PlainNeeded        uint64 // traces of which some hops answered to those only
 	Knocks             uint64 // SYNs that went as far as the destination, of flows that are none
 	DistancesForgotten uint64 // for want of room
+	SampleLost         uint64 // overheard packets that there was no room for
+	ChecksumsForgotten uint64 // likewise: destinations of which it was known whether right checksums help
 	Enumerations       uint64
 }
 
@@ -59,6 +61,8 @@ func (s Stats) Counters() map[string]uint64 {
 		"traces_plain_needed":   s.PlainNeeded,
 		"trace_knocks":          s.Knocks,
 		"distances_forgotten":   s.DistancesForgotten,
+		"checksums_forgotten":   s.ChecksumsForgotten,
+		"sample_lost":           s.SampleLost,
 		"enumerations":          s.Enumerations,
 	}
 	for i, reason := range Reasons {

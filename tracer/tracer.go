@@ -40,6 +40,7 @@ type Tracer struct {
 	watches   [2]*watch // IPv4, IPv6; nil where nothing is to be overheard
 	single    bool      // what is overheard is one flow, and nobody keeps the paths
 	distances distances
+	checksums checksums
 	translate translators
 	wire      *wire // nil where nothing is translated
 
@@ -74,14 +75,14 @@ type trace struct {
 
 // New opens a raw sender and an ICMP receiver for IPv4, and for IPv6 where the
 // host has it, in the network namespace of the calling thread. Nothing is sent,
-// and no answer read, before Run. distance may be nil: then distances are taken
-// from the TTLs of packets that come in, where Config.Overhear is set.
+// and no answer read, before Run. What distance does not know (it may be nil) is
+// taken from the TTLs of packets that come in, where Config.Overhear is set.
 // Errors: a bad configuration, or sockets that may not be opened (needs
 // CAP_NET_RAW).
 func New(cfg Config, distance Distance, log *slog.Logger) (*Tracer, error) {
 	var overhear []watchFor
-	if distance == nil && cfg.Overhear {
-		overhear = []watchFor{{filter: watchFilter}, {v6: true, filter: watchFilter}}
+	if cfg.Overhear {
+		overhear = []watchFor{{filter: watchAll, sampled: true}, {v6: true, filter: watchAll, sampled: true}}
 	}
 	return newTracer(cfg, distance, log, overhear)
 }
@@ -165,10 +166,18 @@ func (t *Tracer) Run(ctx context.Context) error {
 			group.Go(func() error { return t.receive(e) })
 		}
 	}
+	sampled := false
 	for _, w := range t.watches {
-		if w != nil {
+		switch {
+		case w == nil:
+		case w.sampled:
+			sampled = true
+		default:
 			group.Go(func() error { return t.overhear(w) })
 		}
+	}
+	if sampled {
+		group.Go(func() error { t.sample(); return nil })
 	}
 	group.Go(func() error {
 		select {
@@ -223,11 +232,16 @@ func (t *Tracer) Stats() Stats {
 		s.QueueLost += t.v6.lost()
 	}
 	for _, w := range t.watches {
-		if w != nil {
+		switch {
+		case w == nil:
+		case w.sampled:
+			s.SampleLost += w.lost()
+		default:
 			s.QueueLost += w.lost()
 		}
 	}
 	s.DistancesForgotten = t.distances.forgotten()
+	s.ChecksumsForgotten = t.checksums.forgotten()
 	return s
 }
 
@@ -254,7 +268,8 @@ type Request struct {
 	Flow  packet.Flow
 	Epoch int64 // a flow is traced once per epoch
 	// FlowLabel is the one of the flow's IPv6 packets, where it is known: part of
-	// some routers' hash (RFC 6438).
+	// some routers' hash (RFC 6438), so that a flow with another label may take
+	// another path and is traced anew.
 	FlowLabel uint32
 	// Distance in switches, where the caller knows better than the Tracer's own
 	// function; 0 asks that.
@@ -273,7 +288,7 @@ type Request struct {
 }
 
 // Trace finds the path of a flow and waits for it, at most Config.Timeout. One
-// trace is made per flow and epoch: who asks again gets that one's hops, marked
+// trace is made per flow, flow label and epoch: who asks again gets that one's hops, marked
 // CACHED, after waiting for it if it is under way. The result is never nil and
 // the caller's own; what is not a path says why:
 //
@@ -297,13 +312,13 @@ func (t *Tracer) Do(ctx context.Context, r Request) *decafpb.Path {
 	return t.start(r).wait(ctx)
 }
 
-// Start begins a trace as Trace does, and waits for nothing: so whoever learns
+// Start begins a trace as Do does, and waits for nothing: so whoever learns
 // of a retransmission can have the probes on their way before all else. They are
 // still to be sent where it takes a while to learn what the flow is on the wire.
 // wait does the rest and gives the path. It must be called, once, and soon:
 // nothing is sent again before.
-func (t *Tracer) Start(flow packet.Flow, epoch int64) (wait func(context.Context) *decafpb.Path) {
-	return t.start(Request{Flow: flow, Epoch: epoch}).wait
+func (t *Tracer) Start(r Request) (wait func(context.Context) *decafpb.Path) {
+	return t.start(r).wait
 }
 
 // question is a request under way: an answer, a trace of its own (tr), or
@@ -371,7 +386,8 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.cache.get(r.Flow, r.Epoch); e != nil {
+	key := cacheKey{r.Flow, r.FlowLabel, r.Epoch}
+	if e := t.cache.get(key); e != nil {
 		return e, nil, nil
 	}
 	now := time.Now()
@@ -381,7 +397,7 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 	if !t.bucket.AllowN(now, 1) {
 		return nil, nil, t.Refuse()
 	}
-	e, evicted := t.cache.add(r.Flow, r.Epoch)
+	e, evicted := t.cache.add(key)
 	t.counters.evicted.Add(uint64(evicted))
 	id := r.identity()
 	for t.live[id.seq] != nil {
@@ -424,11 +440,16 @@ func (t *Tracer) set(tr *trace, r Request, wire packet.Flow) {
 		r.Distance = t.distance(wire.Src.Addr(), wire.Dst.Addr())
 	}
 	if r.Distance <= 0 {
-		r.Distance = min(t.distances.of(wire.Dst.Addr()), t.cfg.MaxTTL)
-		learned = r.Distance > 0
+		t.listen()
+		if r.Distance = min(t.distances.of(wire.Dst.Addr()), t.cfg.MaxTTL); r.Distance > 0 {
+			learned = true
+		} else {
+			t.attend(wire)
+		}
 	}
 	m := newMachine(wire.Dst.Addr(), r.Distance, t.cfg.MaxTTL, t.cfg.Resend, t.cfg.Timeout)
-	m.learned, m.fresh = learned, r.New
+	m.learned, m.fresh, m.old = learned, r.New, tr.seq != nil
+	m.rightFrom, m.rightFails = t.checksums.of(wire.Dst.Addr(), time.Now())
 	tr.mu.Lock()
 	tr.m, tr.wire, tr.start = m, wire, time.Now()
 	tr.mu.Unlock()
@@ -532,7 +553,7 @@ func (q *question) run(ctx context.Context) (path *decafpb.Path, keep bool) {
 	defer tr.mu.Unlock()
 	tr.m.stop(time.Since(tr.start))
 	path = tr.m.path(hint)
-	path.ProbeSeq = tr.id.seq
+	path.ProbeSeq, path.FlowLabel = tr.id.seq, s.request.FlowLabel
 	if !r.Flow.Is6() {
 		path.ProbeId = uint32(tr.id.id)
 	}
@@ -546,6 +567,11 @@ func (q *question) run(ctx context.Context) (path *decafpb.Path, keep bool) {
 	}
 	if tr.m.neededPlain() {
 		t.counters.plainNeeded.Add(1)
+	}
+	if given == "" {
+		if from, told := tr.m.checksums(); told {
+			t.checksums.learn(tr.wire.Dst.Addr(), from, time.Now())
+		}
 	}
 	return path, given == ""
 }
@@ -576,6 +602,11 @@ type sending struct {
 func (s *sending) round() {
 	t, tr := s.tracer, s.trace
 	tr.mu.Lock()
+	if tr.m.distance == 0 {
+		tr.mu.Unlock()
+		t.listen() // it may be known by now
+		tr.mu.Lock()
+	}
 	now := time.Since(tr.start)
 	s.due, s.next, s.done = tr.m.due(now, s.due)
 	syn := s.request.New && !s.done && tr.syn.due(now, t.cfg.Resend)
@@ -803,10 +834,10 @@ func (t *Tracer) hear(h heard, now time.Time) {
 		}
 		tr.m.reach(says, rtt)
 	}
-	// Not for an agent: whoever lays drops beside its records knows the probes of
-	// a trace by one sequence.
+	// Only for who traces one flow by hand: whoever lays drops beside records knows
+	// the probes of a trace by one sequence, which must be there from the start.
 	if s, ok := h.sequence(); ok && t.single && tr.seq == nil && tr.syn.n == 0 {
-		tr.seq = &s
+		tr.seq, tr.m.old = &s, true
 	}
 	if tr.m.learn(switches, now.Sub(tr.start)) {
 		tr.rouse()

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync"
+	"time"
 
 	"golang.org/x/net/bpf"
 
@@ -25,6 +26,9 @@ type heard struct {
 type watchFor struct {
 	v6     bool
 	filter func(v6 bool) ([]bpf.RawInstruction, error)
+	// sampled says that what comes is a sample, which is read when it is needed and
+	// else now and then (Tracer.sample).
+	sampled bool
 	// flow, where it is valid, is the only one wanted, as it is received. Then a
 	// raw socket will do, which costs every TCP packet of the host a copy and
 	// nothing to close; a packet socket costs next to nothing for each packet and
@@ -153,13 +157,20 @@ func (d *distances) forgotten() uint64 {
 	return d.full
 }
 
+// sampleEvery is how often the sample is read where nobody asks for it: to be woken
+// up by each packet would cost more than all else that this process does.
+const sampleEvery = 200 * time.Millisecond
+
 // sampled is the share of packets, one in so many, that the filter lets through
 // besides those that open a connection.
 const sampled = 256
 
-// watchFilter lets through TCP packets with SYN and one in so many of the others,
-// cut to their headers.
-func watchFilter(v6 bool) ([]bpf.RawInstruction, error) {
+// watchAll is watchFilter for no flow above others.
+func watchAll(v6 bool) ([]bpf.RawInstruction, error) { return watchFilter(v6, 0, 0) }
+
+// watchFilter lets through TCP packets with SYN, those between two ports, and one
+// in so many of the others, cut to their headers.
+func watchFilter(v6 bool, from, to uint16) ([]bpf.RawInstruction, error) {
 	pass := []bpf.Instruction{
 		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: uint32(packet.SYN), SkipTrue: 3},
 		bpf.LoadExtension{Num: bpf.ExtRand},
@@ -172,6 +183,9 @@ func watchFilter(v6 bool) ([]bpf.RawInstruction, error) {
 			bpf.LoadAbsolute{Off: 6, Size: 1},
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(packet.TCP), SkipTrue: 1},
 			bpf.RetConstant{Val: 0},
+			bpf.LoadAbsolute{Off: 40, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(from)<<16 | uint32(to), SkipTrue: 1},
+			bpf.RetConstant{Val: minHeard + 60},
 			bpf.LoadAbsolute{Off: 40 + 13, Size: 1},
 		}, pass...))
 	}
@@ -180,6 +194,9 @@ func watchFilter(v6 bool) ([]bpf.RawInstruction, error) {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(packet.TCP), SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
 		bpf.LoadMemShift{Off: 0},
+		bpf.LoadIndirect{Off: 0, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(from)<<16 | uint32(to), SkipTrue: 1},
+		bpf.RetConstant{Val: minHeard + 60},
 		bpf.LoadIndirect{Off: 13, Size: 1},
 	}, pass...))
 }

@@ -83,9 +83,12 @@ func TestWatchFilters(t *testing.T) {
 	syn4 := marshal(t, packet.Probe{Flow: f4, TTL: 61, ID: 1, Flags: packet.SYN | packet.ACK})
 	syn6 := marshal(t, packet.Probe{Flow: f6, TTL: 61, Flags: packet.SYN | packet.ACK})
 	other4 := marshal(t, packet.Probe{Flow: tcpFlow("10.0.0.1:81", "10.0.0.2:40000"), TTL: 61, ID: 1})
+	data4 := marshal(t, packet.Probe{Flow: f4, TTL: 61, ID: 1})
+	other6 := marshal(t, packet.Probe{Flow: tcpFlow("[2001:db8::1]:81", "[2001:db8::2]:40000"), TTL: 61})
 	udp4 := append([]byte{}, syn4...)
 	udp4[9] = packet.UDP
 	ports := func(v6 bool) ([]bpf.RawInstruction, error) { return watchPorts(v6, 80, 40000) }
+	attended := func(v6 bool) ([]bpf.RawInstruction, error) { return watchFilter(v6, 81, 40000) }
 	for name, c := range map[string]struct {
 		filter func(bool) ([]bpf.RawInstruction, error)
 		v6     bool
@@ -97,9 +100,14 @@ func TestWatchFilters(t *testing.T) {
 		"one flow, IPv6":       {ports, true, syn6[40:], true},
 		"another flow, IPv6":   {ports, true, other4[20:], false},
 		"one flow, cut":        {ports, false, syn4[:21], false},
-		"opening":              {watchFilter, false, syn4, true},
-		"opening, IPv6":        {watchFilter, true, syn6, true},
-		"opening, but not TCP": {watchFilter, false, udp4, false},
+		"opening":              {watchAll, false, syn4, true},
+		"opening, IPv6":        {watchAll, true, syn6, true},
+		"opening, but not TCP": {watchAll, false, udp4, false},
+		"not opening":          {watchAll, false, other4, false},
+		"not opening, IPv6":    {watchAll, true, other6, false},
+		"attended":             {attended, false, other4, true},
+		"attended, IPv6":       {attended, true, other6, true},
+		"not attended":         {attended, false, data4, false},
 	} {
 		raw, err := c.filter(c.v6)
 		if err != nil {

@@ -53,7 +53,7 @@ func (w *wire) open() error {
 		if err != nil {
 			return fmt.Errorf("open a route netlink socket: %w", err)
 		}
-		f, raw, err := openSocket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, "packet sender")
+		f, raw, err := openSocket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0, "packet sender")
 		if err != nil {
 			rt.Close()
 			return err
@@ -145,28 +145,32 @@ func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
 // from their IP header on.
 type watch struct {
 	endpoint
-	flow packet.Flow
+	flow    packet.Flow
+	sampled bool // wakes nobody: it is to be drained
 }
 
 func openWatch(what watchFor) (_ *watch, err error) {
-	w := &watch{endpoint: endpoint{v6: what.v6}, flow: what.flow}
+	w := &watch{endpoint: endpoint{v6: what.v6}, flow: what.flow, sampled: what.sampled}
 	protocol, family, name := uint16(unix.ETH_P_IP), unix.AF_INET, "IPv4 watch"
 	if what.v6 {
 		protocol, family, name = unix.ETH_P_IPV6, unix.AF_INET6, "IPv6 watch"
 	}
-	single := what.flow.Src.IsValid()
+	single, kind, room := what.flow.Src.IsValid(), unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 256<<10
+	if what.sampled {
+		kind, room = unix.SOCK_DGRAM, 1<<20
+	}
 	if single {
 		w.receiver, w.receiveRaw, err = openRaw(family, unix.IPPROTO_TCP, name)
 	} else {
 		// Protocol 0 receives nothing yet: first the filter, then the packets.
-		w.receiver, w.receiveRaw, err = openSocket(unix.AF_PACKET, unix.SOCK_DGRAM, 0, name)
+		w.receiver, w.receiveRaw, err = openSocket(unix.AF_PACKET, kind, 0, name)
 	}
 	if err != nil {
 		return nil, err
 	}
 	filter, err := what.filter(what.v6)
 	if err == nil {
-		err = w.configure(filter, 256<<10)
+		err = w.configure(filter, room)
 	}
 	if err == nil {
 		controlErr := w.receiveRaw.Control(func(fd uintptr) {
@@ -200,6 +204,44 @@ func (w *watch) read(buf []byte) ([]byte, error) {
 		header6(buf, netip.AddrFrom16(w.in.from.Addr), w.flow.Dst.Addr(), hopLimit(w.in.said), len(b))
 	}
 	return buf[:at+len(b)], nil
+}
+
+// maxDrained bounds what drain takes at a time, for who makes it wait is a trace.
+const maxDrained = 4096
+
+// drain hands over the packets that are there; the bytes are the callee's until it
+// returns. An error means that the socket is broken or closed.
+func (w *watch) drain(take func(b []byte)) error {
+	w.glancing.Lock()
+	defer w.glancing.Unlock()
+	for range maxDrained {
+		var n int
+		errno := unix.EAGAIN
+		if err := w.receiveRaw.Control(func(fd uintptr) { n, errno = w.seen.take(fd, w.seenBuf[:]) }); err != nil {
+			return err
+		}
+		switch errno {
+		case 0:
+			w.noteDropped(w.seen.said)
+			take(w.seenBuf[:n])
+		case unix.EAGAIN:
+			return nil
+		case unix.EINTR:
+		default:
+			return errno
+		}
+	}
+	return nil
+}
+
+// attend has a sampled watch take all that comes of one flow, as it is received,
+// and no more of the one before.
+func (w *watch) attend(f packet.Flow) error {
+	filter, err := watchFilter(w.v6, f.Src.Port(), f.Dst.Port())
+	if err != nil {
+		return err
+	}
+	return w.attach(filter)
 }
 
 // hopLimit finds the IPv6 hop limit in control messages; 0, from which no

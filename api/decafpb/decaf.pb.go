@@ -1334,7 +1334,8 @@ type Path struct {
 	ProbeId       uint32                 `protobuf:"varint,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`    // IPv4 identification of every probe, TTL in its low 6 bits (masked to 0 here)
 	StartNs       uint64                 `protobuf:"varint,7,opt,name=start_ns,json=startNs,proto3" json:"start_ns,omitempty"`
 	TookNs        uint64                 `protobuf:"varint,8,opt,name=took_ns,json=tookNs,proto3" json:"took_ns,omitempty"`
-	Probed        *Flow                  `protobuf:"bytes,9,opt,name=probed,proto3" json:"probed,omitempty"` // the five-tuple of the probes, when an address translation made it another than the flow's
+	FlowLabel     uint32                 `protobuf:"varint,10,opt,name=flow_label,json=flowLabel,proto3" json:"flow_label,omitempty"` // of every probe over IPv6 (RFC 6437), by which routers may hash; 0: none
+	Probed        *Flow                  `protobuf:"bytes,9,opt,name=probed,proto3" json:"probed,omitempty"`                          // the five-tuple of the probes, when an address translation made it another than the flow's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1421,6 +1422,13 @@ func (x *Path) GetStartNs() uint64 {
 func (x *Path) GetTookNs() uint64 {
 	if x != nil {
 		return x.TookNs
+	}
+	return 0
+}
+
+func (x *Path) GetFlowLabel() uint32 {
+	if x != nil {
+		return x.FlowLabel
 	}
 	return 0
 }
@@ -1648,8 +1656,19 @@ type FlowRecord struct {
 	DuplicatesReported uint64                 `protobuf:"varint,34,opt,name=duplicates_reported,json=duplicatesReported,proto3" json:"duplicates_reported,omitempty"` // segments the receiver had already (DSACK, RFC 2883)
 	OutOfOrder         uint64                 `protobuf:"varint,35,opt,name=out_of_order,json=outOfOrder,proto3" json:"out_of_order,omitempty"`                       // segments that arrived out of order
 	SampledOf          uint64                 `protobuf:"varint,36,opt,name=sampled_of,json=sampledOf,proto3" json:"sampled_of,omitempty"`                            // one flow in so many is listed; 0 and 1: all are
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	OwnRwndMeanBytes   uint64                 `protobuf:"varint,37,opt,name=own_rwnd_mean_bytes,json=ownRwndMeanBytes,proto3" json:"own_rwnd_mean_bytes,omitempty"`   // the window that this end offers; rwnd_mean_bytes is the other's
+	// How the congestion window grew from the interval before, or since the first
+	// sample of a new flow; in rows that sum up several: of all.
+	CwndDeltaBytes   int64   `protobuf:"zigzag64,38,opt,name=cwnd_delta_bytes,json=cwndDeltaBytes,proto3" json:"cwnd_delta_bytes,omitempty"`
+	ShrunkFlows      uint64  `protobuf:"varint,39,opt,name=shrunk_flows,json=shrunkFlows,proto3" json:"shrunk_flows,omitempty"`                  // of flows: those whose window shrank, in rows that sum up several
+	DurationMs       uint64  `protobuf:"varint,40,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`                     // since a single flow was established; 0: not yet, or before the agent watched
+	Uid              *uint32 `protobuf:"varint,41,opt,name=uid,proto3,oneof" json:"uid,omitempty"`                                               // whose socket it is, of a single flow
+	RttVarNs         uint64  `protobuf:"varint,42,opt,name=rtt_var_ns,json=rttVarNs,proto3" json:"rtt_var_ns,omitempty"`                         // TCP's latest measure of how far round trips differ, of a single flow
+	RttMinNs         uint64  `protobuf:"varint,43,opt,name=rtt_min_ns,json=rttMinNs,proto3" json:"rtt_min_ns,omitempty"`                         // the lowest that TCP remembers, some minutes back
+	Reorderings      uint64  `protobuf:"varint,44,opt,name=reorderings,proto3" json:"reorderings,omitempty"`                                     // times that what was sent was found to arrive out of order
+	ZeroWindowProbes uint64  `protobuf:"varint,45,opt,name=zero_window_probes,json=zeroWindowProbes,proto3" json:"zero_window_probes,omitempty"` // the most in a row without an answer
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *FlowRecord) Reset() {
@@ -1934,6 +1953,69 @@ func (x *FlowRecord) GetSampledOf() uint64 {
 	return 0
 }
 
+func (x *FlowRecord) GetOwnRwndMeanBytes() uint64 {
+	if x != nil {
+		return x.OwnRwndMeanBytes
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetCwndDeltaBytes() int64 {
+	if x != nil {
+		return x.CwndDeltaBytes
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetShrunkFlows() uint64 {
+	if x != nil {
+		return x.ShrunkFlows
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetDurationMs() uint64 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetUid() uint32 {
+	if x != nil && x.Uid != nil {
+		return *x.Uid
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetRttVarNs() uint64 {
+	if x != nil {
+		return x.RttVarNs
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetRttMinNs() uint64 {
+	if x != nil {
+		return x.RttMinNs
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetReorderings() uint64 {
+	if x != nil {
+		return x.Reorderings
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetZeroWindowProbes() uint64 {
+	if x != nil {
+		return x.ZeroWindowProbes
+	}
+	return 0
+}
+
 // Exchange is one request and response of the a-b-t model (adudump).
 type Exchange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2044,7 +2126,7 @@ type Heartbeat struct {
 	Version        string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	ConfigRevision uint64                 `protobuf:"varint,5,opt,name=config_revision,json=configRevision,proto3" json:"config_revision,omitempty"`
 	Counters       map[string]uint64      `protobuf:"bytes,6,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // "events_lost_ring", "traces_refused", …
-	Source         string                 `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`                                                                                // how events are seen: "tp_btf"
+	Source         string                 `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`                                                                                // how events are seen: "tp_btf", "tp_btf without kfree_skb"
 	ReceivedNs     uint64                 `protobuf:"varint,8,opt,name=received_ns,json=receivedNs,proto3" json:"received_ns,omitempty"`
 	IntervalNs     uint64                 `protobuf:"varint,9,opt,name=interval_ns,json=intervalNs,proto3" json:"interval_ns,omitempty"` // the next heartbeat comes so much later
 	Fuse           string                 `protobuf:"bytes,10,opt,name=fuse,proto3" json:"fuse,omitempty"`                               // a device's: what it allows of the whole agent, "full" to "off"
@@ -2640,7 +2722,7 @@ type Finding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Component     string                 `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"`       // "link a>b", "device d", "host h"
-	Class         string                 `protobuf:"bytes,3,opt,name=class,proto3" json:"class,omitempty"`               // of the drops, when a device saw them
+	Class         string                 `protobuf:"bytes,3,opt,name=class,proto3" json:"class,omitempty"`               // of the drops, or silent or unknown when no device told of any
 	Method        string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`             // "fused", "vote", "device-evidence"
 	Probability   float64                `protobuf:"fixed64,5,opt,name=probability,proto3" json:"probability,omitempty"` // posterior of the component or one of its equivalents; 0 where the method gives votes only
 	Votes         float64                `protobuf:"fixed64,6,opt,name=votes,proto3" json:"votes,omitempty"`
@@ -3151,7 +3233,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\x06probes\x18\x05 \x01(\rR\x06probes\x12\x16\n" +
 	"\x06others\x18\x06 \x03(\fR\x06others\x12\x12\n" +
 	"\x04mpls\x18\a \x03(\rR\x04mpls\x12\x1c\n" +
-	"\tinterface\x18\b \x01(\tR\tinterface\"\x99\x02\n" +
+	"\tinterface\x18\b \x01(\tR\tinterface\"\xb8\x02\n" +
 	"\x04Path\x12,\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x14.decaf.v1.PathStatusR\x06status\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12!\n" +
@@ -3160,7 +3242,10 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\tprobe_seq\x18\x05 \x01(\rR\bprobeSeq\x12\x19\n" +
 	"\bprobe_id\x18\x06 \x01(\rR\aprobeId\x12\x19\n" +
 	"\bstart_ns\x18\a \x01(\x04R\astartNs\x12\x17\n" +
-	"\atook_ns\x18\b \x01(\x04R\x06tookNs\x12&\n" +
+	"\atook_ns\x18\b \x01(\x04R\x06tookNs\x12\x1d\n" +
+	"\n" +
+	"flow_label\x18\n" +
+	" \x01(\rR\tflowLabel\x12&\n" +
 	"\x06probed\x18\t \x01(\v2\x0e.decaf.v1.FlowR\x06probed\"\xaa\x04\n" +
 	"\n" +
 	"Retransmit\x12(\n" +
@@ -3184,8 +3269,7 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\n" +
 	"undone_seq\x18\x11 \x01(\x04R\tundoneSeq\x12\x18\n" +
 	"\aprocess\x18\x0f \x01(\tR\aprocess\x12\x1c\n" +
-	"\tcontainer\x18\x10 \x01(\tR\tcontainer\"\xb1\n" +
-	"\n" +
+	"\tcontainer\x18\x10 \x01(\tR\tcontainer\"\xf9\f\n" +
 	"\n" +
 	"FlowRecord\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x19\n" +
@@ -3231,7 +3315,19 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"\fout_of_order\x18# \x01(\x04R\n" +
 	"outOfOrder\x12\x1d\n" +
 	"\n" +
-	"sampled_of\x18$ \x01(\x04R\tsampledOf\"w\n" +
+	"sampled_of\x18$ \x01(\x04R\tsampledOf\x12-\n" +
+	"\x13own_rwnd_mean_bytes\x18% \x01(\x04R\x10ownRwndMeanBytes\x12(\n" +
+	"\x10cwnd_delta_bytes\x18& \x01(\x12R\x0ecwndDeltaBytes\x12!\n" +
+	"\fshrunk_flows\x18' \x01(\x04R\vshrunkFlows\x12\x1f\n" +
+	"\vduration_ms\x18( \x01(\x04R\n" +
+	"durationMs\x12\x15\n" +
+	"\x03uid\x18) \x01(\rH\x00R\x03uid\x88\x01\x01\x12\x1c\n" +
+	"\n" +
+	"rtt_var_ns\x18* \x01(\x04R\brttVarNs\x12\x1c\n" +
+	"\n" +
+	"rtt_min_ns\x18+ \x01(\x04R\brttMinNs\x12 \n" +
+	"\vreorderings\x18, \x01(\x04R\vreorderings\x12,\n" +
+	"\x12zero_window_probes\x18- \x01(\x04R\x10zeroWindowProbes\"w\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTATE_NEW\x10\x01\x12\x0e\n" +
@@ -3239,7 +3335,8 @@ const file_api_decafpb_decaf_proto_rawDesc = "" +
 	"STATE_OPEN\x10\x02\x12\x10\n" +
 	"\fSTATE_CLOSED\x10\x03\x12\x14\n" +
 	"\x10STATE_TERMINATED\x10\x04\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x05\"\x99\x02\n" +
+	"\fSTATE_FAILED\x10\x05B\x06\n" +
+	"\x04_uid\"\x99\x02\n" +
 	"\bExchange\x12(\n" +
 	"\x06origin\x18\x01 \x01(\v2\x10.decaf.v1.OriginR\x06origin\x12\x17\n" +
 	"\atime_ns\x18\x02 \x01(\x04R\x06timeNs\x12\"\n" +
@@ -3509,6 +3606,7 @@ func file_api_decafpb_decaf_proto_init() {
 	if File_api_decafpb_decaf_proto != nil {
 		return
 	}
+	file_api_decafpb_decaf_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
