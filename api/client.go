@@ -20,8 +20,9 @@ import (
 // Client asks a server for what this package's views say. Safe for concurrent
 // use.
 type Client struct {
-	base *url.URL
-	http *http.Client
+	base      *url.URL
+	http      *http.Client
+	certified bool // it shows a certificate of its own
 }
 
 // maxAnswer bounds what a client reads of one answer.
@@ -44,7 +45,8 @@ func NewClient(server string, tlsConfig *tls.Config) (*Client, error) {
 		TLSHandshakeTimeout:   5 * time.Second,
 		ResponseHeaderTimeout: 60 * time.Second,
 	}
-	return &Client{base: u, http: &http.Client{Transport: transport}}, nil
+	certified := tlsConfig != nil && (len(tlsConfig.Certificates) > 0 || tlsConfig.GetClientCertificate != nil)
+	return &Client{base: u, http: &http.Client{Transport: transport}, certified: certified && u.Scheme == "https"}, nil
 }
 
 // Close ends the connections kept open.
@@ -147,8 +149,19 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("the certificate of %s is not trusted (%w); give its authority with --ca", c.base, certificate.Err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS; write http:// in place of https://", c.base)
+	// The server looks at a certificate after the client has begun to speak (TLS 1.3),
+	// which may find the connection gone before it reads why.
+	case c.certified && ended(err):
+		return fmt.Errorf("%s ended the connection (%w); it may not trust the certificate given with --cert", c.base, err)
 	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s did not answer in time; see whether it is up with %s/readyz, or raise --timeout", c.base, c.base)
 	}
 	return fmt.Errorf("cannot reach the decaf server at %s: %w; name another with --server or DECAF_SERVER", c.base, err)
+}
+
+// ended says whether the other end took the connection down.
+func ended(err error) bool {
+	var alert tls.AlertError
+	return errors.As(err, &alert) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) ||
+		strings.Contains(err.Error(), "http2: client conn could not be established")
 }

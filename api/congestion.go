@@ -13,6 +13,14 @@ import (
 // classCongestion is the class of what an overflowing queue dropped.
 const classCongestion = "no-buffer"
 
+// Classes of losses that no device told of: those that would have seen them tell of all
+// that they drop, and told of nothing; or nobody would have told, or it is not known yet
+// whether a queue overflows or the link is at fault.
+const (
+	classSilent  = "silent"
+	classUnknown = "unknown"
+)
+
 // congestion says in words when a finding's queue overflowed: "congestion
 // 12:00:03–12:00:05", while it is open "congestion since 12:00:03"; "" for a finding
 // of any other class.
@@ -36,7 +44,7 @@ func (f FindingView) what() string {
 	case f.Congestion != "":
 		return f.Congestion
 	case f.Class == "":
-		return "silent"
+		return classUnknown
 	}
 	return f.Class
 }

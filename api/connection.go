@@ -20,13 +20,18 @@ type TelemetryView struct {
 	LossShare      float64        `json:"loss_share"`   // retransmits of all segments with data, 0..1; 0 too if there were none
 	Timeouts       uint64         `json:"timeouts"`
 	Duplicates     uint64         `json:"duplicates_reported"` // segments that the other end had already (DSACK)
-	OutOfOrder     uint64         `json:"out_of_order"`
-	RTTMeanNS      uint64         `json:"rtt_mean_ns"` // 0: not known
+	OutOfOrder     uint64         `json:"out_of_order"`        // segments that arrived so
+	Reorderings    uint64         `json:"reorderings"`         // times that what was sent was found to arrive out of order
+	RTTMeanNS      uint64         `json:"rtt_mean_ns"`         // 0: not known
 	RTTMaxNS       uint64         `json:"rtt_max_ns"`
+	RTTMinNS       uint64         `json:"rtt_min_ns"` // the lowest that TCP remembers, some minutes back
 	CwndMean       uint64         `json:"cwnd_mean_bytes"`
+	CwndDelta      int64          `json:"cwnd_delta_bytes"` // how the congestion window grew; of a service: of all its connections
 	CwndReductions uint64         `json:"cwnd_reductions"`
-	RwndMean       uint64         `json:"rwnd_mean_bytes"`
-	ZeroWindowNS   uint64         `json:"zero_window_ns"` // how long the other end's window was closed
+	RwndMean       uint64         `json:"rwnd_mean_bytes"`     // the window of the other end
+	OwnRwndMean    uint64         `json:"own_rwnd_mean_bytes"` // the window that this end offers
+	ZeroWindowNS   uint64         `json:"zero_window_ns"`      // how long the other end's window was closed
+	Probes         uint64         `json:"zero_window_probes"`  // of the closed window: the most in a row without an answer
 	ResetsSent     uint64         `json:"resets_sent"`
 	ResetsReceived uint64         `json:"resets_received"`
 	Intervals      []IntervalView `json:"intervals"` // what this is summed up from, oldest first
@@ -57,16 +62,19 @@ type ConnectionView struct {
 	Active    bool      `json:"active"`          // data moved of late
 	Process   string    `json:"process,omitempty"`
 	Container string    `json:"container,omitempty"`
+	UID       *uint32   `json:"uid,omitempty"`    // whose socket it is
 	Cookie    string    `json:"cookie,omitempty"` // of the socket, hexadecimal, as `ss -e` shows it
 	From      string    `json:"from,omitempty"`   // since when the host tells of it
 	FromNS    uint64    `json:"from_ns"`
 	Before    bool      `json:"open_before"` // it was open by then
 	Last      string    `json:"last,omitempty"`
-	LastNS    uint64    `json:"last_ns"` // the end of the newest interval
+	LastNS    uint64    `json:"last_ns"`     // the end of the newest interval
+	Duration  uint64    `json:"duration_ms"` // since it was established; 0: it is not yet, or was before the host watched
 	SampledOf uint64    `json:"sampled_of,omitempty"`
 	TelemetryView
-	Trouble bool      `json:"trouble"`
-	Path    *PathView `json:"path,omitempty"` // as traced for a retransmit of it
+	RTTVarNS uint64    `json:"rtt_var_ns"` // TCP's latest measure of how far round trips differ; 0: not known
+	Trouble  bool      `json:"trouble"`
+	Path     *PathView `json:"path,omitempty"` // as traced for a retransmit of it
 }
 
 // ServiceView is all connections of a host to a service elsewhere, or of elsewhere to
@@ -84,6 +92,7 @@ type ServiceView struct {
 	Closed     uint64 `json:"closed_flows"`
 	Terminated uint64 `json:"terminated_flows"`
 	Failed     uint64 `json:"failed_flows"`
+	Shrunk     uint64 `json:"shrunk_flows"` // those whose congestion window shrank, in each interval
 	Active     bool   `json:"active"`
 	From       string `json:"from,omitempty"`
 	FromNS     uint64 `json:"from_ns"`
@@ -105,10 +114,11 @@ type TableView[V any] struct {
 func telemetry(r FlowRow) TelemetryView {
 	out := TelemetryView{
 		Packets: r.Packets, BytesSent: r.BytesSent, BytesReceived: r.BytesReceived, BytesPosted: r.BytesPosted, BytesRead: r.BytesRead,
-		Retransmits: r.Retransmits, Timeouts: r.Timeouts, Duplicates: r.DuplicatesReported, OutOfOrder: r.OutOfOrder,
+		Retransmits: r.Retransmits, Timeouts: r.Timeouts, Duplicates: r.DuplicatesReported, OutOfOrder: r.OutOfOrder, Reorderings: r.Reorderings,
 		LossShare: lossShare(r.Retransmits, r.Packets),
-		RTTMeanNS: r.RttMeanNs, RTTMaxNS: r.RttMaxNs, CwndMean: r.CwndMeanBytes, CwndReductions: r.CwndReductions, RwndMean: r.RwndMeanBytes,
-		ZeroWindowNS: r.ZeroWindowNs, ResetsSent: r.ResetsSent, ResetsReceived: r.ResetsReceived,
+		RTTMeanNS: r.RttMeanNs, RTTMaxNS: r.RttMaxNs, RTTMinNS: r.RttMinNs,
+		CwndMean: r.CwndMeanBytes, CwndDelta: r.CwndDeltaBytes, CwndReductions: r.CwndReductions, RwndMean: r.RwndMeanBytes, OwnRwndMean: r.OwnRwndMeanBytes,
+		ZeroWindowNS: r.ZeroWindowNs, Probes: r.ZeroWindowProbes, ResetsSent: r.ResetsSent, ResetsReceived: r.ResetsReceived,
 		Intervals: make([]IntervalView, 0, len(r.Parts)),
 	}
 	for _, p := range r.Parts {
@@ -144,7 +154,7 @@ func (v Views) Connection(r FlowRow) ConnectionView {
 		Host: r.GetOrigin().GetProducer(), Flow: v.Flow(r.Flow), SrcHost: v.host(r.Flow.GetSrc()), DstHost: v.host(r.Flow.GetDst()),
 		Inbound: r.Inbound, State: word(r.State.String(), "STATE_"), Error: errno(r.Error), Active: r.Active,
 		Process: r.Process, Container: r.Container, From: timeText(r.FirstNs), FromNS: r.FirstNs, Before: r.Before,
-		Last: timeText(r.EndNs), LastNS: r.EndNs, TelemetryView: telemetry(r), Path: v.Path(r.Path, r.Flow),
+		Last: timeText(r.EndNs), LastNS: r.EndNs, Duration: r.DurationMs, UID: r.Uid, TelemetryView: telemetry(r), RTTVarNS: r.RttVarNs, Path: v.Path(r.Path, r.Flow),
 	}
 	if r.SampledOf > 1 {
 		out.SampledOf = r.SampledOf
@@ -162,7 +172,7 @@ func (v Views) Service(r FlowRow) ServiceView {
 	out := ServiceView{
 		Host: r.GetOrigin().GetProducer(), Src: address(f.GetSrc()), Dst: address(f.GetDst()), DstHost: v.host(f.GetDst()),
 		Port: max(f.GetSrcPort(), f.GetDstPort()), Inbound: r.Inbound, Active: r.Active,
-		Flows: r.Flows, New: r.NewFlows, Closed: r.ClosedFlows, Terminated: r.TerminatedFlows, Failed: r.FailedFlows,
+		Flows: r.Flows, New: r.NewFlows, Closed: r.ClosedFlows, Terminated: r.TerminatedFlows, Failed: r.FailedFlows, Shrunk: r.ShrunkFlows,
 		From: timeText(r.FirstNs), FromNS: r.FirstNs, Last: timeText(r.EndNs), LastNS: r.EndNs, TelemetryView: telemetry(r),
 	}
 	out.Trouble = out.trouble() || out.Terminated+out.Failed > 0

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -77,6 +78,24 @@ func bytesOf(n uint64) string {
 	}
 	return amount(n)
 }
+
+// grown writes by how many bytes something grew, or shrank: "+1.2 MB", "-812 B"; ""
+// for neither.
+func grown(n int64) string {
+	switch {
+	case n > 0:
+		return "+" + amount(uint64(n))
+	case n < 0:
+		return "-" + amount(-uint64(n))
+	}
+	return ""
+}
+
+// millis writes a length of time as brief does.
+func millis(ms uint64) string { return brief(min(ms, math.MaxInt64/1_000_000) * 1e6) }
+
+// inWide leaves a column to wide tables: it has text of its own, with a unit.
+func inWide[V any]([]V) bool { return false }
 
 // resets writes how many were sent and received.
 func resets(sent, received uint64) string {
@@ -172,12 +191,18 @@ func telemetryColumns[V any](of func(V) *TelemetryView) []column[V] {
 		{name: "timeouts", raw: n(func(t *TelemetryView) uint64 { return t.Timeouts })},
 		{name: "duplicates_reported", raw: n(func(t *TelemetryView) uint64 { return t.Duplicates })},
 		{name: "out_of_order", raw: n(func(t *TelemetryView) uint64 { return t.OutOfOrder })},
+		{name: "reorderings", raw: n(func(t *TelemetryView) uint64 { return t.Reorderings })},
 		{name: "rtt", full: "rtt_mean_ns", text: cell(func(t *TelemetryView) string { return brief(t.RTTMeanNS) }), raw: n(mean)},
 		{name: "rtt_max", full: "rtt_max_ns", text: cell(func(t *TelemetryView) string { return brief(t.RTTMaxNS) }), raw: n(longest)},
+		{name: "rtt_min", full: "rtt_min_ns", text: cell(func(t *TelemetryView) string { return brief(t.RTTMinNS) }), raw: n(func(t *TelemetryView) uint64 { return t.RTTMinNS }), show: inWide[V]},
 		{name: "cwnd", full: "cwnd_mean_bytes", text: cell(func(t *TelemetryView) string { return bytesOf(t.CwndMean) }), raw: n(cwnd)},
+		{name: "cwnd_delta", full: "cwnd_delta_bytes", text: cell(func(t *TelemetryView) string { return grown(t.CwndDelta) }),
+			raw: cell(func(t *TelemetryView) string { return strconv.FormatInt(t.CwndDelta, 10) }), show: inWide[V]},
 		{name: "cwnd_reductions", raw: n(func(t *TelemetryView) uint64 { return t.CwndReductions })},
 		{name: "rwnd", full: "rwnd_mean_bytes", text: cell(func(t *TelemetryView) string { return bytesOf(t.RwndMean) }), raw: n(rwnd)},
+		{name: "own_rwnd", full: "own_rwnd_mean_bytes", text: cell(func(t *TelemetryView) string { return bytesOf(t.OwnRwndMean) }), raw: n(func(t *TelemetryView) uint64 { return t.OwnRwndMean }), show: inWide[V]},
 		{name: "zero_window", full: "zero_window_ns", text: cell(func(t *TelemetryView) string { return brief(t.ZeroWindowNS) }), raw: n(zero)},
+		{name: "zero_window_probes", raw: n(func(t *TelemetryView) uint64 { return t.Probes })},
 		{name: "resets_sent", raw: n(func(t *TelemetryView) uint64 { return t.ResetsSent })},
 		{name: "resets_received", raw: n(func(t *TelemetryView) uint64 { return t.ResetsReceived })},
 		{name: "resets", text: cell(func(t *TelemetryView) string { return resets(t.ResetsSent, t.ResetsReceived) }), raw: n(func(t *TelemetryView) uint64 { return t.ResetsSent + t.ResetsReceived })},
@@ -194,6 +219,7 @@ func connectionColumns() []column[ConnectionView] {
 		{name: "last", text: func(c ConnectionView) string { return second(c.LastNS) }, raw: func(c ConnectionView) string { return c.Last }},
 		{name: "last_ns", raw: func(c ConnectionView) string { return number(c.LastNS) }},
 		{name: "age", full: "age_ns", text: ConnectionView.Age, raw: func(c ConnectionView) string { return number(c.LastNS - min(c.FromNS, c.LastNS)) }},
+		{name: "duration", full: "duration_ms", text: func(c ConnectionView) string { return millis(c.Duration) }, raw: func(c ConnectionView) string { return number(c.Duration) }, show: inWide[ConnectionView]},
 		{name: "flow", text: ConnectionView.Between, raw: func(c ConnectionView) string { return c.Flow.String() }},
 		{name: "src", raw: func(c ConnectionView) string { return flowOf(c.Flow).Src }},
 		{name: "src_port", raw: func(c ConnectionView) string { return port(flowOf(c.Flow).SrcPort) }},
@@ -203,9 +229,11 @@ func connectionColumns() []column[ConnectionView] {
 	}
 	columns = append(columns, telemetryColumns(func(c ConnectionView) *TelemetryView { return &c.TelemetryView })...)
 	return append(columns, []column[ConnectionView]{
+		{name: "rtt_var", full: "rtt_var_ns", text: func(c ConnectionView) string { return brief(c.RTTVarNS) }, raw: func(c ConnectionView) string { return number(c.RTTVarNS) }, show: inWide[ConnectionView]},
 		{name: "process", text: func(c ConnectionView) string { return c.Process }},
 		{name: "container", text: func(c ConnectionView) string { return short(24, c.Container) }, raw: func(c ConnectionView) string { return c.Container },
 			show: anyOf(func(c ConnectionView) bool { return c.Container != "" })},
+		{name: "uid", raw: func(c ConnectionView) string { return optional(c.UID) }},
 		{name: "cookie", raw: func(c ConnectionView) string { return c.Cookie }},
 		{name: "sampled_of", raw: func(c ConnectionView) string { return number(max(1, c.SampledOf)) }},
 		{name: "path", text: ConnectionView.Links, raw: func(c ConnectionView) string {
@@ -236,6 +264,7 @@ func serviceColumns() []column[ServiceView] {
 		flows("closed", "closed_flows", func(s ServiceView) uint64 { return s.Closed }),
 		flows("terminated", "terminated_flows", func(s ServiceView) uint64 { return s.Terminated }),
 		flows("failed", "failed_flows", func(s ServiceView) uint64 { return s.Failed }),
+		{name: "shrunk_flows", raw: func(s ServiceView) string { return number(s.Shrunk) }},
 	}
 	return append(columns, telemetryColumns(func(s ServiceView) *TelemetryView { return &s.TelemetryView })...)
 }

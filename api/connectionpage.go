@@ -128,6 +128,69 @@ func (t *TelemetryView) figures(largest float64, from, to uint64) figures {
 	return out
 }
 
+// notes joins what a cell's title tells: that for which the table has no room. Those
+// that are "" are left out.
+func notes(of ...string) string {
+	return strings.Join(slices.DeleteFunc(of, func(s string) bool { return s == "" }), ", ")
+}
+
+// note writes a value that is not empty after what it is.
+func note(what, value string) string {
+	if value == "" {
+		return ""
+	}
+	return what + " " + value
+}
+
+// someOf writes how many there were of one thing, "" for none.
+func someOf(n uint64, one string) string {
+	if n == 0 {
+		return ""
+	}
+	return plural(n, one)
+}
+
+// SentAgainNote is beside the segments that were sent again.
+func (t TelemetryView) SentAgainNote() string {
+	return notes(someOf(t.Timeouts, "timeout"), note("had arrived already:", count(t.Duplicates)), note("found to arrive out of order:", count(t.Reorderings)))
+}
+
+// RTTNote is beside the mean round trip.
+func (t TelemetryView) RTTNote() string { return note("lowest", brief(t.RTTMinNS)) }
+
+// RTTNote is as that of all telemetry, and has what only a connection has.
+func (c ConnectionView) RTTNote() string {
+	return notes(c.TelemetryView.RTTNote(), note("they differ by", brief(c.RTTVarNS)))
+}
+
+// CwndNote is beside the mean congestion window.
+func (t TelemetryView) CwndNote() string {
+	return notes(note("over the time shown", grown(t.CwndDelta)), note("reduced:", count(t.CwndReductions)))
+}
+
+// CwndNote is as that of all telemetry, and has what only sums have.
+func (s ServiceView) CwndNote() string {
+	return notes(s.TelemetryView.CwndNote(), note("connections whose window shrank:", count(s.Shrunk)))
+}
+
+// RwndNote is beside the mean window of the other end.
+func (t TelemetryView) RwndNote() string { return note("this end's own", bytesOf(t.OwnRwndMean)) }
+
+// ZeroWindowNote is beside the time that the other end's window was closed.
+func (t TelemetryView) ZeroWindowNote() string {
+	return note("probes in a row without an answer:", count(t.Probes))
+}
+
+// AgeNote is beside the age.
+func (c ConnectionView) AgeNote() string {
+	return notes(c.From+" to "+c.Last, note("established for", millis(c.Duration)))
+}
+
+// ProcessNote is beside the process.
+func (c ConnectionView) ProcessNote() string {
+	return notes(note("user", optional(c.UID)), c.Container)
+}
+
 // shown is the largest share and the span of time of some rows.
 func shown[V any](rows []V, of func(*V) *TelemetryView) (largest float64, from, to uint64) {
 	for i := range rows {

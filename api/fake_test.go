@@ -133,7 +133,7 @@ func newFake(t testing.TB) *fake {
 	}
 	f.findings = []*decafpb.Finding{
 		{
-			Id: "f-2", Component: "link p0-t1-0>t2-1", Method: "fused", Probability: 0.99995, Votes: 7.5, VotesShare: 0.62,
+			Id: "f-2", Component: "link p0-t1-0>t2-1", Class: "unknown", Method: "fused", Probability: 0.99995, Votes: 7.5, VotesShare: 0.62,
 			FromNs: before(90 * time.Second), LastNs: before(2 * time.Second), DetectedNs: before(84 * time.Second), Flows: 31,
 			Hosts: []string{"p0-tor0-h0", "p0-tor0-h1", "p0-tor1-h0", "p0-tor1-h1"},
 			Evidence: &decafpb.Evidence{Retransmits: f.paths[:4], RetransmitCount: 33, PathCount: 31, LeftOut: 29,
@@ -193,7 +193,7 @@ func (f *fake) tables(bad []string) {
 			Origin: &decafpb.Origin{Producer: src}, Flow: f.flow(src, port, dst, dstPort), State: state, Process: "iperf3", Cookie: 0x4a00 + uint64(port),
 			StartNs: before(90 * time.Second), EndNs: before(0), Active: true, SampledOf: 1,
 			Packets: 5200, BytesSent: 7_530_000, BytesReceived: 81_000, BytesPosted: 7_600_000, BytesRead: 81_000,
-			RttMeanNs: 410e3, RttMaxNs: 3.2e6, CwndMeanBytes: 57_920, RwndMeanBytes: 3_145_728,
+			RttMeanNs: 410e3, RttMaxNs: 3.2e6, RttMinNs: 80e3, CwndMeanBytes: 57_920, RwndMeanBytes: 3_145_728, OwnRwndMeanBytes: 65_536,
 		}
 	}
 	part := func(i int, packets, retransmits uint64) FlowPart {
@@ -203,22 +203,26 @@ func (f *fake) tables(bad []string) {
 	lossy := FlowRow{FlowRecord: record("p0-tor0-h0", 40000, "p1-tor1-h1", 7000, open), FirstNs: before(10 * time.Minute), Before: true,
 		Parts: []FlowPart{part(0, 2000, 0), part(1, 1700, 12), part(2, 1500, 52)}}
 	lossy.Retransmits, lossy.Timeouts, lossy.DuplicatesReported, lossy.CwndReductions, lossy.OutOfOrder = 64, 3, 1, 17, 2
+	lossy.CwndDeltaBytes, lossy.Reorderings, lossy.RttVarNs, lossy.Uid = -14_480, 5, 40e3, new(uint32) // root's
 	lossy.Path = f.trace("p0-tor0-h0", bad...)
 	well := FlowRow{FlowRecord: record("p1-tor1-h1", 7000, "p0-tor0-h1", 40002, closed), FirstNs: before(40 * time.Second), Parts: []FlowPart{part(2, 5200, 0)}}
+	well.CwndDeltaBytes, well.DurationMs, well.Uid = 43_440, 39_250, proto.Uint32(33)
 	well.Inbound, well.Process, well.Active, well.SampledOf = true, "nginx", false, 10
 	mute := FlowRow{FlowRecord: record("p0-tor1-h0", 40003, "p1-tor0-h0", 443, failed), FirstNs: before(30 * time.Second)}
 	mute.Packets, mute.BytesSent, mute.BytesReceived, mute.RttMeanNs, mute.RttMaxNs, mute.CwndMeanBytes, mute.RwndMeanBytes = 0, 0, 0, 0, 0, 0, 0
+	mute.RttMinNs, mute.OwnRwndMeanBytes = 0, 0
 	mute.BytesPosted, mute.BytesRead = 0, 0
 	mute.Retransmits, mute.Error, mute.Process = 6, 110, "curl"
 	reset := FlowRow{FlowRecord: record("p0-tor0-h0", 40004, "p1-tor0-h0", 443, terminated), FirstNs: before(20 * time.Second)}
 	reset.Error, reset.ResetsReceived, reset.Container, reset.Process = 104, 1, "docker/3f1b2c9d0e1f", "worker"
 	closedWindow := FlowRow{FlowRecord: record("p0-tor0-h1", 40005, "p1-tor0-h1", 5432, open), FirstNs: before(30 * time.Second)}
-	closedWindow.ZeroWindowNs, closedWindow.Process = 7.4e9, "psql"
+	closedWindow.ZeroWindowNs, closedWindow.ZeroWindowProbes, closedWindow.DurationMs, closedWindow.Process = 7.4e9, 5, 200, "psql"
 	closedWindow.Flow = &decafpb.Flow{Src: netip.MustParseAddr("2001:db8::1").AsSlice(), Dst: netip.MustParseAddr("2001:db8::2").AsSlice(), SrcPort: 40005, DstPort: 5432, Protocol: 6}
 	f.flows = FlowRows{Rows: []FlowRow{lossy, mute, reset, closedWindow, well}, Forgotten: 12, Troubled: 1}
 
 	sum := FlowRow{FlowRecord: record("p0-tor0-h0", 0, "p1-tor1-h1", 7000, 0), FirstNs: before(90 * time.Second), Parts: lossy.Parts}
 	sum.Flows, sum.NewFlows, sum.ClosedFlows, sum.TerminatedFlows, sum.FailedFlows, sum.Retransmits, sum.Cookie = 31, 12, 9, 2, 1, 64, 0
+	sum.ShrunkFlows, sum.CwndDeltaBytes = 4, -120_000
 	own := FlowRow{FlowRecord: record("p1-tor1-h1", 7000, "p0-tor0-h0", 0, 0), FirstNs: before(90 * time.Second)}
 	own.Flows, own.Inbound, own.Cookie = 31, true, 0
 	f.services = FlowRows{Rows: []FlowRow{sum, own}}

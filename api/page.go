@@ -260,9 +260,12 @@ func overall(o overview, notReady error) state {
 		return state{"warn", "Findings are not available", o.Failed["findings"]}
 	case len(open) == 1:
 		f := open[0]
-		how := "no device saw the drops"
-		if f.Class != "" {
-			how = f.what()
+		how := f.what()
+		switch f.Class {
+		case classSilent:
+			how = "no device saw the drops"
+		case "", classUnknown:
+			how = "why is not known"
 		}
 		return state{"bad", "Packets are being lost at " + f.Component, strings.TrimSpace(fmt.Sprintf("For %s, %s; it hurt %s of %s. %s",
 			span(o.Frame.Now, f.FromNS, 0), how, plural(f.Flows, "flow"), plural(len(f.Hosts), "host"), silent))}
@@ -373,8 +376,11 @@ func answerOf(r ReportView) answer {
 }
 
 func classWords(class string) string {
-	if class == "" {
-		return "No device saw the drops: the loss was silent."
+	switch class {
+	case classSilent:
+		return "Its devices tell of what they drop, and saw none of it: the loss was silent."
+	case "", classUnknown:
+		return "No device told of the drops: why they were lost is not known."
 	}
 	return "Class of the drops: " + class + "."
 }

@@ -267,6 +267,10 @@ func TestConnectionsPage(t *testing.T) {
 	wantAll(t, body, "p0-tor0-h0:40000 &gt; p1-tor1-h1:7000", `<span class="tag failed">failed</span> <small>ETIMEDOUT</small>`,
 		`<a class="tag open" href="/findings/f-2" title="at fault when this connection had trouble">link p0-t1-0&gt;t2-1</a>`, "p0-tor0 › p0-t1-0 › t2-1 › p1-t1-0 › p1-tor1",
 		"1.2 %", "1 received", "7.4 s", "12 more were forgotten", `data-refresh="5000"`,
+		// What the table has no room for.
+		`title="3 timeouts, had arrived already: 1, found to arrive out of order: 5">64<`, `title="lowest 80 µs, they differ by 40 µs">410 µs<`,
+		`title="over the time shown -14 kB, reduced: 17">58 kB<`, `title="this end&#39;s own 66 kB">3.1 MB<`, `title="probes in a row without an answer: 5">7.4 s<`,
+		`title="user 0">iperf3<`, `title="docker/3f1b2c9d0e1f">worker `, `title="2026-01-31T11:59:20Z to 2026-01-31T12:00:00Z, established for 39 s">40 s<`,
 		// Of the 52 of the last interval the one before has a quarter.
 		`<rect class="quiet" x="0" y="15"`, `<rect class="fill" x="33" y="12" width="32" height="4">`, `<rect class="fill" x="66" y="0" width="33" height="16">`,
 		// .41 and 3.2 ms on a scale of six powers of ten from 10 µs.
@@ -296,7 +300,7 @@ func TestConnectionsPage(t *testing.T) {
 	}
 	wantAll(t, getPage(t, base+"/flows?host=p1-tor0-h0&state=nowhere", 400), "there is no &#34;nowhere&#34;", `value="p1-tor0-h0"`)
 	wantAll(t, getPage(t, base+"/services?host=p0-tor1-h1", 200), "p0-tor0-h0 &gt; p1-tor1-h1:7000", "The agent of p0-tor1-h1 is heard of 3 min ago",
-		`href="/flows?src=10.0.0.1&amp;dst=10.1.1.3&amp;port=7000"`)
+		`href="/flows?src=10.0.0.1&amp;dst=10.1.1.3&amp;port=7000"`, `title="over the time shown -120 kB, connections whose window shrank: 4">58 kB<`)
 	wantAll(t, getPage(t, serve(t, newFake(t).quiet())+"/flows", 200), "Nothing of the kind.")
 	wantAll(t, getPage(t, base+"/findings/f-2", 200), `href="/flows?component=link%20p0-t1-0%3et2-1&amp;since=2026-01-31T11%3a58%3a30Z"`)
 	wantAll(t, getPage(t, base+"/", 200), `<a href="/flows?host=p0-tor0-h0" class="dot fresh"`)

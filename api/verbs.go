@@ -287,7 +287,7 @@ func list[V any](cmd *cobra.Command, a *ask, path string, q url.Values, columns 
 		fmt.Fprintf(cmd.ErrOrStderr(), "%d more were left out; raise --limit, or narrow with --since\n", got.LeftOut)
 	}
 	if got.Forgotten > 0 && a.output != "json" {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%d more were forgotten for want of room since the service started, %d of them with trouble\n", got.Forgotten, got.ForgottenTrouble)
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d more were forgotten for want of room (tables.max_bytes of the service) since it started, %d of them with trouble\n", got.Forgotten, got.ForgottenTrouble)
 	}
 	return nil
 }
@@ -516,8 +516,11 @@ those that a busy host does not list one by one.
 
 Columns: share is retransmits of all segments with data, rtt and rtt max the mean
 and the longest round trip, cwnd and rwnd the mean congestion and receive windows,
-zero window how long the other end's was closed. The path is of a trace made when
-the connection sent something again.`,
+zero window how long the other end's was closed. --output wide and csv have more,
+among them the lowest round trip and how far they differ (rtt min, rtt var), how the
+congestion window grew (cwnd delta), this end's own receive window (own rwnd), for
+how long it is established (duration) and whose socket it is (uid). The path is of a
+trace made when the connection sent something again.`,
 		Example: `  decaf flows web-1 --trouble --since -5m
   decaf flows --src web-1 --dst 10.2.0.0/16 --sort rtt
   decaf flows --component "link p0-t1-0>t2-1" --output wide

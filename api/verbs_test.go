@@ -91,7 +91,7 @@ func TestFlowsVerb(t *testing.T) {
 	base := serve(t, newFake(t))
 	for _, output := range []string{"table", "csv", "wide"} {
 		out, errOut, err := run(t, "flows", "--server", base, "-o", output)
-		if err != nil || errOut != "12 more were forgotten for want of room since the service started, 1 of them with trouble\n" {
+		if err != nil || errOut != "12 more were forgotten for want of room (tables.max_bytes of the service) since it started, 1 of them with trouble\n" {
 			t.Fatal(err, errOut)
 		}
 		golden(t, "out/flows."+output, out)

@@ -105,6 +105,7 @@ type PathView struct {
 	TimeNS    uint64    `json:"time_ns,omitempty"`
 	TookNS    uint64    `json:"took_ns,omitempty"`
 	ProbeSeq  uint32    `json:"probe_seq,omitempty"`
+	FlowLabel uint32    `json:"flow_label,omitempty"` // of the probes, over IPv6
 	ProbeID   uint32    `json:"probe_id,omitempty"`
 	SeenTimes int       `json:"seen_times,omitempty"` // in evidence: retransmits that share it
 }
@@ -155,7 +156,7 @@ type EvidenceView struct {
 type FindingView struct {
 	ID          string       `json:"id"`
 	Component   string       `json:"component"`
-	Class       string       `json:"class"`                // empty when no device saw the drops
+	Class       string       `json:"class"`                // of the drops, or silent or unknown when no device told of any
 	Congestion  string       `json:"congestion,omitempty"` // of class no-buffer: when, in words
 	Method      string       `json:"method"`
 	State       string       `json:"state"`       // open, resolved
@@ -434,7 +435,7 @@ func (v Views) Path(p *decafpb.Path, flow *decafpb.Flow) *PathView {
 	out := &PathView{
 		Flow: v.Flow(flow), Status: word(p.Status.String(), "PATH_STATUS_"), Why: p.Why, Distance: p.Distance,
 		Hops: []HopView{}, Links: []string{}, Time: timeText(p.StartNs), TimeNS: p.StartNs, TookNS: p.TookNs,
-		ProbeSeq: p.ProbeSeq, ProbeID: p.ProbeId,
+		ProbeSeq: p.ProbeSeq, ProbeID: p.ProbeId, FlowLabel: p.FlowLabel,
 	}
 	if flow != nil {
 		out.SrcHost, out.DstHost = v.host(flow.Src), v.host(flow.Dst)

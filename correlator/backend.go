@@ -195,9 +195,11 @@ func (c *Correlator) Paths(_ context.Context, r api.Range) ([]*decafpb.Retransmi
 		if r.Component != "" && !component.on(f) {
 			continue
 		}
-		for _, rt := range f.Retransmits {
-			if r.Holds(rt.GetTimeNs()) && r.Flow.Match(rt.GetFlow()) {
-				list = append(list, rt)
+		for _, sent := range [...][]*decafpb.Retransmit{f.Retransmits, f.Own} {
+			for _, rt := range sent {
+				if r.Holds(rt.GetTimeNs()) && r.Flow.Match(rt.GetFlow()) {
+					list = append(list, rt)
+				}
 			}
 		}
 	}

@@ -1,7 +1,6 @@
 package correlator
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -86,8 +85,7 @@ func BenchmarkStep(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			ids := 0
-			e := NewEngine(DefaultEngineConfig(), topo, m, func() string { ids++; return fmt.Sprint(ids) })
+			e := NewEngine(DefaultEngineConfig(), topo, m, counter("f"))
 			now := start + 30*second
 			for _, r := range list[:2000] {
 				e.store.AddRetransmit(proto.CloneOf(r), start+30*second)

@@ -167,7 +167,7 @@ func (r CongestionRule) judge(w *Window, c *Candidate, b blame.Blame, sent float
 		c.Congested = odds > -r.Sure
 	case brief:
 		c.Congested = odds >= r.Sure
-		if !c.Congested && odds > -r.Sure {
+		if c.undecided = !c.Congested && odds > -r.Sure; c.undecided {
 			c.say("its losses have just begun: whether a queue overflows or the link is at fault is not known yet")
 		}
 	default:

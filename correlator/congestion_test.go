@@ -145,7 +145,7 @@ func TestCongestionRule(t *testing.T) {
 		}
 		x := Candidate{Component: Component{Link: link}, Class: c.class, Congested: c.class != "", Flows: c.flows, during: c.during}
 		DefaultCongestionRule().judge(w, &x, blame.Blame{Class: c.class, Evidence: blame.Evidence{Drops: c.drops, Rate: .01}}, 20_000)
-		if x.Class != c.want || x.Congested != (c.want != "") || !strings.Contains(strings.Join(x.Reasons, "\n"), c.why) {
+		if x.Class != c.want || x.Congested != (c.want != "") || x.undecided != (c.why == "not known yet") || !strings.Contains(strings.Join(x.Reasons, "\n"), c.why) {
 			t.Errorf("%s: class %q, %v", c.name, x.Class, x.Reasons)
 		}
 	}

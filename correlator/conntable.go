@@ -20,6 +20,11 @@ type connTable struct {
 	ofCookie map[cookieKey]*heldConn
 	ofFlow   map[connFlowKey]*heldConn // of those without a cookie
 	lists    [interests]connList
+	// slots hold each connection in the place that it was given when it came, so that
+	// they can be looked at a part at a time, see [connQuery]; free are those of none.
+	slots    []*heldConn
+	free     []int32
+	arrivals uint64 // how many connections ever came
 	stats    connTableStats
 }
 
@@ -44,21 +49,30 @@ type connFlowKey struct {
 	flow    packet.Flow
 }
 
-// heldConn is a connection, or a service, as one host tells of it.
+// heldConn is a connection, or a service, and its places in the table.
 type heldConn struct {
+	toldConn
 	prev, next *heldConn // of the same interest, by arrival
+	at         interest
+	slot       int32
+	arrival    uint64 // it was the so-manieth that came, from 1
+}
 
+// toldConn is a connection, or a service, as one host tells of it. What is in its
+// parts is never changed: a copy of it stays as it was.
+type toldConn struct {
 	flow    packet.Flow // away from the host
 	host    int32
 	sampled uint32 // one in so many is listed
 	cookie  uint64
 	err     int32
+	uid     uint32 // whose socket it is, if owned
+	owned   bool
 	state   uint8 // decafpb.FlowRecord_State, by the newest record
 	inbound bool
 	active  bool
 	over    bool
 	born    bool // it was new in the first record that came
-	at      interest
 
 	process, container unique.Handle[string]
 
@@ -109,9 +123,9 @@ func (l *connList) remove(c *heldConn) {
 	c.prev, c.next = nil, nil
 }
 
-// keyBytes is about what a map takes for a connection's key: these are at most 7/8
-// full, half of that after they grew.
-const keyBytes = int(unsafe.Sizeof(cookieKey{})+unsafe.Sizeof(uintptr(0))) * 3 / 2
+// keyBytes is about what a map takes for a connection's key, and its slot: maps are at
+// most 7/8 full, half of that after they grew.
+const keyBytes = int(unsafe.Sizeof(cookieKey{})+2*unsafe.Sizeof(uintptr(0))) * 3 / 2
 
 // size is what a connection takes of memory, within a tenth.
 func (c *heldConn) size() int {
@@ -135,7 +149,7 @@ func (t *connTable) add(host int32, flow packet.Flow, r *decafpb.FlowRecord) {
 	c := t.find(host, flow, r)
 	switch {
 	case c == nil:
-		c = &heldConn{flow: flow, host: host, cookie: r.GetCookie(), inbound: r.GetInbound()}
+		c = &heldConn{toldConn: toldConn{flow: flow, host: host, cookie: r.GetCookie(), inbound: r.GetInbound()}}
 		c.born = r.GetState() == decafpb.FlowRecord_STATE_NEW || ended(r) && r.GetSampledOf() <= 1
 		if c.cookie == 0 {
 			t.ofFlow[connFlowKey{host, c.inbound, flow}] = c
@@ -146,7 +160,7 @@ func (t *connTable) add(host int32, flow packet.Flow, r *decafpb.FlowRecord) {
 				t.forget(old)
 			}
 		}
-		t.stats.held++
+		t.place(c)
 	default:
 		t.lists[c.at].remove(c)
 		t.bytes -= c.size()
@@ -181,10 +195,28 @@ func (t *connTable) find(host int32, flow packet.Flow, r *decafpb.FlowRecord) *h
 	return c
 }
 
+// place gives a connection that came its slot.
+func (t *connTable) place(c *heldConn) {
+	t.stats.held++
+	t.arrivals++
+	c.arrival = t.arrivals
+	if n := len(t.free); n > 0 {
+		c.slot = t.free[n-1]
+		t.slots[c.slot], t.free = c, t.free[:n-1]
+		return
+	}
+	c.slot = int32(len(t.slots))
+	t.slots = append(t.slots, c)
+}
+
 func (t *connTable) forget(c *heldConn) {
 	t.lists[c.at].remove(c)
 	t.bytes -= c.size()
 	t.stats.held--
+	t.slots[c.slot], t.free = nil, append(t.free, c.slot)
+	if t.stats.held == 0 {
+		t.slots, t.free = nil, nil
+	}
 	if c.cookie == 0 {
 		delete(t.ofFlow, connFlowKey{c.host, c.inbound, c.flow})
 	} else {
@@ -202,47 +234,43 @@ func (t *connTable) prune(old int64) {
 	}
 }
 
-// each calls f with all connections, in no order.
-func (t *connTable) each(f func(*heldConn)) {
-	for i := range t.lists {
-		for c := t.lists[i].first; c != nil; c = c.next {
-			f(c)
-		}
-	}
-}
-
 func (t *connTable) statistics() connTableStats {
 	st := t.stats
 	st.heldBytes = t.bytes
 	return st
 }
 
-// take adds a record to the connection.
-func (c *heldConn) take(r *decafpb.FlowRecord) {
+// take adds a record to the connection, and leaves copies of it as they are.
+func (c *toldConn) take(r *decafpb.FlowRecord) {
 	p := partOf(r)
 	if p.end >= c.last || len(c.parts) == 0 {
 		c.last = p.end
 		c.state, c.err = uint8(r.GetState()), r.GetError()
 		c.active, c.over = r.GetActive() || p.packets > 0, ended(r)
 		c.sampled = clip32(r.GetSampledOf())
+		c.uid, c.owned = r.GetUid(), r.Uid != nil
 		c.process, c.container = unique.Make(r.GetProcess()), unique.Make(r.GetContainer())
 	}
 	if len(c.parts) == maxParts {
-		for i := range maxParts / 2 {
-			c.parts[i] = c.parts[2*i]
-			c.parts[i].add(&c.parts[2*i+1], c.rows())
+		folded := make([]connPart, maxParts/2, maxParts)
+		for i := range folded {
+			folded[i] = c.parts[2*i]
+			folded[i].add(&c.parts[2*i+1], c.rows())
 		}
-		c.parts = c.parts[:maxParts/2]
+		c.parts = folded
 	}
 	at := len(c.parts)
 	for at > 0 && c.parts[at-1].start > p.start { // late
 		at--
 	}
+	if at < len(c.parts) {
+		c.parts = slices.Clip(c.parts) // to insert is to copy
+	}
 	c.parts = slices.Insert(c.parts, at, p)
 }
 
 // rows says that this is a row of loss-free flows to one host, not a service's sum.
-func (c *heldConn) rows() bool { return c.flow.Src.Port() == 0 && c.flow.Dst.Port() == 0 }
+func (c *toldConn) rows() bool { return c.flow.Src.Port() == 0 && c.flow.Dst.Port() == 0 }
 
 // ended says of a record whether its connection is over; a service never is.
 func ended(r *decafpb.FlowRecord) bool {
@@ -254,11 +282,11 @@ func ended(r *decafpb.FlowRecord) bool {
 }
 
 // broken says whether it ended other than both ends wished.
-func (c *heldConn) broken() bool {
+func (c *toldConn) broken() bool {
 	return c.state == uint8(decafpb.FlowRecord_STATE_TERMINATED) || c.state == uint8(decafpb.FlowRecord_STATE_FAILED)
 }
 
-func (c *heldConn) interest() interest {
+func (c *toldConn) interest() interest {
 	if c.broken() || slices.ContainsFunc(c.parts, func(p connPart) bool { return p.trouble() }) {
 		return interestTrouble
 	}

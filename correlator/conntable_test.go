@@ -1,12 +1,13 @@
 package correlator
 
 import (
+	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,6 +80,15 @@ func tableStore(t testing.TB, bytes int) (*Store, *teller) {
 	return NewStore(topo, l), newTeller(topo)
 }
 
+// shown is what is answered.
+func shown(q *connQuery) api.FlowRows {
+	rows, err := q.answer(context.Background(), new(sync.Mutex))
+	if err != nil {
+		panic(err)
+	}
+	return rows
+}
+
 // describeRows lists rows as "host:port retransmits/packets".
 func describeRows(rows api.FlowRows) string {
 	var out []string
@@ -106,7 +116,7 @@ func TestConnectionOverTime(t *testing.T) {
 	// The interval between comes late.
 	s.AddFlow(with(x.conn(h0, h1, 4000, stOpen, 160), func(r *decafpb.FlowRecord) { r.Retransmits = 1 }), 200*second)
 
-	all := s.connections(api.Range{})
+	all := shown(s.connections(api.Range{}))
 	if len(all.Rows) != 1 {
 		t.Fatalf("%d rows", len(all.Rows))
 	}
@@ -124,7 +134,7 @@ func TestConnectionOverTime(t *testing.T) {
 	}
 	f := func(from, to int64, want string) {
 		t.Helper()
-		if got := describeRows(s.connections(api.Range{From: time.Unix(from, 0), To: time.Unix(to, 0)})); got != want {
+		if got := describeRows(shown(s.connections(api.Range{From: time.Unix(from, 0), To: time.Unix(to, 0)}))); got != want {
 			t.Errorf("%d to %d: %q, want %q", from, to, got, want)
 		}
 	}
@@ -132,7 +142,7 @@ func TestConnectionOverTime(t *testing.T) {
 	f(135, 159, "p0-tor0-h0:4000 1/100")
 	f(170, 1000, "p0-tor0-h0:4000 7/100")
 	f(200, 1000, "")
-	if rows := s.connections(api.Range{From: time.Unix(100, 0), To: time.Unix(120, 0), Trouble: true}); len(rows.Rows) != 0 {
+	if rows := shown(s.connections(api.Range{From: time.Unix(100, 0), To: time.Unix(120, 0), Trouble: true})); len(rows.Rows) != 0 {
 		t.Error("its trouble came later")
 	}
 }
@@ -145,7 +155,7 @@ func TestLongConnectionIsFolded(t *testing.T) {
 		end := 100 + i
 		s.AddFlow(with(x.conn(h0, h1, 4000, stOpen, end), func(r *decafpb.FlowRecord) { r.StartNs, r.Retransmits = uint64((end-1)*second), 1 }), end*second)
 	}
-	r := s.connections(api.Range{}).Rows[0]
+	r := shown(s.connections(api.Range{})).Rows[0]
 	if len(r.Parts) > maxParts || r.Packets != 100_000 || r.Retransmits != 1000 || r.BytesSent != 100_000_000 || !r.Before || r.RttMeanNs != 1e6 {
 		t.Errorf("%d parts, %v", len(r.Parts), r)
 	}
@@ -185,7 +195,11 @@ func TestConnectionsMakeRoom(t *testing.T) {
 	add(7, stClosed, same)
 	add(8, stFailed, same)
 	held := func() (ports []uint16) {
-		s.told.single.each(func(c *heldConn) { ports = append(ports, c.flow.Src.Port()) })
+		for _, c := range s.told.single.slots {
+			if c != nil {
+				ports = append(ports, c.flow.Src.Port())
+			}
+		}
 		slices.Sort(ports)
 		return ports
 	}
@@ -200,7 +214,7 @@ func TestConnectionsMakeRoom(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	add(200, stOpen, lost) // there is but trouble now: the oldest goes
-	rows := s.connections(api.Range{})
+	rows := shown(s.connections(api.Range{}))
 	if slices.Contains(held(), 1) || rows.Forgotten != 6 || rows.Troubled != 1 {
 		t.Errorf("%v, %d forgotten, %d with trouble", held(), rows.Forgotten, rows.Troubled)
 	}
@@ -236,7 +250,7 @@ func TestOneConnectionOnce(t *testing.T) {
 		for _, r := range add {
 			s.AddFlow(r, int64(r.GetEndNs()))
 		}
-		if got := describeRows(s.connections(api.Range{Sort: api.ByNewest})); got != want {
+		if got := describeRows(shown(s.connections(api.Range{Sort: api.ByNewest}))); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
@@ -271,7 +285,7 @@ func TestServices(t *testing.T) {
 		s.AddFlow(r, int64(r.GetEndNs()))
 	}
 	var got []string
-	for _, r := range s.services(api.Range{}).Rows {
+	for _, r := range shown(s.services(api.Range{})).Rows {
 		got = append(got, fmt.Sprintf("%s %d>%d: %d, %d new, %d closed, %d terminated, %d failed", r.GetOrigin().GetProducer(),
 			r.GetFlow().GetSrcPort(), r.GetFlow().GetDstPort(), r.Flows, r.NewFlows, r.ClosedFlows, r.TerminatedFlows, r.FailedFlows))
 	}
@@ -284,10 +298,10 @@ func TestServices(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("%q\nwant %q", got, want)
 	}
-	if rows := s.services(api.Range{Trouble: true}); len(rows.Rows) != 1 || rows.Rows[0].GetOrigin().GetProducer() != h0 {
+	if rows := shown(s.services(api.Range{Trouble: true})); len(rows.Rows) != 1 || rows.Rows[0].GetOrigin().GetProducer() != h0 {
 		t.Errorf("with trouble: %s", describeRows(rows))
 	}
-	if n := len(s.connections(api.Range{}).Rows); n != 0 {
+	if n := len(shown(s.connections(api.Range{})).Rows); n != 0 {
 		t.Errorf("%d sums among the connections", n)
 	}
 }
@@ -311,7 +325,7 @@ func TestConnectionsAskedFor(t *testing.T) {
 		r := api.Range{Omitted: new(int)}
 		change(&r)
 		var ports []string
-		for _, row := range s.connections(r).Rows {
+		for _, row := range shown(s.connections(r)).Rows {
 			ports = append(ports, fmt.Sprint(row.GetFlow().GetSrcPort()))
 		}
 		if got := strings.Join(ports, " "); got != want {
@@ -338,32 +352,8 @@ func TestConnectionsAskedFor(t *testing.T) {
 	f("1 2 3 6 5 4", func(r *api.Range) { r.To = time.Unix(151, 0) })
 	f("1 2 3 5 4", func(r *api.Range) { r.To = time.Unix(150, 0) })
 	r := api.Range{Limit: 2, Omitted: new(int)}
-	if got := describeRows(s.connections(r)); got != "p0-tor0-h0:1 10/1000, p0-tor0-h0:2 5/10" || *r.Omitted != 4 {
+	if got := describeRows(shown(s.connections(r))); got != "p0-tor0-h0:1 10/1000, p0-tor0-h0:2 5/10" || *r.Omitted != 4 {
 		t.Errorf("%s, %d left out", got, *r.Omitted)
-	}
-}
-
-// However few are asked for, they are the first of all.
-func TestShortlist(t *testing.T) {
-	t.Parallel()
-	rng := rand.New(rand.NewPCG(3, 4))
-	for limit := range 12 {
-		for n := range 60 {
-			s := shortlist{limit: limit}
-			var all []chosen
-			for i := range n {
-				c := chosen{heldConn: &heldConn{cookie: uint64(i)}, key: float64(rng.IntN(9)), end: rng.Int64N(3)}
-				all = append(all, c)
-				s.add(c)
-			}
-			slices.SortFunc(all, chosen.before)
-			if limit > 0 {
-				all = all[:min(n, limit)]
-			}
-			if got := s.cut(); s.given != n || !slices.Equal(got, all) {
-				t.Fatalf("%d of %d: wrong ones", limit, n)
-			}
-		}
 	}
 }
 
@@ -388,7 +378,7 @@ func TestConnectionsOfAComponent(t *testing.T) {
 		s.AddFlow(r, 130*second)
 	}
 	s.AddFlow(x.conn(h0, h1, 77, stOpen, 130), 130*second) // never traced
-	rows := s.connections(api.Range{})
+	rows := shown(s.connections(api.Range{}))
 	if len(rows.Rows) != 5 {
 		t.Fatalf("%s", describeRows(rows))
 	}
@@ -412,7 +402,7 @@ func TestConnectionsOfAComponent(t *testing.T) {
 		t.Fatalf("too few links crossed: %v", crossed)
 	}
 	for _, l := range topo.Links {
-		if got, want := len(s.connections(api.Range{Component: "link " + l.Name}).Rows), crossed["link "+l.Name]; got != want {
+		if got, want := len(shown(s.connections(api.Range{Component: "link " + l.Name})).Rows), crossed["link "+l.Name]; got != want {
 			t.Errorf("%s: %d connections, want %d", l.Name, got, want)
 		}
 	}
@@ -481,28 +471,6 @@ func BenchmarkIngestOfConnections(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/records, "ns/record")
 			b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/1e6, "MB")
 			b.ReportMetric(float64(s.Stats().Table.heldBytes)/1e6, "MB-counted")
-			b.ReportMetric(float64(s.Stats().Table.held), "held")
-		})
-	}
-}
-
-// How long the evidence waits while someone looks at a full table.
-func BenchmarkConnections(b *testing.B) {
-	topo := published(b)
-	s, x := NewStore(topo, DefaultStoreLimits()), newTeller(topo)
-	for i := range uint32(120_000) {
-		r := x.conn(topo.Hosts[int(i)%len(topo.Hosts)].Name, topo.Hosts[int(i*7+1)%len(topo.Hosts)].Name, 1000+i%60_000, stOpen, 130)
-		r.Cookie, r.Retransmits = uint64(i+1), uint64(btoi(i%50 == 0))
-		s.AddFlow(r, 200*second)
-	}
-	for name, r := range map[string]api.Range{
-		"all": {Limit: 100}, "host": {Limit: 100, Host: topo.Hosts[3].Name}, "trouble": {Limit: 100, Trouble: true}, "all-10000": {Limit: 10_000},
-	} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				r.Omitted = new(int)
-				s.connections(r)
-			}
 			b.ReportMetric(float64(s.Stats().Table.held), "held")
 		})
 	}

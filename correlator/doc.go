@@ -10,7 +10,8 @@
 //     suppressed.go, flap.go, hostlog.go: what devices only count, what they say of
 //     routes, and how hosts' connections went
 //   - conntables.go, conntable.go, connpart.go: what hosts tell of each connection and
-//     service, for people to look at (connrows.go); nothing is concluded from it
+//     service, for people to look at (connquery.go, connrows.go); nothing is
+//     concluded from it
 //   - learned.go: hosts' surveys of equal-cost paths, and the topology they show;
 //     nothing is concluded from it
 //   - probe.go: our own probes' drops are never evidence
@@ -29,6 +30,7 @@
 //     once (package blame), fed with what changed since the last step
 //   - timing.go: when a window's evidence was, in the terms of package blame
 //   - congestion.go: does a queue overflow, or is the link at fault?
+//   - unseen.go: the class of losses that no device told of
 //   - vote.go: 007's votes and Algorithm 1
 //   - rule.go: what a voted link must show before it is named
 //   - device.go: components that devices themselves accuse
@@ -44,7 +46,8 @@
 //
 //   - collector.go: gNMI subscriptions to devices, published onto the bus
 //   - agents.go, witness.go: who has been heard of, and whose silence means something
-//   - saver.go: findings and verdicts into their buckets
+//   - restore.go, saver.go: findings, verdicts and surveys out of their buckets and
+//     into them
 //   - seen.go: how far evidence has been looked at, by this run or the one before
 //   - correlator.go: bus, key-value buckets and the tick
 //   - backend.go: what the API shows
@@ -62,8 +65,9 @@
 // whether a link loses for a moment, see [blame.Options]. Whether that is congestion,
 // a finding of class no-buffer, is told by how the lost packets followed one another,
 // and by devices that would have told of it ([CongestionRule]). Without a sign of either
-// what has passed was congestion, what lasts is a fault, and what has begun just now has
-// no class yet; the decision trace says so.
+// what has passed was congestion, what lasts is a fault, and what has begun just now is of
+// class unknown; the decision trace says so. So is a fault of which no device would have
+// told; one whose devices tell of all that they drop, and told of nothing, is silent.
 //
 // # The topology
 //

@@ -1,7 +1,6 @@
 package correlator
 
 import (
-	"fmt"
 	"testing"
 
 	"decaf/topology"
@@ -10,8 +9,7 @@ import (
 // playDown feeds a run to an engine whose devices' agents beat, but for one that
 // falls silent for a time.
 func playDown(topo *topology.Topology, arrivals []arrival, until int64, silent string, from, to int64) *Engine {
-	n := 0
-	e := NewEngine(DefaultEngineConfig(), topo, nil, func() string { n++; return fmt.Sprint("f", n) })
+	e := NewEngine(DefaultEngineConfig(), topo, nil, counter("f"))
 	e.Watch(func(start, end int64) (list []string) {
 		for _, d := range topo.Devices {
 			// As presence has it: heard all through, but for freshFor at either end.
@@ -21,14 +19,7 @@ func playDown(topo *topology.Topology, arrivals []arrival, until int64, silent s
 		}
 		return list
 	})
-	for now := arrivals[0].at / stepEvery * stepEvery; now <= until; now += stepEvery {
-		for len(arrivals) > 0 && arrivals[0].at <= now {
-			e.Add(arrivals[0].batch, arrivals[0].at)
-			arrivals = arrivals[1:]
-		}
-		e.Step(now)
-	}
-	return e
+	return feed(e, arrivals, until, func() {})
 }
 
 // A device that has gone is named, and nothing beside it: by what its neighbours

@@ -221,7 +221,7 @@ func (e *Engine) look(now int64) []*decafpb.Finding {
 	candidates = append(candidates, down...)
 	e.downs.hold(candidates, w.Open, now)
 	e.store.unsteady(w, candidates)
-
+	classUnseen(w, candidates)
 	return e.finder.Step(now, candidates)
 }
 

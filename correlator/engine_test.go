@@ -16,17 +16,26 @@ func play(topo *topology.Topology, arrivals []arrival, until int64) *Engine {
 
 // playWith does so with a method; nil for the default.
 func playWith(m Method, topo *topology.Topology, arrivals []arrival, until int64) *Engine {
-	n := 0
-	e := NewEngine(DefaultEngineConfig(), topo, m, func() string { n++; return fmt.Sprintf("f%d", n) })
-	next := 0
+	return feed(NewEngine(DefaultEngineConfig(), topo, m, counter("f")), arrivals, until, func() {})
+}
+
+// feed gives arrivals to an engine in steps, and calls after each.
+func feed(e *Engine, arrivals []arrival, until int64, after func()) *Engine {
 	for now := arrivals[0].at / stepEvery * stepEvery; now <= until; now += stepEvery {
-		for next < len(arrivals) && arrivals[next].at <= now {
-			e.Add(arrivals[next].batch, arrivals[next].at)
-			next++
+		for len(arrivals) > 0 && arrivals[0].at <= now {
+			e.Add(arrivals[0].batch, arrivals[0].at)
+			arrivals = arrivals[1:]
 		}
 		e.Step(now)
+		after()
 	}
 	return e
+}
+
+// counter draws ids that count up.
+func counter(prefix string) func() string {
+	n := 0
+	return func() string { n++; return fmt.Sprint(prefix, n) }
 }
 
 // found gives the findings by component; the test fails on two of one

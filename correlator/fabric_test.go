@@ -400,11 +400,11 @@ func (fb *fabric) connection(t int64) {
 			t = repeat(t, n-1)
 		}
 	}
-	// Close: FIN alone, in half of the cases; answered by the server's FIN.
-	if fb.rng.IntN(2) == 0 {
+	// finish sends a FIN until it is acknowledged, and says how often again.
+	finish := func(c *conn, seq uint32, done func() bool) int {
 		for try := range 5 {
-			if fb.send(c.fwd, c.key.Flow, t, c.isn+1+uint32(n)*mss, 1, flagFIN|flagACK, 1) && ack(t, n) {
-				break
+			if done() {
+				return try
 			}
 			kind := kindTLP
 			if try > 0 {
@@ -413,24 +413,20 @@ func (fb *fabric) connection(t int64) {
 			} else {
 				t += 2 * rtt
 			}
-			sent++
-			fb.retransmit(c, t, kind, 1+uint32(n)*mss, 1, flagFIN|flagACK, false)
+			fb.retransmit(c, t, kind, seq, 1, flagFIN|flagACK, false)
 		}
+		return 5
+	}
+	// Close: FIN alone, in half of the cases; answered by the server's FIN.
+	if fb.rng.IntN(2) == 0 {
+		sent += finish(c, 1+uint32(n)*mss, func() bool {
+			return fb.send(c.fwd, c.key.Flow, t, c.isn+1+uint32(n)*mss, 1, flagFIN|flagACK, 1) && ack(t, n)
+		})
 	}
 	b := c.back()
-	for try := range 5 {
-		if fb.send(b.fwd, b.key.Flow, t, b.isn, 1, flagFIN|flagACK, 1) && fb.send(b.rev, b.key.Flow.Reverse(), t, 1, b.isn+1, flagACK, 1) {
-			break
-		}
-		kind := kindTLP
-		if try > 0 {
-			kind = kindRTO
-			t += rto << try
-		} else {
-			t += 2 * rtt
-		}
-		fb.retransmit(b, t, kind, 0, 1, flagFIN|flagACK, false)
-	}
+	finish(b, 0, func() bool {
+		return fb.send(b.fwd, b.key.Flow, t, b.isn, 1, flagFIN|flagACK, 1) && fb.send(b.rev, b.key.Flow.Reverse(), t, 1, b.isn+1, flagACK, 1)
+	})
 	// Of spurious tail probes DSACK gives away few (host notes 2.6, trap 10).
 	if sent > 0 && spurious == sent && fb.rng.Float64() < 0.15 {
 		fb.undone(c, t+rtt)

@@ -258,10 +258,16 @@ func (o *openFinding) extend(c *Candidate) bool {
 }
 
 // classify says anew whether it is congestion that hosts alone tell of: what lasts
-// is a fault, what has passed was none.
+// is a fault, what has passed was none. Once it is known that its devices told of
+// nothing, it stays so when they are heard no longer.
 func (o *openFinding) classify(c *Candidate) bool {
 	was := o.pb.GetClass()
-	if c.Method == methodDevice || c.Method != o.pb.GetMethod() || was == c.Class || was != "" && !isClass(was, classNoBuffer) || c.Class != "" && !c.Congested {
+	switch {
+	case c.Method == methodDevice || c.Method != o.pb.GetMethod():
+		return false
+	case !unseen(was) && !isClass(was, classNoBuffer) || !unseen(c.Class) && !c.Congested:
+		return false
+	case was == c.Class || was == classSilent && c.Class == classUnknown:
 		return false
 	}
 	o.pb.Class = c.Class

@@ -36,14 +36,16 @@ type Flow struct {
 	Src, Dst string // host names; "" for an end outside the topology
 
 	// Retransmits in order of arrival, at most maxRetransmitsPerFlow; Count is all.
-	Retransmits []*decafpb.Retransmit
-	Count       uint64
+	// Neither holds those that the sending host explains itself, by a drop of its
+	// own: they are no loss of the network and count for nothing. Own are these, as
+	// many at most, to be shown.
+	Retransmits, Own []*decafpb.Retransmit
+	Count            uint64
 
 	First, Last int64 // time of the first and latest retransmit, ns
 	Received    int64 // when the first was received, ns
 
 	Route Route
-	Local bool // the sending host dropped it itself: no vote
 
 	prompt bool // some of it came in time: else the live window leaves it out
 
@@ -68,7 +70,6 @@ type recordMark struct {
 	lost     int64                  // when the packet was lost, ns: see [Flow.lostAt]
 	seq      uint32                 // of TCP
 	kind     decafpb.RetransmitKind // of data only
-	local    bool
 	syn      bool
 	tail     bool
 }
@@ -78,7 +79,8 @@ type recordID struct{ boot, seq uint64 }
 
 func idOf(o *decafpb.Origin, seq uint64) recordID { return recordID{o.GetBootId(), seq} }
 
-// Undone says whether all that was sent again had arrived already: no vote.
+// Undone says whether nothing speaks for a loss in the network: all that was sent
+// again had arrived already, or was dropped by the sending host itself. No vote.
 func (f *Flow) Undone() bool { return f.Count == 0 || f.undoneAt != 0 && f.Last <= f.undoneAt }
 
 // Proof says whether a segment sent later arrived before this one did: only
@@ -111,7 +113,7 @@ const (
 func (f *Flow) counts() bool { return f.Weak() == "" }
 
 // votes says whether the flow may vote at all.
-func (f *Flow) votes() bool { return !f.Undone() && !f.Local && f.Route.known > 0 }
+func (f *Flow) votes() bool { return !f.Undone() && f.Route.known > 0 }
 
 func (f *Flow) crosses(l *topology.Link) bool {
 	for _, m := range f.Route.Links {
@@ -140,12 +142,24 @@ func (f *Flow) overlaps(from, to int64) bool {
 
 // add takes one more retransmit of the connection.
 func (f *Flow) add(r *decafpb.Retransmit, t *topology.Topology) {
+	if p, ok := markOf(r.GetPath()); ok && len(f.probes) < maxRetransmitsPerFlow {
+		f.probes = append(f.probes, p)
+	}
 	m := recordMark{
 		id: idOf(r.GetOrigin(), r.GetOrigin().GetSeq()), at: int64(r.GetTimeNs()), received: int64(r.GetReceivedNs()),
-		kind: dataKind(r), local: r.GetLocalCause() != "",
+		kind: dataKind(r),
 		syn:  r.GetKind() == decafpb.RetransmitKind_RETRANSMIT_KIND_SYN,
 		tail: r.GetKind() == decafpb.RetransmitKind_RETRANSMIT_KIND_TLP,
 		seq:  r.GetTcpSeq(),
+	}
+	if r.GetLocalCause() != "" {
+		if len(f.Own) < maxRetransmitsPerFlow {
+			f.Own = append(f.Own, r)
+		}
+		if f.Count == 0 { // when it is forgotten
+			f.First, f.Last, f.Received = m.at, m.at, m.received
+		}
+		return
 	}
 	m.lost = m.at
 	if len(f.marks) < maxMarksPerFlow {
@@ -155,9 +169,6 @@ func (f *Flow) add(r *decafpb.Retransmit, t *topology.Topology) {
 	}
 	if len(f.Retransmits) < maxRetransmitsPerFlow {
 		f.Retransmits = append(f.Retransmits, r)
-	}
-	if p, ok := markOf(r.GetPath()); ok && len(f.probes) < maxRetransmitsPerFlow {
-		f.probes = append(f.probes, p)
 	}
 	f.count(m)
 	f.follow(r, t)
@@ -175,7 +186,6 @@ func (f *Flow) count(m recordMark) {
 		f.Received = m.received
 	}
 	f.Count++
-	f.Local = f.Local || m.local
 	f.syns += uint32(btoi(m.syn))
 	f.tails += uint32(btoi(m.tail))
 	if m.kind != decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED {
@@ -203,20 +213,21 @@ func (f *Flow) follow(r *decafpb.Retransmit, t *topology.Topology) {
 // without it; but for our own probes, which were sent all the same. False when it
 // is not known one by one.
 func (f *Flow) withdraw(id recordID, t *topology.Topology) bool {
+	is := func(r *decafpb.Retransmit) bool { return idOf(r.GetOrigin(), r.GetOrigin().GetSeq()) == id }
 	i := slices.IndexFunc(f.marks, func(m recordMark) bool { return m.id == id })
 	if i < 0 {
-		return false
+		n := len(f.Own)
+		f.Own = slices.DeleteFunc(f.Own, is)
+		return len(f.Own) < n
 	}
 	gone := f.marks[i]
 	f.marks = slices.Delete(f.marks, i, i+1)
-	f.Retransmits = slices.DeleteFunc(f.Retransmits, func(r *decafpb.Retransmit) bool {
-		return idOf(r.GetOrigin(), r.GetOrigin().GetSeq()) == id
-	})
+	f.Retransmits = slices.DeleteFunc(f.Retransmits, is)
 	f.version++
 	rest := f.Count - 1 - uint64(len(f.marks)) // too many to be known one by one
 	first, last := f.First, f.Last
-	kinds, received, local, syns, tails := f.kinds, f.Received, f.Local, f.syns, f.tails
-	f.Count, f.kinds, f.syns, f.tails, f.Local, f.Route, f.trails, f.lost = 0, [6]uint32{}, 0, 0, false, Route{}, nil, [2]int64{}
+	kinds, received, syns, tails := f.kinds, f.Received, f.syns, f.tails
+	f.Count, f.kinds, f.syns, f.tails, f.Route, f.trails, f.lost = 0, [6]uint32{}, 0, 0, Route{}, nil, [2]int64{}
 	for i := range f.marks {
 		f.marks[i].lost = f.lostAt(i)
 		f.count(f.marks[i])
@@ -229,7 +240,7 @@ func (f *Flow) withdraw(id recordID, t *topology.Topology) bool {
 		if gone.kind != decafpb.RetransmitKind_RETRANSMIT_KIND_UNSPECIFIED {
 			kinds[gone.kind]--
 		}
-		f.Count, f.kinds, f.Last, f.Local = f.Count+rest, kinds, last, local
+		f.Count, f.kinds, f.Last = f.Count+rest, kinds, last
 		f.syns, f.tails = syns-uint32(btoi(gone.syn)), tails-uint32(btoi(gone.tail))
 		f.lose(last)
 	case f.Count == 0:

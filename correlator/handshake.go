@@ -9,7 +9,7 @@ import (
 
 // classSYN is of a device that loses SYNs and nothing else, and does not see it:
 // a firewall or balancer whose table of connections is full.
-const classSYN = "silent/syn"
+const classSYN = classSilent + "/syn"
 
 // HandshakeRule says what repeated SYNs must show before a device is named for
 // them. A SYN is repeated for many reasons that are no device's, so what other

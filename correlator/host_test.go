@@ -1,7 +1,6 @@
 package correlator
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -226,8 +225,7 @@ func TestHostFindingAnswersReports(t *testing.T) {
 			}
 		}, verdictSource, verdictDestination},
 	} {
-		n := 0
-		e := NewEngine(DefaultEngineConfig(), topo, nil, func() string { n++; return fmt.Sprint("f", n) })
+		e := NewEngine(DefaultEngineConfig(), topo, nil, counter("f"))
 		seq := uint64(0)
 		report := func(now int64) {
 			for _, src := range topo.Hosts {

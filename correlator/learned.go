@@ -86,10 +86,13 @@ func (v *surveys) forget(p surveyPair) {
 	delete(v.of, p)
 }
 
+// outdated says of a survey whether it is too old to count.
+func outdated(s *decafpb.Survey, now int64) bool { return int64(s.GetTimeNs()) < now-surveyAge }
+
 // expire drops what is too old to count.
 func (v *surveys) expire(now int64) (gone []surveyPair) {
 	for p, s := range v.of {
-		if int64(s.GetTimeNs()) < now-surveyAge {
+		if outdated(s, now) {
 			v.forget(p)
 			gone = append(gone, p)
 		}
@@ -115,9 +118,29 @@ func (c *Correlator) survey(s *decafpb.Survey, now int64) {
 	if p, ok := pairOf(s); ok && newest {
 		c.saves.put(saveSurvey, p.key(), s)
 	}
-	for _, p := range append(gone, c.surveys.expire(now)...) {
+	c.unsaveSurveys(append(gone, c.surveys.expire(now)...))
+}
+
+// unsaveSurveys queues that what is stored of these pairs is deleted.
+func (c *Correlator) unsaveSurveys(list []surveyPair) {
+	for _, p := range list {
 		c.saves.put(saveSurvey, p.key(), nil)
 	}
+}
+
+// restoreSurveys takes up those of earlier runs, which are stored for as long as they
+// count: the evidence they came with is read again of the last minutes only.
+func (c *Correlator) restoreSurveys(list []*decafpb.Survey, now int64) {
+	var gone []surveyPair
+	for _, s := range list {
+		if p, ok := pairOf(s); ok && outdated(s, now) {
+			gone = append(gone, p)
+			continue
+		}
+		_, out := c.surveys.add(s, c.cfg.Topology)
+		gone = append(gone, out...)
+	}
+	c.unsaveSurveys(gone)
 }
 
 // walksOf are the paths of a survey.
@@ -153,9 +176,7 @@ func (c *Correlator) Learned(_ context.Context, ip int) (api.Learned, error) {
 	gone := c.surveys.expire(c.now().UnixNano())
 	all := c.surveys.list()
 	out := api.Learned{Forgotten: c.surveys.forgotten, Foreign: c.surveys.foreign}
-	for _, p := range gone {
-		c.saves.put(saveSurvey, p.key(), nil)
-	}
+	c.unsaveSurveys(gone)
 	c.mu.Unlock()
 
 	sixes := 0

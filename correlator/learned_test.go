@@ -2,13 +2,17 @@ package correlator
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
 
+	"decaf/api"
+	"decaf/api/bus"
 	"decaf/api/decafpb"
 	"decaf/topology"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -137,5 +141,70 @@ func TestSurveysAreBoundedAndTheNewest(t *testing.T) {
 	}
 	if p, _ := pairOf(first); v.of[p] != nil {
 		t.Error("the oldest is still there")
+	}
+}
+
+// What hosts surveyed is still known after the correlator was stopped and started, and
+// after the evidence that it came with is not read again; but no longer than it counts,
+// and it is stored no longer either, whoever has the address by now.
+func TestSurveysOutliveTheCorrelator(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	at := time.Now()
+	later := func(d time.Duration) { b.now = func() time.Time { return time.Now().Add(d) } }
+	c, stop := b.start()
+	pairs := [][2]string{{h0, h1}, {h1, h0}, {h2, h1}}
+	for _, p := range pairs {
+		s := surveyOf(t, b.topo, p[0], p[1], at)
+		s.Origin = nil
+		b.hosts[p[0]].Publish(s)
+	}
+	learned := func() api.Learned {
+		got, err := c.Learned(t.Context(), 0)
+		must(t, err)
+		return got
+	}
+	b.until("the surveys are known", func() bool { return len(learned().Surveys) == len(pairs) })
+	before := learned()
+	stop()
+
+	kv, err := b.conn.KV(bus.BucketTopology)
+	must(t, err)
+	// An address has gone to another host since its survey was stored.
+	foreign := surveyOf(t, b.topo, h2, h0, at)
+	foreign.Origin.Producer = "renamed"
+	p, _ := pairOf(foreign)
+	must(t, write(t.Context(), kv, p.key(), foreign))
+	held := func() int {
+		keys, err := kv.Keys(t.Context())
+		if errors.Is(err, jetstream.ErrNoKeysFound) {
+			return 0
+		}
+		must(t, err)
+		return len(keys)
+	}
+
+	later(2 * time.Hour)
+	c, stop = b.start()
+	after := learned()
+	if len(after.Surveys) != len(pairs) || after.Foreign != 1 || after.Walks != before.Walks || after.Compared.Seen != before.Compared.Seen ||
+		len(after.Topology.Links) != len(before.Topology.Links) || len(after.Topology.Devices) != len(before.Topology.Devices) {
+		t.Errorf("after a restart %d surveys and %d walks, before %d and %d; %d of others' addresses", len(after.Surveys), after.Walks, len(before.Surveys), before.Walks, after.Foreign)
+	}
+	for i := range after.Surveys {
+		if !proto.Equal(after.Surveys[i], before.Surveys[i]) {
+			t.Errorf("%v, before %v", after.Surveys[i], before.Surveys[i])
+		}
+	}
+	if n := held(); n != len(pairs)+1 {
+		t.Errorf("%d are stored, want %d", n, len(pairs)+1)
+	}
+	stop()
+
+	later(time.Duration(surveyAge) + time.Hour)
+	c, _ = b.start()
+	b.until("nothing is stored", func() bool { return held() == 0 })
+	if n := len(learned().Surveys); n != 0 {
+		t.Errorf("%d surveys of two days ago count", n)
 	}
 }

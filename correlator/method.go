@@ -64,7 +64,7 @@ type LinkScore struct {
 // Candidate is a component under suspicion, and what for.
 type Candidate struct {
 	Component Component
-	Class     string // of the drops, when a device saw them
+	Class     string // of the drops, when a device saw them, or no-buffer; else see [classUnseen]
 	Method    string // "fused", "vote", "device-evidence"
 	// Opens says that the evidence suffices to name the component. Without it a
 	// candidate only keeps a finding open that is open already.
@@ -78,8 +78,10 @@ type Candidate struct {
 	Drops       []*Drop
 	Matched     int
 	First, Last int64 // time of the earliest and latest support, ns; 0 for none
-	// Congested says that a queue overflowed for a moment: no fault.
+	// Congested says that a queue overflowed for a moment: no fault. undecided says
+	// that this is not known yet.
 	Congested  bool
+	undecided  bool
 	Interfaces []string
 	Hosts      []string // hurt, beside those of Flows
 	Hurt       uint64   // connections hurt, where they are counted and not listed
@@ -137,7 +139,7 @@ func (r *Ranking) besides(longer *Ranking) {
 		}
 		for _, l := range likely {
 			if c.Component == l.Component {
-				c.Class, c.Congested, c.passed = l.Class, l.Congested, l.passed
+				c.Class, c.Congested, c.undecided, c.passed = l.Class, l.Congested, l.undecided, l.passed
 			}
 		}
 	}

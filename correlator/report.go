@@ -205,7 +205,7 @@ func (e *Engine) gather(src, dst string, pb *decafpb.FaultReport, from, to int64
 		if p := pb.GetDstPort(); p != 0 && p != uint32(b) {
 			continue
 		}
-		if f.Undone() || f.Local || !f.overlaps(from, to+1) {
+		if f.Undone() || !f.overlaps(from, to+1) {
 			continue
 		}
 		c.flows = append(c.flows, f)
@@ -276,7 +276,7 @@ func (e *Engine) evidenceFor(s *suspect, c *reportCase, from, to int64) ([]*Drop
 	var flows []*Flow
 	for _, f := range e.store.order {
 		own := slices.Contains(c.flows, f)
-		if !own && (f.Undone() || f.Local || !f.overlaps(from, to+1)) {
+		if !own && (f.Undone() || !f.overlaps(from, to+1)) {
 			continue
 		}
 		if s.component.on(f) && (own || f.counts()) || slices.ContainsFunc(f.tuples(), func(t packet.Flow) bool { return tuples[FlowKey{Flow: t}] || tuples[FlowKey{Flow: t.Reverse()}] }) {

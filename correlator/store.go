@@ -229,7 +229,7 @@ func (s *Store) AddRetransmit(r *decafpb.Retransmit, now int64) {
 	for _, t := range f.tuples() {
 		for _, d := range s.dropsOf[t] {
 			s.own(d, f)
-			if !d.gone && !f.Undone() && matches(d.Event, r) {
+			if !d.gone && !f.Undone() && r.GetLocalCause() == "" && matches(d.Event, r) {
 				d.Matched = true
 			}
 		}

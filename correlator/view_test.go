@@ -199,8 +199,7 @@ func TestLiveRankingEqualsBatch(t *testing.T) {
 		cfg := DefaultEngineConfig()
 		cfg.Limits.Traffic = 400
 		m := &twice{Fused: NewFused(topo, cfg.Fused), t: t, compared: map[viewKind]int{}}
-		n := 0
-		e := NewEngine(cfg, topo, m, func() string { n++; return fmt.Sprint("f", n) })
+		e := NewEngine(cfg, topo, m, counter("f"))
 		e.Watch(func(from, to int64) (on []string) {
 			for i, d := range topo.Devices {
 				if (to/(7*second)+int64(i))%3 != 0 {

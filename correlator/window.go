@@ -141,7 +141,7 @@ flows:
 		if !f.overlaps(start, end) {
 			continue
 		}
-		if f.Undone() || f.Local {
+		if f.Undone() {
 			continue
 		}
 		j := s.join(f)

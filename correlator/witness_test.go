@@ -1,7 +1,6 @@
 package correlator
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -132,23 +131,10 @@ func TestBlindDeviceIsNoWitness(t *testing.T) {
 	}
 }
 
-// counter draws ids that count up.
-func counter(prefix string) func() string {
-	n := 0
-	return func() string { n++; return fmt.Sprint(prefix, n) }
-}
-
 // playHeard is play with agents whose silence is judged as in the service.
 func playHeard(topo *topology.Topology, arrivals []arrival, until int64, a *agents) *Engine {
 	e := NewEngine(DefaultEngineConfig(), topo, nil, counter("f"))
 	e.Watch(a.watching)
 	e.Attend(a.heard, a.blindWithin)
-	for now := arrivals[0].at / stepEvery * stepEvery; now <= until; now += stepEvery {
-		for len(arrivals) > 0 && arrivals[0].at <= now {
-			e.Add(arrivals[0].batch, arrivals[0].at)
-			arrivals = arrivals[1:]
-		}
-		e.Step(now)
-	}
-	return e
+	return feed(e, arrivals, until, func() {})
 }

@@ -84,6 +84,7 @@ func mergeFlow(a, b *decafpb.FlowRecord) {
 	a.RttMeanNs = weighted(a.RttMeanNs, ta, b.RttMeanNs, tb)
 	a.CwndMeanBytes = weighted(a.CwndMeanBytes, ta, b.CwndMeanBytes, tb)
 	a.RwndMeanBytes = weighted(a.RwndMeanBytes, ta, b.RwndMeanBytes, tb)
+	a.OwnRwndMeanBytes = weighted(a.OwnRwndMeanBytes, ta, b.OwnRwndMeanBytes, tb)
 
 	// A sum per service knows which of its flows ended: the others are among
 	// the later one's. Rows of hosts count a flow in each interval it sent in,
@@ -113,7 +114,15 @@ func mergeFlow(a, b *decafpb.FlowRecord) {
 	a.BytesRead += b.BytesRead
 	a.Retransmits += b.Retransmits
 	a.RttMaxNs = max(a.RttMaxNs, b.RttMaxNs)
+	a.RttVarNs, a.DurationMs = cmp.Or(b.RttVarNs, a.RttVarNs), cmp.Or(b.DurationMs, a.DurationMs)
+	if a.RttMinNs == 0 || b.RttMinNs != 0 && b.RttMinNs < a.RttMinNs {
+		a.RttMinNs = b.RttMinNs
+	}
 	a.CwndReductions += b.CwndReductions
+	a.CwndDeltaBytes += b.CwndDeltaBytes
+	a.ShrunkFlows += b.ShrunkFlows
+	a.Reorderings += b.Reorderings
+	a.ZeroWindowProbes = max(a.ZeroWindowProbes, b.ZeroWindowProbes)
 	a.ZeroWindowNs += b.ZeroWindowNs
 	a.ResetsSent += b.ResetsSent
 	a.ResetsReceived += b.ResetsReceived
@@ -122,6 +131,9 @@ func mergeFlow(a, b *decafpb.FlowRecord) {
 	a.OutOfOrder += b.OutOfOrder
 	a.Active = a.Active || b.Active
 	a.SampledOf = max(a.SampledOf, b.SampledOf)
+	if b.Uid != nil {
+		a.Uid = b.Uid
+	}
 	if b.Process != "" {
 		a.Process = b.Process
 	}

@@ -143,6 +143,13 @@ func TestMergeFlow(t *testing.T) {
 		&decafpb.FlowRecord{Packets: 1, RttMaxNs: 9, RttMeanNs: 4, CwndMeanBytes: 100, ZeroWindowNs: 3},
 		&decafpb.FlowRecord{Packets: 2, RttMaxNs: 8, RttMeanNs: 8, RwndMeanBytes: 7, Retransmits: 1, Active: true},
 		&decafpb.FlowRecord{Packets: 3, RttMaxNs: 9, RttMeanNs: 7, CwndMeanBytes: 100, RwndMeanBytes: 7, ZeroWindowNs: 3, Retransmits: 1, Active: true})
+	f("the newest, the least, the most and sums of the rest",
+		&decafpb.FlowRecord{OwnRwndMeanBytes: 5, RttVarNs: 1, DurationMs: 10, RttMinNs: 7, CwndDeltaBytes: -5, ShrunkFlows: 1, Reorderings: 2, ZeroWindowProbes: 3, Uid: proto.Uint32(7)},
+		&decafpb.FlowRecord{RttVarNs: 2, DurationMs: 20, RttMinNs: 6, CwndDeltaBytes: 3, ShrunkFlows: 1, Reorderings: 1, ZeroWindowProbes: 1, Uid: proto.Uint32(0)},
+		&decafpb.FlowRecord{OwnRwndMeanBytes: 5, RttVarNs: 2, DurationMs: 20, RttMinNs: 6, CwndDeltaBytes: -2, ShrunkFlows: 2, Reorderings: 3, ZeroWindowProbes: 3, Uid: proto.Uint32(0)})
+	f("what a later one does not know stays",
+		&decafpb.FlowRecord{RttVarNs: 1, DurationMs: 10, RttMinNs: 7, Uid: proto.Uint32(7)}, &decafpb.FlowRecord{},
+		&decafpb.FlowRecord{RttVarNs: 1, DurationMs: 10, RttMinNs: 7, Uid: proto.Uint32(7)})
 	f("new stays new while open", &decafpb.FlowRecord{State: isNew}, &decafpb.FlowRecord{State: open}, &decafpb.FlowRecord{State: isNew})
 	f("and ends", &decafpb.FlowRecord{State: isNew}, &decafpb.FlowRecord{State: closed, Error: 104}, &decafpb.FlowRecord{State: closed, Error: 104})
 	f("rows count on", &decafpb.FlowRecord{Flows: 5}, &decafpb.FlowRecord{Flows: 6}, &decafpb.FlowRecord{Flows: 11})

@@ -46,7 +46,13 @@ method says how links, devices and hosts are named as the cause of loss:
          cannot be told apart, and why. The default.
   vote   counts 007's votes: each flow that lost packets spreads one over the
          links of its path. Simple to check by hand; needs more flows on a large
-         network, and names neither devices nor hosts by hosts' evidence alone.`,
+         network, and names neither devices nor hosts by hosts' evidence alone.
+
+tables.max_bytes bounds the memory for what hosts tell of each connection and
+service, which decaf flows and the page show: those that are over and quiet go
+first, trouble stays longest. 64 MiB, the default, hold 120,000 connections that
+are told of once, 20,000 that are for long; 0 keeps none. nats.max_bytes and
+nats.max_age bound the evidence that is kept on disk.`,
 		Example: `  decaf topology clos --pods 2 > topology.yaml
   cat > serve.yaml <<END
   topology: topology.yaml

@@ -19,10 +19,11 @@ type Config struct {
 	// Method by which links, devices and hosts are named: fused or vote.
 	Method string `yaml:"method"`
 	// Data is the directory that evidence, reports and findings are kept in.
-	Data string            `yaml:"data"`
-	NATS NATS              `yaml:"nats"`
-	API  API               `yaml:"api"`
-	Log  service.LogConfig `yaml:"log"`
+	Data   string            `yaml:"data"`
+	NATS   NATS              `yaml:"nats"`
+	Tables Tables            `yaml:"tables"`
+	API    API               `yaml:"api"`
+	Log    service.LogConfig `yaml:"log"`
 }
 
 // NATS says which server carries the evidence.
@@ -38,6 +39,19 @@ type NATS struct {
 	MaxAge   time.Duration `yaml:"max_age"`
 }
 
+// Tables bounds what hosts tell of each connection and service, kept in memory for
+// people to look at.
+type Tables struct {
+	// MaxBytes is for both, a quarter for services; what is of the least interest goes
+	// first. A connection takes 400 bytes, and up to 2,500 the longer it is told of.
+	// 0: none are kept.
+	MaxBytes int `yaml:"max_bytes"`
+}
+
+// minTables holds the connections of a small host: fewer bytes than that were meant
+// in another unit.
+const minTables = 1 << 20
+
 // API says where users reach the service.
 type API struct {
 	// Listen is host:port, or fd://N for a socket that the parent process has
@@ -46,11 +60,13 @@ type API struct {
 	TLS    *service.TLSFiles `yaml:"tls"`
 }
 
-// DefaultConfig keeps a day or a GiB of evidence and listens on loopback.
+// DefaultConfig keeps a day or a GiB of evidence, 64 MiB of connections, and listens
+// on loopback.
 func DefaultConfig() Config {
 	return Config{
 		Method: correlator.Methods()[0],
 		NATS:   NATS{MaxBytes: 1 << 30, MaxAge: 24 * time.Hour},
+		Tables: Tables{MaxBytes: correlator.DefaultStoreLimits().TableBytes},
 		API:    API{Listen: "127.0.0.1:8080"},
 		Log:    service.LogConfig{Level: "info", Format: "text"},
 	}
@@ -67,6 +83,8 @@ func (c *Config) Validate() error {
 		return errors.New("nats: url and listen exclude each other: either use a server or embed one")
 	case !slices.Contains(correlator.Methods(), c.Method):
 		return fmt.Errorf("method %q: give one of %s", c.Method, strings.Join(correlator.Methods(), ", "))
+	case c.Tables.MaxBytes != 0 && c.Tables.MaxBytes < minTables:
+		return fmt.Errorf("tables: max_bytes: %d: give at least %d bytes, or 0 to keep no connections", c.Tables.MaxBytes, minTables)
 	}
 	if c.NATS.URL != "" {
 		if err := bus.ValidURL(c.NATS.URL); err != nil {

@@ -116,6 +116,7 @@ func (s *Service) disconnect(context.Context) error {
 func (s *Service) startCorrelator(context.Context) (err error) {
 	cfg := correlator.DefaultConfig()
 	cfg.Topology, cfg.Site, cfg.Method = s.topo, s.topo.Site, s.cfg.Method
+	cfg.Engine.Limits.TableBytes = s.cfg.Tables.MaxBytes
 	if s.corr, err = correlator.New(cfg, correlator.Deps{Conn: s.conn, Log: s.log}); err != nil {
 		return err
 	}

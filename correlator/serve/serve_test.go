@@ -173,6 +173,8 @@ func TestConfigurationIsChecked(t *testing.T) {
 		{"no topology", "topology", func(c *Config) { c.Topology = "" }},
 		{"no data", "data", func(c *Config) { c.Data = "" }},
 		{"no such method", "fused, vote", func(c *Config) { c.Method = "vore" }},
+		{"tables too small for a host", "1048576", func(c *Config) { c.Tables.MaxBytes = 64 }},
+		{"tables of less than nothing", "0 to keep no", func(c *Config) { c.Tables.MaxBytes = -1 }},
 		{"both servers", "exclude each other", func(c *Config) { c.NATS.URL, c.NATS.Listen = "nats://127.0.0.1:1", "127.0.0.1:0" }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -201,5 +203,37 @@ func TestConfigurationIsChecked(t *testing.T) {
 				t.Errorf("error %v, want one about %s", err, c.want)
 			}
 		})
+	}
+}
+
+// The memory for what hosts tell of connections is set by file and environment; where
+// none is given, it is said that they are not kept.
+func TestTablesAreBounded(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "serve.yaml")
+	if err := os.WriteFile(file, []byte("topology: t.yaml\ndata: d\ntables: {max_bytes: 2097152}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := LoadConfig(file)
+	if err != nil || cfg.Tables.MaxBytes != 2<<20 {
+		t.Fatalf("%+v, %v", cfg.Tables, err)
+	}
+	t.Setenv("DECAF_TABLES_MAX_BYTES", "0")
+	if cfg, err = LoadConfig(file); err != nil || cfg.Tables.MaxBytes != 0 {
+		t.Fatalf("%+v, %v", cfg.Tables, err)
+	}
+	ask := func(change func(*Config)) error {
+		t.Helper()
+		cfg := config(t)
+		change(&cfg)
+		client, _, _ := start(t, cfg)
+		var rows api.TableView[api.ConnectionView]
+		_, err := client.Get(t.Context(), "flows", nil, &rows)
+		return err
+	}
+	if err := ask(func(*Config) {}); err != nil {
+		t.Errorf("by default: %v", err)
+	}
+	if err := ask(func(c *Config) { c.Tables.MaxBytes = 0 }); !errors.Is(err, api.ErrNotFound) || !strings.Contains(err.Error(), "tables.max_bytes") {
+		t.Errorf("of a service that keeps none: %v", err)
 	}
 }
