@@ -2,6 +2,8 @@
 GO        ?= go
 BIN       := bin/decaf
 PKGS      ?= ./...
+# Without C, as the binary is, lint, tests and what these build share one compilation.
+export CGO_ENABLED := 0
 # Tests of packages that measure the kernel share one machine's namespaces, CPUs
 # and tracepoints: package after package, or they disturb each other's packets.
 # All others run beside them, on what CPU those leave.
@@ -18,7 +20,7 @@ run: build ## build, then start the demo: fabric (as root on Linux the kernel's,
 	@$(BIN) demo
 
 build: ## build bin/decaf
-	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) .
+	@$(GO) build -trimpath -o $(BIN) .
 
 test: build ## all tests; as root also those on the kernel fabric; names what it skipped
 	@rm -f $(BIN).*.test.json

@@ -145,24 +145,22 @@ func (r *recorder) lossy() error {
 	return nil
 }
 
-// connection writes the line of one connection, unless its host itself dropped the
-// packets, or they may have arrived.
+// connection writes the line of one connection, unless its packets may have arrived.
+// What its host itself dropped tells of no network.
 func (r *recorder) connection(f packet.Flow, list []*api.RetransmitView, counted []flowRow) {
 	src, okSrc := r.host(f.Src.Addr())
 	dst, okDst := r.host(f.Dst.Addr())
-	if !okSrc || !okDst {
+	list = slices.DeleteFunc(slices.Clone(list), func(x *api.RetransmitView) bool { return x.LocalCause != "" })
+	if !okSrc || !okDst || len(list) == 0 {
 		return
 	}
 	line := replay.Flow{Src: src, Dst: dst}
 	var path []replay.LinkID
 	var undone, seen, told bool
 	for _, x := range list {
-		switch {
-		case x.LocalCause != "":
-			return
-		case x.Undone:
+		if x.Undone {
 			undone = true
-		default:
+		} else {
 			line.Retransmits += max(uint64(x.Segments), 1)
 			seen = seen || r.dropped[segment{f, x.TCPSeq}]
 			told = told || tells(x)

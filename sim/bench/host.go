@@ -11,7 +11,8 @@ with the agent as a process in a and NATS beside it:
 
   - processor time (the process and the kernel's time in its programs), memory,
     bytes to NATS and probes a second, with 1,000 and 20,000 open connections and
-    0, 100, 1,000 and 10,000 retransmits a second, ten times --duration each;
+    0, 100, 1,000 and 10,000 retransmits a second: thirty times --duration each up
+    to 1,000 a second, ten times at 10,000;
   - of the connections, and of the bytes, that half of this machine's most would
     be, how many are delivered, agent off and on in turn (--pairs);
   - at 10,000 retransmits a second, what the agent could not read, trace or send, and
