@@ -241,13 +241,16 @@ func (o *openFinding) extend(c *Candidate) bool {
 		o.ifaces[i] = true
 	}
 	o.pb.Interfaces = slices.Sorted(maps.Keys(o.ifaces))
-	if c.Method == methodDevice { // a witness beats a vote
+	// What a device that comes back drops, until it has its routes again, is of its
+	// having been down.
+	returning := o.pb.GetClass() == classDown && c.Class != classDown
+	if c.Method == methodDevice && !returning { // a witness beats a vote
 		o.pb.Method, o.pb.Class = c.Method, c.Class
 	}
 	o.pb.Votes = max(o.pb.Votes, c.Votes)
 	o.pb.VotesShare = max(o.pb.VotesShare, c.Share)
 	o.pb.Probability = max(o.pb.Probability, c.Probability)
-	if c.Method == o.pb.GetMethod() {
+	if c.Method == o.pb.GetMethod() && !returning {
 		o.pb.Equivalent = nil
 		for _, e := range c.Equivalent {
 			o.pb.Equivalent = append(o.pb.Equivalent, e.String())
