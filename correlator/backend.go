@@ -168,9 +168,14 @@ func bounds(r api.Range, now int64) (start, end int64) {
 
 // Drops implements api.Backend.
 func (c *Correlator) Drops(_ context.Context, r api.Range) ([]api.DropRow, error) {
+	rows := c.drops(r)
+	slices.SortStableFunc(rows, func(a, b api.DropRow) int { return -cmp.Compare(a.GetTimeNs(), b.GetTimeNs()) })
+	return limited(rows, r), nil
+}
+
+func (c *Correlator) drops(r api.Range) (rows []api.DropRow) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var rows []api.DropRow
 	for _, d := range c.engine.store.drops {
 		if !d.evidence() || !r.Holds(d.Event.GetTimeNs()) || !r.MatchComponent(d.Component.String(), "device "+d.Device) ||
 			!r.MatchClass(d.Event.GetClass()) || !r.Flow.Match(d.Event.GetPacket().GetFlow()) && !r.Flow.Match(sentPacket(d.Event).GetFlow()) {
@@ -178,15 +183,19 @@ func (c *Correlator) Drops(_ context.Context, r api.Range) ([]api.DropRow, error
 		}
 		rows = append(rows, api.DropRow{DropEvent: d.Event, Device: d.Device, Component: d.Component.String(), Matched: d.Matched})
 	}
-	slices.SortStableFunc(rows, func(a, b api.DropRow) int { return -cmp.Compare(a.GetTimeNs(), b.GetTimeNs()) })
-	return limited(rows, r), nil
+	return rows
 }
 
 // Paths implements api.Backend.
 func (c *Correlator) Paths(_ context.Context, r api.Range) ([]*decafpb.Retransmit, error) {
+	list := c.paths(r)
+	slices.SortStableFunc(list, func(a, b *decafpb.Retransmit) int { return -cmp.Compare(a.GetTimeNs(), b.GetTimeNs()) })
+	return limited(list, r), nil
+}
+
+func (c *Correlator) paths(r api.Range) (list []*decafpb.Retransmit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var list []*decafpb.Retransmit
 	var component Component
 	if r.Component != "" {
 		component, _ = parseComponent(c.cfg.Topology, r.Component)
@@ -203,8 +212,7 @@ func (c *Correlator) Paths(_ context.Context, r api.Range) ([]*decafpb.Retransmi
 			}
 		}
 	}
-	slices.SortStableFunc(list, func(a, b *decafpb.Retransmit) int { return -cmp.Compare(a.GetTimeNs(), b.GetTimeNs()) })
-	return limited(list, r), nil
+	return list
 }
 
 // Agents implements api.Backend.

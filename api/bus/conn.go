@@ -78,6 +78,9 @@ func Connect(ctx context.Context, cfg ConnConfig, log *slog.Logger) (*Conn, erro
 	if err := checkSite(cfg.Site); err != nil {
 		return nil, err
 	}
+	if err := checkBounds(cfg.MaxBytes, cfg.MaxAge); err != nil {
+		return nil, err
+	}
 	def := DefaultServerConfig()
 	if cfg.Server != nil {
 		def = cfg.Server.cfg

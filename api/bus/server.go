@@ -53,6 +53,18 @@ func DefaultServerConfig() ServerConfig {
 	return ServerConfig{MaxBytes: 1 << 30, MaxAge: 7 * 24 * time.Hour}
 }
 
+// checkBounds says what is wrong with the bounds of the evidence stream: NATS takes
+// less than nothing for no bound.
+func checkBounds(bytes int64, age time.Duration) error {
+	switch {
+	case bytes < 0:
+		return fmt.Errorf("nats: max_bytes: %d: give how much evidence to keep at most, or 0 for %d", bytes, DefaultServerConfig().MaxBytes)
+	case age < 0:
+		return fmt.Errorf("nats: max_age: %s: give how long to keep evidence at most, or 0 for %s", age, DefaultServerConfig().MaxAge)
+	}
+	return nil
+}
+
 // Server is an embedded NATS server.
 type Server struct {
 	cfg   ServerConfig
@@ -75,6 +87,9 @@ func StartServer(cfg ServerConfig, log *slog.Logger) (*Server, error) {
 		cfg.MaxAge = def.MaxAge
 	}
 	if err := checkSite(cfg.Site); err != nil {
+		return nil, err
+	}
+	if err := checkBounds(cfg.MaxBytes, cfg.MaxAge); err != nil {
 		return nil, err
 	}
 	if cfg.Dir == "" {

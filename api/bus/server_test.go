@@ -4,6 +4,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"decaf/api/service"
 )
@@ -41,6 +42,8 @@ func TestServerRefusesWhatItCannotDoSafely(t *testing.T) {
 	f(ok("127.0.0.1:port"), "no number")
 	f(ok(busy.Addr().String()), "in use", "choose another address")
 	f(ServerConfig{Site: "east"}, "data directory")
+	f(ServerConfig{Site: "east", Dir: t.TempDir(), MaxBytes: -1}, "max_bytes: -1", "0 for 1073741824")
+	f(ServerConfig{Site: "east", Dir: t.TempDir(), MaxAge: -time.Hour}, "max_age: -1h0m0s", "0 for 168h0m0s")
 	f(ServerConfig{Site: "a.b", Dir: t.TempDir()}, `site "a.b"`)
 	f(ServerConfig{Site: "east", Dir: used}, "in use by another process")
 	f(ServerConfig{Site: "east", Dir: t.TempDir(), Listen: "127.0.0.1:0", TLS: &service.TLSFiles{CA: "a", Cert: "b", Key: "c"}}, "load tls certificate b")
@@ -73,6 +76,8 @@ func TestConnectRefusesWhatTryingAgainCannotMend(t *testing.T) {
 	}
 	f(ConnConfig{Site: "east"}, "it is empty")
 	f(ConnConfig{Site: "", URL: "nats://127.0.0.1:1", Name: "host.a"}, "site")
+	f(ConnConfig{Site: "east", URL: "nats://127.0.0.1:1", Name: "host.a", MaxBytes: -1}, "max_bytes: -1")
+	f(ConnConfig{Site: "east", URL: "nats://127.0.0.1:1", Name: "host.a", MaxAge: -1}, "max_age: -1ns")
 	f(ConnConfig{Site: "east", URL: "nats://127.0.0.1:1", Name: "a"}, "no name of a client")
 	f(ConnConfig{Site: "east", URL: "nats://bad host:1", Name: "host.a"}, "bad host")
 	f(ConnConfig{Site: "east", URL: "tls://127.0.0.1:1", Name: "host.a", TLS: &service.TLSFiles{CA: "nosuch.pem"}}, "nosuch.pem")
