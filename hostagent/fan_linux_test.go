@@ -55,25 +55,18 @@ func (f *fan) join(label bool) error {
 		fields = "0x08"
 	}
 	for _, s := range []*space{f.s[0], f.s[1], f.r} {
-		if err := s.do(func() error {
-			for file, value := range map[string]string{
-				"net/ipv4/ip_forward":                     "1",
-				"net/ipv4/icmp_ratelimit":                 "0",
-				"net/ipv4/conf/all/rp_filter":             "0",
-				"net/ipv4/conf/default/rp_filter":         "0",
-				"net/ipv4/fib_multipath_hash_policy":      "3",
-				"net/ipv6/conf/all/forwarding":            "1",
-				"net/ipv6/conf/default/accept_dad":        "0",
-				"net/ipv6/icmp/ratemask":                  "0-1,4-127",
-				"net/ipv6/fib_multipath_hash_policy":      "3",
-				"net/ipv6/fib_multipath_hash_fields":      fields,
-				"net/ipv4/icmp_errors_use_inbound_ifaddr": "1",
-			} {
-				if err := os.WriteFile("/proc/sys/"+file, []byte(value), 0o644); err != nil {
-					return err
-				}
-			}
-			return nil
+		if err := s.sysctl(map[string]string{
+			"net/ipv4/ip_forward":                     "1",
+			"net/ipv4/icmp_ratelimit":                 "0",
+			"net/ipv4/conf/all/rp_filter":             "0",
+			"net/ipv4/conf/default/rp_filter":         "0",
+			"net/ipv4/fib_multipath_hash_policy":      "3",
+			"net/ipv6/conf/all/forwarding":            "1",
+			"net/ipv6/conf/default/accept_dad":        "0",
+			"net/ipv6/icmp/ratemask":                  "0-1,4-127",
+			"net/ipv6/fib_multipath_hash_policy":      "3",
+			"net/ipv6/fib_multipath_hash_fields":      fields,
+			"net/ipv4/icmp_errors_use_inbound_ifaddr": "1",
 		}); err != nil {
 			return err
 		}
@@ -268,32 +261,6 @@ func (s *space) tcpCount(t *testing.T, name string) (n uint64) {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// tracersFor are real tracers as an agent in a has them, with distances of the
-// test's choice.
-func (l *lab) tracersFor(t *testing.T, far func(src, dst netip.Addr) int) *tracers {
-	t.Helper()
-	cfg, err := DefaultConfig().Trace.tracer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Rate, cfg.Burst = 1e6, 1e6
-	var tr *tracers
-	if err := l.a.do(func() (err error) {
-		tr, err = newTracers(cfg, far, nil, testLog(t))
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- tr.Run(t.Context()) }()
-	t.Cleanup(func() {
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return tr
 }
 
 // retransmitOf loses what a connection sends until something of it was sent again.

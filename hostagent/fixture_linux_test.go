@@ -106,6 +106,18 @@ func (s *space) do(fn func() error) error {
 	})
 }
 
+// sysctl sets kernel parameters of the namespace, by their files in /proc/sys.
+func (s *space) sysctl(parameters map[string]string) error {
+	return s.do(func() error {
+		for file, value := range parameters {
+			if err := os.WriteFile("/proc/sys/"+file, []byte(value), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // lab is a - r - b: two hosts and a router between them, with IPv4 and IPv6.
 type lab struct {
 	t       testing.TB
@@ -135,22 +147,15 @@ func newLab(t testing.TB) *lab {
 
 func (l *lab) wire() error {
 	for _, s := range []*space{l.a, l.r, l.b} {
-		if err := s.do(func() error {
-			for file, value := range map[string]string{
-				"net/ipv4/tcp_no_metrics_save":     "1",
-				"net/ipv4/ip_forward":              "1",
-				"net/ipv6/conf/all/forwarding":     "1",
-				"net/ipv6/conf/all/accept_dad":     "0",
-				"net/ipv6/conf/default/accept_ra":  "0",
-				"net/ipv6/conf/default/accept_dad": "0",
-				"net/ipv4/conf/all/rp_filter":      "0",
-				"net/ipv4/icmp_ratelimit":          "0",
-			} {
-				if err := os.WriteFile("/proc/sys/"+file, []byte(value), 0o644); err != nil {
-					return err
-				}
-			}
-			return nil
+		if err := s.sysctl(map[string]string{
+			"net/ipv4/tcp_no_metrics_save":     "1",
+			"net/ipv4/ip_forward":              "1",
+			"net/ipv6/conf/all/forwarding":     "1",
+			"net/ipv6/conf/all/accept_dad":     "0",
+			"net/ipv6/conf/default/accept_ra":  "0",
+			"net/ipv6/conf/default/accept_dad": "0",
+			"net/ipv4/conf/all/rp_filter":      "0",
+			"net/ipv4/icmp_ratelimit":          "0",
 		}); err != nil {
 			return err
 		}

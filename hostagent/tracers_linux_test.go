@@ -18,8 +18,9 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// tracersIn are real tracers as an agent in a namespace has them.
-func (l *lab) tracersIn(t *testing.T, s *space, names ...string) *tracers {
+// tracersFor are real tracers as an agent in a has them that watches other
+// namespaces as well, with distances of the test's choice.
+func (l *lab) tracersFor(t *testing.T, far tracer.Distance, names ...string) *tracers {
 	t.Helper()
 	cfg, err := DefaultConfig().Trace.tracer()
 	if err != nil {
@@ -27,8 +28,8 @@ func (l *lab) tracersIn(t *testing.T, s *space, names ...string) *tracers {
 	}
 	cfg.Rate, cfg.Burst = 1e6, 1e6
 	var tr *tracers
-	if err := s.do(func() (err error) {
-		tr, err = newTracers(cfg, distances(l.topo), names, testLog(t))
+	if err := l.a.do(func() (err error) {
+		tr, err = newTracers(cfg, far, names, testLog(t))
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ func (l *lab) tracersIn(t *testing.T, s *space, names ...string) *tracers {
 func TestFlowsAreTracedFromTheirNamespace(t *testing.T) {
 	l := newLab(t)
 	names := []string{l.b.file()}
-	tr := l.tracersIn(t, l.a, names...)
+	tr := l.tracersFor(t, distances(l.topo), names...)
 	rec, _, stop := l.watchWith(l.a, tr, func(c *Config) { c.Namespaces = names })
 	defer stop()
 	for _, c := range []struct{ to, hop string }{{addrB, "10.2.0.254"}, {addrB6, "fd00:2::fe"}} {
@@ -94,7 +95,7 @@ func wantHop(t *testing.T, p *decafpb.Path, hop string) {
 // newer than the last look at these.
 func TestAllNamespacesAreTracedFrom(t *testing.T) {
 	l := newLab(t)
-	tr := l.tracersIn(t, l.a, allNamespaces)
+	tr := l.tracersFor(t, distances(l.topo), allNamespaces)
 	tr.spaces.files() // the look
 	tr.spaces.at = tr.spaces.at.Add(-2 * time.Second)
 	processIn(t, l.b)
@@ -105,7 +106,7 @@ func TestAllNamespacesAreTracedFrom(t *testing.T) {
 // and that is said and counted.
 func TestNamespaceThatIsGone(t *testing.T) {
 	l := newLab(t)
-	tr := l.tracersIn(t, l.a, "nowhere")
+	tr := l.tracersFor(t, distances(l.topo), "nowhere")
 	p := tr.DoIn(t.Context(), l.b.inum, fromB)
 	if p.GetStatus() != decafpb.PathStatus_PATH_STATUS_SKIPPED || !strings.Contains(p.GetWhy(), "not to be found") {
 		t.Errorf("path %v, want none, and why", p)
@@ -120,7 +121,7 @@ func TestNamespaceThatIsGone(t *testing.T) {
 func TestContainersBehindNATAreTracedAsTranslated(t *testing.T) {
 	l := newLab(t)
 	c := l.container(t)
-	tr := l.tracersIn(t, l.a, c.file())
+	tr := l.tracersFor(t, distances(l.topo), c.file())
 	rec, _, stop := l.watchWith(l.a, tr, func(cfg *Config) { cfg.Namespaces = []string{c.file()} })
 	defer stop()
 	ln := l.listen()

@@ -27,6 +27,7 @@ type options struct {
 	cfg        Config
 	from       string
 	label      uint32
+	oneLabel   bool // the label was given
 	distance   int
 	allPaths   bool
 	confidence int
@@ -65,7 +66,8 @@ shows the destination and whether the port is open.
 --all-paths varies the source port and finds every way there is, by the multipath
 detection algorithm: behind every switch as many flows are sent as make it 95 %
 (or 99 %) sure that no next hop was missed. It prints a picture, and for each path
-source ports that go over it, so that you can send a flow over the link you suspect.
+source ports that go over it, so that you can send a flow over the link you suspect;
+of IPv6 also flow labels, by which some switches balance.
 
 How to read it:
   - a hop is the interface by which the probe came in, where switches say so (RFC
@@ -105,7 +107,7 @@ Needs Linux and root, or the capability CAP_NET_RAW.`,
 	f.StringVar(&o.topology, "topology", "", "topology file: tells distances and the switches' names")
 	f.StringVar(&o.learn, "learn", "", "with --all-paths: write what was found as a topology file")
 	f.DurationVar(&o.cfg.Timeout, "timeout", o.cfg.Timeout, "how long to wait for answers")
-	f.Uint32Var(&o.label, "flow-label", 0, "IPv6 flow label of the flow's packets")
+	f.Uint32Var(&o.label, "flow-label", 0, "IPv6 flow label of the flow's packets (default: 0 for the flow, another for each that --all-paths makes)")
 	f.BoolVar(&o.names, "names", false, "look up the names of addresses (default: on a terminal)")
 	f.BoolVarP(&o.noNames, "numeric", "n", false, "never look up names")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
@@ -124,8 +126,8 @@ func (o *options) request(ctx context.Context, to string) (r Request, t *topolog
 		return r, nil, err
 	}
 	switch {
-	case o.label > 0xfffff:
-		return r, nil, fmt.Errorf("--flow-label %d: at most %d (20 bits)", o.label, 0xfffff)
+	case o.label > maxFlowLabel:
+		return r, nil, fmt.Errorf("--flow-label %d: at most %d (20 bits)", o.label, maxFlowLabel)
 	case o.distance < 0 || o.distance > o.cfg.MaxTTL:
 		return r, nil, fmt.Errorf("--distance %d: want 0 (unknown) to --max-ttl (%d)", o.distance, o.cfg.MaxTTL)
 	case o.confidence != 95 && o.confidence != 99:
@@ -157,6 +159,7 @@ func (o *options) request(ctx context.Context, to string) (r Request, t *topolog
 
 func (o *options) run(cmd *cobra.Command, to string) error {
 	ctx := cmd.Context()
+	o.oneLabel = cmd.Flags().Changed("flow-label")
 	r, topo, err := o.request(ctx, to)
 	if err != nil {
 		return err
@@ -195,7 +198,7 @@ func (o *options) once(ctx context.Context, cmd *cobra.Command, t *Tracer, topo 
 	var err error
 	r.observe = p.observe
 	if o.allPaths {
-		e := EnumerateRequest{Request: r, Confidence: float64(o.confidence) / 100, MaxFlows: o.maxFlows}
+		e := EnumerateRequest{Request: r, OneLabel: o.oneLabel, Confidence: float64(o.confidence) / 100, MaxFlows: o.maxFlows}
 		if bar := cmd.ErrOrStderr(); terminal(bar) {
 			e.Progress = func(p Progress) {
 				fmt.Fprintf(bar, "\r\x1b[KTTL %d of %d: %d interfaces, %d probes", p.TTL, p.Of, p.Nodes, p.Probes)

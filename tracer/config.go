@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 )
@@ -11,7 +12,8 @@ import (
 type Config struct {
 	// Rate is how many traces per second this host may start, 007's Ct: it
 	// follows from the ICMP answers a switch can give per second and the number
-	// of hosts that may ask (007, theorem 1). Burst is how many at once.
+	// of hosts that may ask (007, theorem 1). Burst is how many at once. After a
+	// burst traces may start at random moments, so that hosts do not keep in step.
 	Rate  float64
 	Burst int
 	// Host, if not nil, is the Tracer of this host's own network namespace, this one
@@ -63,8 +65,8 @@ func DefaultConfig() Config {
 // Validate says what is wrong with a configuration, if anything.
 func (c Config) Validate() error {
 	switch {
-	case !(c.Rate > 0):
-		return fmt.Errorf("trace rate %v: want more than 0 per second", c.Rate)
+	case !(c.Rate > 0) || math.IsInf(c.Rate, 0):
+		return fmt.Errorf("trace rate %v: want more than 0 per second, and finite", c.Rate)
 	case c.Burst < 1:
 		return fmt.Errorf("trace burst %d: want at least 1", c.Burst)
 	case c.MaxTTL < 1 || c.MaxTTL > maxTTL:

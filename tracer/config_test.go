@@ -14,6 +14,7 @@ func TestConfig(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		"rate 0":          func(c *Config) { c.Rate = 0 },
 		"rate NaN":        func(c *Config) { c.Rate = math.NaN() },
+		"rate +Inf":       func(c *Config) { c.Rate = math.Inf(1) },
 		"burst 0":         func(c *Config) { c.Burst = 0 },
 		"max TTL 64":      func(c *Config) { c.MaxTTL = 64 },
 		"max TTL 0":       func(c *Config) { c.MaxTTL = 0 },

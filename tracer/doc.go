@@ -26,8 +26,9 @@
 //   - the probes can leave in the caller's own step (Start), the farthest first,
 //     and their answers are looked for without sleeping for a moment (Glance):
 //     to be woken up takes a process longer than most answers;
-//   - one token bucket for the whole host keeps the switches' ICMP budget; a
-//     trace it refuses is "unseen" and says so.
+//   - one token bucket for the whole host keeps the switches' ICMP budget; its tokens
+//     come back at random moments, so that hosts which lost packets together do
+//     not trace in step; a trace it refuses is "unseen" and says so.
 //
 // What makes it one path: a hop that answered late has its neighbours asked once
 // more, so that a path which changed meanwhile shows; a TTL that two addresses
@@ -36,17 +37,18 @@
 // no path is made up of two.
 //
 // The way through it:
-//   - tracer.go: Tracer, who may trace, when; machine.go: the state of one trace
-//     (no sockets, the clock is a parameter); identity.go: how a probe is marked and
-//     known again; cache.go: one trace per flow and epoch
+//   - tracer.go: Tracer, who may trace; budget.go: how many, and when; cache.go: one
+//     trace per flow and epoch; machine.go: the state of one trace (no sockets, the
+//     clock is a parameter); identity.go: how a probe is marked and known again
 //   - enumerate.go: all paths, on demand and on schedule (Survey); mda.go: the
 //     algorithm, again without sockets and clock, and its result, Fan
 //   - translate.go: what a flow is on the wire; conntrack.go and conntrack_linux.go
 //     (ctnetlink), ipvs.go (/proc/net/ip_vs_conn), balancer.go (HTTP), tap_linux.go
 //     (answers to what was given another destination)
 //   - watch.go: what packets that come in tell, of which none wakes this process
-//     up; checksums.go: who needs right checksums; receive.go, socket_linux.go and
-//     wire_linux.go: the sockets; filter.go: the filter that keeps other ICMP out
+//     up; checksums.go: who needs right checksums; receive.go, socket_linux.go,
+//     wire_linux.go and neighbour_linux.go: the sockets; filter.go: the filter that
+//     keeps other ICMP out
 //   - command.go, print.go, picture.go, connected_linux.go: "decaf trace"
 //
 // What does not live here: when to trace and for whom (package hostagent), what
@@ -57,9 +59,9 @@
 // for a raw packet without looking at its ports; paths there may start on the wrong
 // uplink. Routers that hash the IPv6 flow label need Request.FlowLabel. The way back
 // may be longer than the way there: then the TTL of what comes in says too much, and
-// probes reach the host. IPVS is
-// read in the network namespace of the process, whatever that of the Tracer, and
-// its format is known from the kernel's source only. An
-// enumeration needs other source ports, so it is not made for a flow that this
-// host translates.
+// probes reach the host. Connection tracking is asked about its default zone alone:
+// what is translated in another looks untranslated. IPVS is read in the network
+// namespace of the process, whatever that of the Tracer, and its format is known from
+// the kernel's source only. An enumeration needs other source ports, so it is not
+// made for a flow that this host translates.
 package tracer

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,15 +17,19 @@ import (
 // EnumerateRequest asks for all paths between two hosts.
 type EnumerateRequest struct {
 	// Request is the flow to begin with, and is traced first. Others have its
-	// addresses, its destination port, and other source ports.
+	// addresses, its destination port, and other source ports. Those of IPv6 have a
+	// flow label each, as hosts give them: routers may go by that alone (RFC 6438).
 	Request
+	// OneLabel gives all of them the label of the first.
+	OneLabel bool
 	// Confidence is with which probability no next hop is missed at a node: 0.95
 	// where it is 0.
 	Confidence float64
 	// MaxFlows bounds the source ports used, 4096 where it is 0.
 	MaxFlows int
 	// Spare takes from the host's budget one trace per flow, and only what traces
-	// leave: for what is not urgent. Otherwise nothing is asked of the budget.
+	// leave, for which it waits: for what is not urgent. Otherwise the first trace
+	// is asked of the budget, as any other, and no more.
 	Spare bool
 	// Progress, if set, is told how far it is.
 	Progress func(Progress)
@@ -61,9 +66,12 @@ type enumeration struct {
 	id    identity
 	wire  packet.Flow // of flow 0
 	ports []uint16    // by flow
-	flow  map[uint16]int
-	start time.Time
-	wake  chan struct{}
+	// labels are by flow, and all the same where one is set; nil for IPv4.
+	labels []uint32
+	one    bool
+	flow   map[uint16]int
+	start  time.Time
+	wake   chan struct{}
 
 	mu sync.Mutex
 	e  *mda
@@ -81,6 +89,12 @@ func (t *Tracer) Enumerate(ctx context.Context, r EnumerateRequest) (fan *Fan, p
 		return nil, t.fail(err.Error()), fmt.Errorf("enumerate: %w", err)
 	}
 	r.Flow = r.Flow.Unmapped()
+	if r.Spare {
+		if err := t.spare(ctx); err != nil {
+			return nil, t.fail(err.Error()), fmt.Errorf("enumerate: %w", err)
+		}
+		r.paid = true
+	}
 	path = t.Do(ctx, r.Request)
 	switches := len(path.GetHops())
 	if switches > 0 && path.GetHops()[switches-1].GetStatus() == decafpb.HopStatus_HOP_STATUS_DESTINATION {
@@ -103,6 +117,9 @@ func (t *Tracer) Enumerate(ctx context.Context, r EnumerateRequest) (fan *Fan, p
 		t: t, wire: wire, wake: make(chan struct{}, 1), start: time.Now(),
 		flow: map[uint16]int{}, nth: map[mdaProbe]int{},
 		e: newMDA(wire.Dst.Addr(), switches, r.MaxFlows, 1-r.Confidence, t.cfg.Resend, t.cfg.Timeout),
+	}
+	if wire.Is6() {
+		n.labels, n.one = []uint32{r.FlowLabel}, r.OneLabel
 	}
 	t.mu.Lock()
 	n.id = newIdentity(rand.Uint64)
@@ -168,13 +185,14 @@ func (n *enumeration) run(ctx context.Context, r EnumerateRequest) (*Fan, error)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	fan := n.e.fan()
-	fan.Ports = append([]uint16(nil), n.ports...)
+	fan.Ports, fan.Labels = slices.Clone(n.ports), slices.Clone(n.labels)
 	return fan, nil
 }
 
-// port gives a flow's source port, the first time by finding one. All are above
-// the well-known ones, and each is used once.
-func (n *enumeration) port(flow int) uint16 {
+// ends gives what makes a flow another: its source port and, of IPv6, its label;
+// the first time by finding them. All ports are above the well-known ones, and each
+// is used once.
+func (n *enumeration) ends(flow int) (port uint16, label uint32) {
 	for len(n.ports) <= flow {
 		p := n.wire.Src.Port()
 		if last := len(n.ports) - 1; last >= 0 {
@@ -186,16 +204,30 @@ func (n *enumeration) port(flow int) uint16 {
 		n.flow[p] = len(n.ports)
 		n.ports = append(n.ports, p)
 	}
-	return n.ports[flow]
+	if n.labels == nil {
+		return n.ports[flow], 0
+	}
+	for len(n.labels) <= flow {
+		l := n.labels[0]
+		if !n.one {
+			l = 1 + rand.Uint32N(maxFlowLabel)
+		}
+		n.labels = append(n.labels, l)
+	}
+	return n.ports[flow], n.labels[flow]
 }
 
+// maxFlowLabel is the largest IPv6 flow label: it has 20 bits, and 0 is none.
+const maxFlowLabel = 1<<20 - 1
+
 func (n *enumeration) send(what mdaProbe, r Request) error {
-	p := packet.Probe{Flow: n.wire, FlowLabel: r.FlowLabel, BadChecksum: true}
+	p := packet.Probe{Flow: n.wire, BadChecksum: true}
 	if r.New {
 		p.Flags = packet.SYN
 	}
 	n.mu.Lock()
-	p.Flow.Src = netip.AddrPortFrom(n.wire.Src.Addr(), n.port(what.flow))
+	port, label := n.ends(what.flow)
+	p.Flow.Src, p.FlowLabel = netip.AddrPortFrom(n.wire.Src.Addr(), port), label
 	nth := n.nth[what]
 	n.nth[what]++
 	n.mu.Unlock()
@@ -234,15 +266,15 @@ func (n *enumeration) take(e *packet.ICMPError, now time.Time) bool {
 	return true
 }
 
-// spare waits until the budget has half of its burst left, and takes one.
+// spare waits until the budget has more than half of its burst left, and takes one.
 func (t *Tracer) spare(ctx context.Context) error {
 	for {
-		now := time.Now()
-		if t.bucket.TokensAt(now) >= float64(t.bucket.Burst()+1)/2 && t.bucket.AllowN(now, 1) {
+		wait, ok := t.budget.spare()
+		if ok {
 			return nil
 		}
-		wait := time.Duration(float64(time.Second) / float64(t.bucket.Limit()))
 		select {
+		// At most a second: the rate may be changed meanwhile.
 		case <-time.After(min(max(wait, time.Millisecond), time.Second)):
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -2,8 +2,10 @@ package tracer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -71,8 +73,8 @@ func TestSurvey(t *testing.T) {
 	tr := f.tracerAt("h1", cfg, 3)
 	ctx, cancel := context.WithCancel(t.Context())
 	var got []*Fan
-	least := float64(cfg.Burst) // traces that might have begun at once
-	look := func(Progress) { least = min(least, tr.bucket.Tokens()) }
+	least := cfg.Burst // traces that might have begun at once
+	look := func(Progress) { least = min(least, tr.budget.tokens()) }
 	done := make(chan struct{})
 	epoch := int64(0)
 	go func() {
@@ -99,12 +101,11 @@ func TestSurvey(t *testing.T) {
 			t.Errorf("%d paths", len(fan.Paths))
 		}
 	}
-	if s := tr.Stats(); s.Enumerations < 4 {
+	if s := tr.Stats(); s.Enumerations < 4 || s.Refused != 0 {
 		t.Errorf("%+v", s)
 	}
-	// Each of them begins with a trace as any other, and takes a token for it.
-	if half := float64(cfg.Burst) / 2; least < half-2 || least > half+2 {
-		t.Errorf("%.1f traces were left of a burst of %d at the least, want about half of them: not fewer, and the survey waiting for more", least, cfg.Burst)
+	if half := cfg.Burst / 2; least < half || least > half+2 {
+		t.Errorf("%d traces were left of a burst of %d at the least, want about half of them: not fewer, and the survey waiting for more", least, cfg.Burst)
 	}
 	if _, _, err := tr.Enumerate(ctx, EnumerateRequest{Request: Request{Flow: flowOf(false, 1)}}); err == nil {
 		t.Error("enumerated after the end")
@@ -113,6 +114,67 @@ func TestSurvey(t *testing.T) {
 		if _, p, err := tr.Enumerate(t.Context(), bad); err == nil || p == nil {
 			t.Errorf("%+v passes", bad)
 		}
+	}
+}
+
+// An enumeration that spares a budget which is spent waits for what comes back, and
+// is not refused.
+func TestEnumerationWaitsForTheBudget(t *testing.T) {
+	f := newFan(t)
+	cfg := testConfig()
+	cfg.Rate, cfg.Burst = 1e-6, 2
+	tr := f.tracerAt("h1", cfg, 3)
+	for i := range cfg.Burst {
+		want(t, tr.Trace(t.Context(), flowOf(false, uint16(41000+i)), 1), "complete", "")
+	}
+	spare := EnumerateRequest{Request: Request{Flow: flowOf(false, 40000), Epoch: 1}, Spare: true}
+	over := make(chan error)
+	go func() {
+		fan, _, err := tr.Enumerate(t.Context(), spare)
+		if err == nil && len(fan.Paths) != spines {
+			err = fmt.Errorf("%d paths", len(fan.Paths))
+		}
+		over <- err
+	}()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("shift is over"))
+	if _, p, err := tr.Enumerate(ctx, spare); err == nil || status(p) != "failed" || !strings.Contains(p.GetWhy(), "shift is over") {
+		t.Errorf("given up: %v, %v", p, err)
+	}
+	tr.SetRate(1e4)
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	if s := tr.Stats(); s.Refused != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Routers that balance by the IPv6 flow label alone are seen through, since flows
+// have one each, as those of hosts do. What goes with a path's ports and labels goes
+// that path. Flows that all have one label go one way.
+func TestEnumerationVariesTheFlowLabel(t *testing.T) {
+	f := newFan(t)
+	f.do("r1", func() error { return sysctl("ipv6.fib_multipath_hash_fields", fmt.Sprint(0x08)) })
+	tr := f.tracerAt("h1", testConfig(), 3)
+	fan, path, err := tr.Enumerate(t.Context(), EnumerateRequest{Request: Request{Flow: flowOf(true, 40000), Epoch: 1}, Confidence: 0.99})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !fan.Complete || len(fan.Paths) != spines || len(fan.Labels) != fan.Flows || fan.Labels[0] != path.GetFlowLabel() {
+		t.Fatalf("%d paths, complete %v, %q, labels %v of %d flows", len(fan.Paths), fan.Complete, fan.Why, fan.Labels, fan.Flows)
+	}
+	for _, way := range fan.Paths {
+		for _, flow := range way.Flows {
+			p := tr.Do(t.Context(), Request{Flow: flowOf(true, fan.Ports[flow]), FlowLabel: fan.Labels[flow], Epoch: 2})
+			if got, want := hops(p), strings.Join(fan.texts(way), " "); got != want {
+				t.Errorf("port %d and label %#x: by %s, want %s", fan.Ports[flow], fan.Labels[flow], got, want)
+			}
+		}
+	}
+	fan, _, err = tr.Enumerate(t.Context(), EnumerateRequest{Request: Request{Flow: flowOf(true, 40000), Epoch: 3, FlowLabel: 0x12345}, OneLabel: true})
+	if err != nil || len(fan.Paths) != 1 || slices.ContainsFunc(fan.Labels, func(l uint32) bool { return l != 0x12345 }) {
+		t.Errorf("%v: %d paths with labels %v, want one", err, len(fan.Paths), fan.Labels)
 	}
 }
 

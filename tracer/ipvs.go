@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -40,8 +41,12 @@ const maxIPVSBytes = 256 << 20
 // Route and Local change nothing that is in a packet, Tunnel puts them into
 // others, whose path is not that of the flow's five-tuple.
 func (v ipvs) Translate(_ context.Context, f packet.Flow) (packet.Flow, error) {
+	forward, err := v.servers(f.Dst)
+	if err != nil || forward == nil {
+		return f, err
+	}
 	var real netip.AddrPort
-	err := v.scan("ip_vs_conn", func(words []string) bool {
+	err = v.scan("ip_vs_conn", func(words []string) bool {
 		// Pro FromIP FPrt ToIP TPrt DestIP DPrt State Expires
 		if len(words) < 8 || words[0] != "TCP" || ipvsAddr(words[1], words[2]) != f.Src || ipvsAddr(words[3], words[4]) != f.Dst {
 			return true
@@ -52,21 +57,7 @@ func (v ipvs) Translate(_ context.Context, f packet.Flow) (packet.Flow, error) {
 	if err != nil || !real.IsValid() {
 		return f, err
 	}
-	forward, service := "", netip.AddrPort{}
-	err = v.scan("ip_vs", func(words []string) bool {
-		switch {
-		case len(words) >= 2 && words[0] == "TCP":
-			service = ipvsHostPort(words[1])
-		case len(words) >= 3 && words[0] == "->" && service == f.Dst && ipvsHostPort(words[1]) == real:
-			forward = words[2]
-			return false
-		}
-		return true
-	})
-	if err != nil {
-		return f, err
-	}
-	switch forward {
+	switch cmp.Or(forward[real], forward[netip.AddrPortFrom(real.Addr(), 0)]) {
 	case "Masq":
 		f.Dst = real
 		return f, nil
@@ -76,6 +67,29 @@ func (v ipvs) Translate(_ context.Context, f packet.Flow) (packet.Flow, error) {
 		return f, unresolved(ReasonTunnel, "IPVS sends it to %s inside other packets", real)
 	}
 	return f, unresolved(ReasonUnknown, "IPVS sends it to %s, a server of %s no longer", real, f.Dst)
+}
+
+// servers gives how each server is reached of the services that connections to an
+// address may be to: its own, that of all its ports (port 0), and those by firewall
+// mark, which have no address. nil: there are none, as of most connections. Then
+// those of all clients, of which there may be a million, need not be read.
+func (v ipvs) servers(to netip.AddrPort) (forward map[netip.AddrPort]string, err error) {
+	all := netip.AddrPortFrom(to.Addr(), 0)
+	of := false
+	err = v.scan("ip_vs", func(words []string) bool {
+		switch {
+		case len(words) >= 2 && (words[0] == "TCP" || words[0] == "UDP" || words[0] == "SCTP" || words[0] == "FWM"):
+			service := ipvsHostPort(words[1])
+			of = words[0] == "FWM" || words[0] == "TCP" && (service == to || service == all)
+			if of && forward == nil {
+				forward = make(map[netip.AddrPort]string)
+			}
+		case len(words) >= 3 && words[0] == "->" && of:
+			forward[ipvsHostPort(words[1])] = words[2]
+		}
+		return true
+	})
+	return forward, err
 }
 
 // scan hands over a file's lines, in words, until each returns false.

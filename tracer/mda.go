@@ -536,6 +536,7 @@ type Fan struct {
 	Why      string
 	Flows    int      // tried
 	Ports    []uint16 // their source ports
+	Labels   []uint32 // and IPv6 flow labels, 0 none; nil for IPv4
 	Probes   int
 	Took     time.Duration
 }

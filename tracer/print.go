@@ -150,8 +150,8 @@ func rttText(d time.Duration) string {
 	return d.Round(time.Microsecond).String()
 }
 
-// labelText gives a label stack as people write it: label, and traffic class
-// and TTL where they say something.
+// labelText gives a label stack as people write it: labels, and the traffic class
+// where it says something.
 func labelText(stack []uint32) string {
 	var out []string
 	for _, l := range stack {
@@ -272,13 +272,13 @@ func (p *printer) fan(path *decafpb.Path, f *Fan) error {
 		return err
 	}
 	fmt.Fprintln(p.w)
-	c = []column{{title: "PATH", must: true}, {title: "FLOWS", must: true}, {title: "SOURCE PORTS", must: true}, {title: "BY", must: true}}
+	c = []column{{title: "PATH", must: true}, {title: "FLOWS", must: true}, {title: "SOURCE PORTS", must: true}, {title: "FLOW LABELS"}, {title: "BY", must: true}}
 	for i, way := range f.Paths {
 		mark := ""
 		if i == f.Own {
 			mark = " (this flow's)"
 		}
-		for j, cell := range []string{strconv.Itoa(i+1) + mark, strconv.Itoa(len(way.Flows)), portsText(f, way), strings.Join(f.texts(way), " ")} {
+		for j, cell := range []string{strconv.Itoa(i+1) + mark, strconv.Itoa(len(way.Flows)), firstFew(f.Ports, way), firstFew(f.Labels, way), strings.Join(f.texts(way), " ")} {
 			c[j].cells = append(c[j].cells, cell)
 		}
 	}
@@ -301,10 +301,15 @@ func (f *Fan) texts(way FanPath) []string {
 	return out
 }
 
-func portsText(f *Fan, way FanPath) string {
+// firstFew gives what some flows of a path have, of what all have; "" where that is
+// nothing.
+func firstFew[T uint16 | uint32](all []T, way FanPath) string {
 	var out []string
 	for _, flow := range way.Flows[:min(3, len(way.Flows))] {
-		out = append(out, strconv.Itoa(int(f.Ports[flow])))
+		if flow >= len(all) {
+			return ""
+		}
+		out = append(out, strconv.Itoa(int(all[flow])))
 	}
 	if len(way.Flows) > 3 {
 		out = append(out, "…")
@@ -392,7 +397,9 @@ type fanPathView struct {
 	Own   bool     `json:"own"`
 	Flows int      `json:"flows"`
 	Ports []uint16 `json:"src_ports"`
-	Nodes []string `json:"nodes"`
+	// Labels are IPv6 flow labels, of the same flows.
+	Labels []uint32 `json:"flow_labels,omitempty"`
+	Nodes  []string `json:"nodes"`
 }
 
 func viewOf(f packet.Flow) flowView {
@@ -465,6 +472,9 @@ func (p *printer) fanView(path *decafpb.Path, f *Fan) fanView {
 		pv := fanPathView{Own: i == f.Own, Flows: len(way.Flows), Nodes: f.texts(way)}
 		for _, flow := range way.Flows {
 			pv.Ports = append(pv.Ports, f.Ports[flow])
+			if f.Labels != nil {
+				pv.Labels = append(pv.Labels, f.Labels[flow])
+			}
 		}
 		v.Paths = append(v.Paths, pv)
 	}

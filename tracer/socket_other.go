@@ -35,11 +35,15 @@ func (*watch) attend(packet.Flow) error    { return errors.ErrUnsupported }
 func (*watch) lost() uint64                { return 0 }
 func (*watch) close() error                { return nil }
 
-type wire struct{}
+type (
+	wire struct{}
+	way  struct{}
+)
 
-func openWire() (*wire, error)               { return nil, errors.ErrUnsupported }
-func (*wire) send([]byte, packet.Flow) error { return errors.ErrUnsupported }
-func (*wire) close() error                   { return nil }
+func openWire() (*wire, error)              { return nil, errors.ErrUnsupported }
+func (*wire) way(packet.Flow) (*way, error) { return nil, errors.ErrUnsupported }
+func (*wire) send([]byte, *way) error       { return errors.ErrUnsupported }
+func (*wire) close() error                  { return nil }
 func (*wire) hear(packet.Flow, *trace) (func(), error) {
 	return nil, errors.ErrUnsupported
 }

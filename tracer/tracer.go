@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"decaf/api/decafpb"
@@ -29,13 +28,12 @@ type Tracer struct {
 	cfg      Config
 	distance Distance
 	log      *slog.Logger
-	bucket   *rate.Limiter
+	budget   *budget
 	counters counters
 	v4, v6   *endpoint // v6 is nil where the host has no IPv6
 	closed   chan struct{}
 	close    sync.Once
 	running  atomic.Bool
-	refusal  atomic.Pointer[string]
 
 	watches   [2]*watch // IPv4, IPv6; nil where nothing is to be overheard
 	single    bool      // what is overheard is one flow, and nobody keeps the paths
@@ -110,7 +108,6 @@ func newTracer(cfg Config, distance Distance, log *slog.Logger, overhear []watch
 		cfg:      cfg,
 		distance: distance,
 		log:      log,
-		bucket:   rate.NewLimiter(rate.Limit(cfg.Rate), cfg.Burst),
 		v4:       v4,
 		v6:       v6,
 		closed:   make(chan struct{}),
@@ -119,9 +116,11 @@ func newTracer(cfg Config, distance Distance, log *slog.Logger, overhear []watch
 		byFlow:   make(map[packet.Flow]*trace),
 	}
 	if cfg.Host != nil {
-		t.bucket = cfg.Host.bucket
+		t.budget = cfg.Host.budget
+	} else {
+		start := time.Now()
+		t.budget = newBudget(cfg.Rate, cfg.Burst, func() time.Duration { return time.Since(start) }, rand.Float64)
 	}
-	t.setRefusal(cfg.Rate)
 	if err := t.open(overhear); err != nil {
 		return nil, errors.Join(fmt.Errorf("tracer: %w", err), t.Close())
 	}
@@ -248,20 +247,13 @@ func (t *Tracer) Stats() Stats {
 // SetRate changes Config.Rate from now on: how many traces per second this host
 // may start follows from the network (topology.TraceBudget) and is handed out. It
 // must be more than 0.
-func (t *Tracer) SetRate(perSecond float64) {
-	t.bucket.SetLimit(rate.Limit(perSecond))
-	t.setRefusal(perSecond)
-}
-
-// setRefusal words what is said of each flow that there is no budget for: there
-// may be thousands a second.
-func (t *Tracer) setRefusal(perSecond float64) {
-	why := fmt.Sprintf("more than %g traces per second asked of this host", perSecond)
-	t.refusal.Store(&why)
-}
+func (t *Tracer) SetRate(perSecond float64) { t.budget.setRate(perSecond) }
 
 // Rate is how many traces per second may start now.
-func (t *Tracer) Rate() float64 { return float64(t.bucket.Limit()) }
+func (t *Tracer) Rate() float64 {
+	perSecond, _ := t.budget.told()
+	return perSecond
+}
 
 // Request is a trace to make.
 type Request struct {
@@ -285,6 +277,7 @@ type Request struct {
 	New bool
 
 	observe func(*machine) // is shown the machine at its end
+	paid    bool           // its token was taken
 }
 
 // Trace finds the path of a flow and waits for it, at most Config.Timeout. One
@@ -390,11 +383,12 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 	if e := t.cache.get(key); e != nil {
 		return e, nil, nil
 	}
-	now := time.Now()
 	if len(t.live) >= t.cfg.MaxLive {
 		return nil, nil, t.refuse(fmt.Sprintf("%d traces under way already", len(t.live)))
 	}
-	if !t.bucket.AllowN(now, 1) {
+	// Also of a trace that then sends nothing: to learn what the flow is on the wire
+	// costs this host, or a balancer, as well.
+	if !r.paid && !t.budget.allow() {
 		return nil, nil, t.Refuse()
 	}
 	e, evicted := t.cache.add(key)
@@ -410,18 +404,13 @@ func (t *Tracer) begin(r Request) (e *entry, tr *trace, answer *decafpb.Path) {
 
 // Spent is for how long the budget has nothing left for a new flow; 0 while
 // there is some. So whoever queues for a trace need not queue for a refusal.
-func (t *Tracer) Spent() time.Duration {
-	lacks := 1 - t.bucket.Tokens()
-	if lacks <= 0 {
-		return 0
-	}
-	return max(time.Duration(lacks/float64(t.bucket.Limit())*1e9), 1)
-}
+func (t *Tracer) Spent() time.Duration { return t.budget.spent() }
 
 // Refuse is the answer that a new flow gets while the budget is spent, and counts
 // it.
 func (t *Tracer) Refuse() *decafpb.Path {
-	return t.refuse(*t.refusal.Load())
+	_, why := t.budget.told()
+	return t.refuse(why)
 }
 
 // identity draws one.
@@ -595,6 +584,7 @@ type sending struct {
 	sent    int           // probes, so far
 	err     error         // the last that kept one from being sent
 	due     []send
+	way     *way // of this round's probes, where they do not go as the flow does
 	buf     [60]byte
 }
 
@@ -608,6 +598,7 @@ func (s *sending) round() {
 		tr.mu.Lock()
 	}
 	now := time.Since(tr.start)
+	s.way = nil
 	s.due, s.next, s.done = tr.m.due(now, s.due)
 	syn := s.request.New && !s.done && tr.syn.due(now, t.cfg.Resend)
 	tr.mu.Unlock()
@@ -666,9 +657,14 @@ func (s *sending) probe(what send) (nth int, err error) {
 
 // put sends a whole packet. What was translated must not pass this host's own
 // translation again, which would take it for another flow and change it.
-func (s *sending) put(raw []byte) error {
+func (s *sending) put(raw []byte) (err error) {
 	if s.trace.wire != s.trace.flow {
-		return s.trace.by.send(raw, s.trace.wire)
+		if s.way == nil {
+			if s.way, err = s.trace.by.way(s.trace.wire); err != nil {
+				return err
+			}
+		}
+		return s.trace.by.send(raw, s.way)
 	}
 	return s.tracer.endpointFor(s.trace.wire).send(raw, s.trace.wire.Dst.Addr())
 }

@@ -99,6 +99,8 @@ TCP C0A80101 9C41 0A600001 01BB 0A000308 01BB ESTABLISHED     899
 TCP C0A80101 9C42 0A600001 01BB 0A000309 01BB ESTABLISHED     899
 TCP C0A80101 9C43 0A600001 01BB 0A00030A 01BB ESTABLISHED     899
 UDP C0A80101 9C40 0A600001 01BB 0A00030B 01BB UDP             299
+TCP C0A80101 9C44 0A600002 1F90 0A00030C 1F90 ESTABLISHED     899
+TCP C0A80101 9C45 0A600003 1F90 0A00030D 1F90 ESTABLISHED     899
 TCP fd00:0000:0000:0000:0000:0000:0000:0001 9C40 fd00:0000:0000:0000:0000:0000:0000:0096 0050 fd00:0000:0000:0000:0000:0000:0000:0003 1F90 ESTABLISHED 899
 broken line
 TCP zz 9C40
@@ -111,9 +113,16 @@ TCP  0A600001:01BB rr
   -> 0A000307:20FB      Masq    1      1          0
   -> 0A000308:01BB      Route   1      1          0
   -> 0A000309:01BB      Tunnel  1      1          0
+UDP  0A600001:01BB rr
+  -> 0A00030A:01BB      Masq    1      1          0
 TCP  [fd00:0000:0000:0000:0000:0000:0000:0096]:0050 rr
   -> [fd00:0000:0000:0000:0000:0000:0000:0003]:1F90      Masq    1      1          0
-FWM  00000001 rr
+TCP  0A600002:0000 rr persistent 360
+  -> 0A00030C:0000      Masq    1      1          0
+`
+
+const ipvsMarked = ipvsServices + `FWM  00000001 rr
+  -> 0A00030D:1F90      Masq    1      1          0
 `
 
 func ipvsOf(files map[string]string) ipvs {
@@ -133,6 +142,7 @@ func TestIPVS(t *testing.T) {
 		{tcpFlow("192.168.1.1:40001", "10.96.0.1:443"), tcpFlow("192.168.1.1:40001", "10.96.0.1:443")}, // same packet, other next hop
 		{tcpFlow("192.168.1.1:40009", "10.96.0.1:443"), tcpFlow("192.168.1.1:40009", "10.96.0.1:443")}, // not its business
 		{tcpFlow("[fd00::1]:40000", "[fd00::96]:80"), tcpFlow("[fd00::1]:40000", "[fd00::3]:8080")},
+		{tcpFlow("192.168.1.1:40004", "10.96.0.2:8080"), tcpFlow("192.168.1.1:40004", "10.0.3.12:8080")}, // a service of all ports
 	} {
 		if got, err := v.Translate(t.Context(), c.flow); err != nil || got != c.want {
 			t.Errorf("%s: %s, %v; want %s", c.flow, got, err, c.want)
@@ -142,6 +152,20 @@ func TestIPVS(t *testing.T) {
 		if _, err := v.Translate(t.Context(), tcpFlow("192.168.1.1:"+port, "10.96.0.1:443")); reasonOf(err) != reason {
 			t.Errorf("port %s: %v", port, err)
 		}
+	}
+	marked := tcpFlow("192.168.1.1:40005", "10.96.0.3:8080")
+	if got, err := ipvsOf(map[string]string{"ip_vs_conn": ipvsConnections, "ip_vs": ipvsMarked}).Translate(t.Context(), marked); err != nil || got.Dst.String() != "10.0.3.13:8080" {
+		t.Errorf("by firewall mark: %s, %v", got, err)
+	}
+	// A flow to no service of its costs no look at all connections.
+	without := ipvs{open: func(name string) (io.ReadCloser, error) {
+		if name == "ip_vs_conn" {
+			t.Error("the connections are read")
+		}
+		return v.open(name)
+	}}
+	if got, err := without.Translate(t.Context(), marked); err != nil || got != marked {
+		t.Errorf("no service: %s, %v", got, err)
 	}
 	if got, err := ipvsOf(nil).Translate(t.Context(), tcpFlow("192.168.1.1:40000", "10.96.0.1:443")); err != nil || got.Dst.Port() != 443 {
 		t.Errorf("unloaded: %s, %v", got, err)

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -27,10 +26,11 @@ import (
 type wire struct {
 	ns *os.File // the namespace in which it was made
 
-	mu  sync.Mutex // also of rt: one question at a time
-	f   *os.File
-	raw syscall.RawConn
-	rt  *netlink.Handle
+	mu   sync.Mutex // also of rt and near: one question at a time
+	f    *os.File
+	raw  syscall.RawConn
+	rt   *netlink.Handle
+	near *neighbours
 
 	tap tap
 }
@@ -53,12 +53,18 @@ func (w *wire) open() error {
 		if err != nil {
 			return fmt.Errorf("open a route netlink socket: %w", err)
 		}
-		f, raw, err := openSocket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0, "packet sender")
+		near, err := openNeighbours()
 		if err != nil {
 			rt.Close()
 			return err
 		}
-		w.f, w.raw, w.rt = f, raw, rt
+		f, raw, err := openSocket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0, "packet sender")
+		if err != nil {
+			rt.Close()
+			near.close()
+			return err
+		}
+		w.f, w.raw, w.rt, w.near = f, raw, rt, near
 		return nil
 	})
 }
@@ -77,18 +83,18 @@ func (w *wire) inside(fn func() error) error {
 	return <-done
 }
 
-// send sends one packet of a flow. Errors: no route, no neighbour known yet.
-func (w *wire) send(b []byte, f packet.Flow) error {
-	to, err := w.next(f)
-	if err != nil {
-		return err
-	}
+// way is where packets go first: by an interface, to a hardware address.
+type way = unix.SockaddrLinklayer
+
+// send sends one packet.
+func (w *wire) send(b []byte, to *way) (err error) {
 	controlErr := w.raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, to) })
 	return errors.Join(controlErr, err)
 }
 
-// next finds where a flow's packets go first.
-func (w *wire) next(f packet.Flow) (*unix.SockaddrLinklayer, error) {
+// way finds that of a flow's packets as it is now. Errors: no route, no neighbour
+// known yet.
+func (w *wire) way(f packet.Flow) (*way, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.open(); err != nil {
@@ -102,10 +108,9 @@ func (w *wire) next(f packet.Flow) (*unix.SockaddrLinklayer, error) {
 	if gw, ok := netip.AddrFromSlice(routes[0].Gw); ok {
 		gateway = gw.Unmap()
 	}
-	to := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: index}
-	family := unix.AF_INET
+	to := &way{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: index}
 	if f.Is6() {
-		to.Protocol, family = networkOrder(unix.ETH_P_IPV6), unix.AF_INET6
+		to.Protocol = networkOrder(unix.ETH_P_IPV6)
 	}
 	link, err := w.rt.LinkByIndex(index)
 	if err != nil {
@@ -114,17 +119,15 @@ func (w *wire) next(f packet.Flow) (*unix.SockaddrLinklayer, error) {
 	if link.Attrs().RawFlags&(unix.IFF_NOARP|unix.IFF_LOOPBACK) != 0 || len(link.Attrs().HardwareAddr) == 0 {
 		return to, nil
 	}
-	neighbours, err := w.rt.NeighList(index, family)
-	if err != nil {
-		return nil, fmt.Errorf("neighbours on %s: %w", link.Attrs().Name, err)
+	hardware, err := w.near.at(index, gateway)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("neighbour %s on %s: %w", gateway, link.Attrs().Name, err)
+	case hardware == nil:
+		return nil, fmt.Errorf("the hardware address of %s on %s is not known: the flow's next packet will find it out", gateway, link.Attrs().Name)
 	}
-	for _, n := range neighbours {
-		if a, ok := netip.AddrFromSlice(n.IP); ok && a.Unmap() == gateway && n.State&(unix.NUD_FAILED|unix.NUD_INCOMPLETE) == 0 {
-			to.Halen = uint8(copy(to.Addr[:], net.HardwareAddr(n.HardwareAddr)))
-			return to, nil
-		}
-	}
-	return nil, fmt.Errorf("the hardware address of %s on %s is not known: the flow's next packet will find it out", gateway, link.Attrs().Name)
+	to.Halen = uint8(copy(to.Addr[:], hardware))
+	return to, nil
 }
 
 func (w *wire) close() error {
@@ -134,6 +137,7 @@ func (w *wire) close() error {
 	err = errors.Join(err, w.ns.Close())
 	if w.f != nil {
 		w.rt.Close()
+		w.near.close()
 		err = errors.Join(err, w.f.Close())
 	}
 	return err
