@@ -71,7 +71,11 @@ func beatOf(h *decafpb.Heartbeat) int64 {
 type agents struct {
 	byName    map[string]*presence
 	strangers uint64 // heartbeats of producers that the topology does not have
+	admits    bool   // hosts that the topology does not have, as no file lists them
 }
+
+// maxAdmitted bounds the agents that are known where hosts are admitted.
+const maxAdmitted = 1 << 16
 
 func newAgents() *agents { return &agents{byName: make(map[string]*presence)} }
 
@@ -87,6 +91,9 @@ func (a *agents) of(name, role string) *presence {
 // beat takes a heartbeat.
 func (a *agents) beat(h *decafpb.Heartbeat, now int64) {
 	name := h.GetOrigin().GetProducer()
+	if a.admits && h.GetRole() == "host" && len(a.byName) < maxAdmitted {
+		a.of(name, "host")
+	}
 	if a.byName[name] == nil {
 		a.strangers++ // in no topology: nothing it says can be placed
 		return

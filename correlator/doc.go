@@ -12,8 +12,7 @@
 //   - conntables.go, conntable.go, connpart.go: what hosts tell of each connection and
 //     service, for people to look at (connquery.go, connrows.go); nothing is
 //     concluded from it
-//   - learned.go: hosts' surveys of equal-cost paths, and the topology they show;
-//     nothing is concluded from it
+//   - learned.go: hosts' surveys of equal-cost paths, and the topology they show
 //   - probe.go: our own probes' drops are never evidence
 //   - wire.go: packets as a tunnel or a translation made them look
 //   - losstime.go: when a packet was lost that was sent again
@@ -71,8 +70,10 @@
 //
 // # The topology
 //
-// There is always one: a file that people wrote, one of containerlab, or one that
-// `decaf trace HOST:PORT --all-paths --learn FILE` made of what it found.
+// There is always one, and a correlator keeps it to its end: a file that people wrote,
+// one of containerlab, one that `decaf trace HOST:PORT --all-paths --learn FILE` made of
+// what it found, or what surveys show of a network without a file. Of that more is
+// learned while it is in use; then another correlator follows (package serve).
 //
 // # The way through
 //

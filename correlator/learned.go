@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -20,19 +21,33 @@ import (
 const (
 	// maxSurveyBytes is their size as records: they share a bucket of 16 MiB.
 	maxSurveyBytes = 10 << 20
-	// surveyAge is how long the newest survey of a pair counts, ns: twice as long
-	// as the longest pause between two.
-	surveyAge = int64(48 * time.Hour)
+	// surveyAhead is how far a host's clock may be ahead, ns. A survey of a later time
+	// would stand in the way of all that follow, and for longer than surveyAge.
+	surveyAhead = int64(5 * time.Minute)
 )
+
+// SurveyAge is how long the newest survey of a pair of addresses counts, ns: twice as
+// long as the longest pause between two.
+const SurveyAge = int64(48 * time.Hour)
 
 // surveys holds the newest survey of each pair of addresses. Pure; the engine's
 // owner guards it.
 type surveys struct {
 	of    map[surveyPair]*decafpb.Survey
 	bytes int
+	// claims are whose the sources are, where no file says so: the first's who surveyed
+	// from there, for as long as that counts. nil: a file does.
+	claims map[netip.Addr]claim
 	// forgotten counts those that made room for others, foreign those whose source
-	// is another host's address than their producer's.
-	forgotten, foreign uint64
+	// is another host's address than their producer's, ahead those of a time to come.
+	forgotten, foreign, ahead uint64
+	changes                   uint64 // of of
+}
+
+// claim is a host's to an address, by so many surveys.
+type claim struct {
+	host    string
+	surveys int
 }
 
 type surveyPair struct{ src, dst netip.Addr }
@@ -50,14 +65,20 @@ func (p surveyPair) key() string {
 	return "survey." + hex.EncodeToString(p.src.AsSlice()) + "." + hex.EncodeToString(p.dst.AsSlice())
 }
 
-// add takes a survey; top says whose addresses are whose. It returns whether
-// the survey is the newest of its pair, and those that had to go for it.
-func (v *surveys) add(s *decafpb.Survey, top *topology.Topology) (newest bool, gone []surveyPair) {
+// add takes a survey at a moment, ns; top says whose addresses are whose. It returns
+// whether the survey is the newest of its pair, and those that had to go for it.
+func (v *surveys) add(s *decafpb.Survey, top *topology.Topology, now int64) (newest bool, gone []surveyPair) {
 	p, ok := pairOf(s)
-	if !ok {
+	switch {
+	case !ok:
+		return false, nil
+	case s.GetTimeNs() > uint64(now+surveyAhead):
+		v.ahead++
+		return false, nil
+	case outdated(s, now):
 		return false, nil
 	}
-	if h, ok := top.HostAt(p.src); ok && h.Name != s.GetOrigin().GetProducer() {
+	if owner := v.owner(p.src, top); owner != "" && owner != s.GetOrigin().GetProducer() {
 		v.foreign++
 		return false, nil
 	}
@@ -65,8 +86,15 @@ func (v *surveys) add(s *decafpb.Survey, top *topology.Topology) (newest bool, g
 	if before != nil && before.GetTimeNs() >= s.GetTimeNs() {
 		return false, nil
 	}
-	v.bytes += proto.Size(s) - proto.Size(before)
+	if before != nil {
+		v.forget(p)
+	}
+	v.bytes += proto.Size(s)
 	v.of[p] = s
+	v.changes++
+	if v.claims != nil {
+		v.claims[p.src] = claim{s.GetOrigin().GetProducer(), v.claims[p.src].surveys + 1}
+	}
 	for v.bytes > maxSurveyBytes && len(v.of) > 1 {
 		oldest := p
 		for q, one := range v.of {
@@ -81,13 +109,32 @@ func (v *surveys) add(s *decafpb.Survey, top *topology.Topology) (newest bool, g
 	return true, gone
 }
 
+// owner is the host whose an address is; "" where nobody knows.
+func (v *surveys) owner(a netip.Addr, top *topology.Topology) string {
+	if v.claims != nil {
+		return v.claims[a].host
+	}
+	if h, ok := top.HostAt(a); ok {
+		return h.Name
+	}
+	return ""
+}
+
 func (v *surveys) forget(p surveyPair) {
 	v.bytes -= proto.Size(v.of[p])
 	delete(v.of, p)
+	v.changes++
+	if c, ok := v.claims[p.src]; ok {
+		if c.surveys--; c.surveys == 0 {
+			delete(v.claims, p.src)
+		} else {
+			v.claims[p.src] = c
+		}
+	}
 }
 
 // outdated says of a survey whether it is too old to count.
-func outdated(s *decafpb.Survey, now int64) bool { return int64(s.GetTimeNs()) < now-surveyAge }
+func outdated(s *decafpb.Survey, now int64) bool { return int64(s.GetTimeNs()) < now-SurveyAge }
 
 // expire drops what is too old to count.
 func (v *surveys) expire(now int64) (gone []surveyPair) {
@@ -114,11 +161,17 @@ func (v *surveys) list() []*decafpb.Survey {
 
 // survey takes what a host's agent sent.
 func (c *Correlator) survey(s *decafpb.Survey, now int64) {
-	newest, gone := c.surveys.add(s, c.cfg.Topology)
+	c.unsaveSurveys(c.surveys.expire(now))
+	ahead := c.surveys.ahead
+	newest, gone := c.surveys.add(s, c.cfg.Topology, now)
+	if ahead == 0 && c.surveys.ahead > 0 {
+		c.log.Warn("a survey of a time to come is left out, the rest are only counted: is a clock wrong?", "host", s.GetOrigin().GetProducer(),
+			"time", time.Unix(0, int64(s.GetTimeNs())).UTC(), "here", time.Unix(0, now).UTC())
+	}
 	if p, ok := pairOf(s); ok && newest {
 		c.saves.put(saveSurvey, p.key(), s)
 	}
-	c.unsaveSurveys(append(gone, c.surveys.expire(now)...))
+	c.unsaveSurveys(gone)
 }
 
 // unsaveSurveys queues that what is stored of these pairs is deleted.
@@ -133,11 +186,12 @@ func (c *Correlator) unsaveSurveys(list []surveyPair) {
 func (c *Correlator) restoreSurveys(list []*decafpb.Survey, now int64) {
 	var gone []surveyPair
 	for _, s := range list {
-		if p, ok := pairOf(s); ok && outdated(s, now) {
+		p, ok := pairOf(s)
+		if ok && (outdated(s, now) || s.GetTimeNs() > uint64(now+surveyAhead)) {
 			gone = append(gone, p)
 			continue
 		}
-		_, out := c.surveys.add(s, c.cfg.Topology)
+		_, out := c.surveys.add(s, c.cfg.Topology, now)
 		gone = append(gone, out...)
 	}
 	c.unsaveSurveys(gone)
@@ -206,7 +260,8 @@ func (c *Correlator) Learned(_ context.Context, ip int) (api.Learned, error) {
 	for _, s := range out.Surveys {
 		p, _ := pairOf(s)
 		for _, a := range []netip.Addr{p.src, p.dst} {
-			if h, ok := c.cfg.Topology.HostAt(a); ok {
+			// A file's word stands above a host's; what was learned before does not.
+			if h, ok := c.cfg.Topology.HostAt(a); ok && (c.surveys.claims == nil || hosts[a] == "") {
 				hosts[a] = h.Name
 			}
 		}
@@ -225,4 +280,86 @@ func (c *Correlator) Learned(_ context.Context, ip int) (api.Learned, error) {
 		out.Compared = &compared
 	}
 	return out, nil
+}
+
+// Unfiled tells the correlator, before it runs, that its topology comes from surveys and
+// not from a file. Then it does not say whose addresses are whose: whoever surveyed from
+// one first has it, for as long as that counts. Nor does it say which hosts there are:
+// each that is heard of is one.
+func (c *Correlator) Unfiled() {
+	c.surveys.claims = make(map[netip.Addr]claim)
+	c.agents.admits = true
+}
+
+// Hosts are those whose agents were heard of, and when last, ns.
+func (c *Correlator) Hosts() map[string]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]int64)
+	for name, p := range c.agents.byName {
+		if p.role == "host" && p.last > 0 {
+			out[name] = p.last
+		}
+	}
+	return out
+}
+
+// SurveyCounts are of what hosts told of equal-cost paths.
+type SurveyCounts struct {
+	Held    int
+	Changes uint64 // of those held, since the start
+	// Left out since the start: forgotten for others, of another host's address, of a
+	// time to come.
+	Forgotten, Foreign, Ahead uint64
+}
+
+// Surveys counts them.
+func (c *Correlator) Surveys() SurveyCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.surveys
+	return SurveyCounts{Held: len(v.of), Changes: v.changes, Forgotten: v.forgotten, Foreign: v.foreign, Ahead: v.ahead}
+}
+
+// Shown is what was learned, with when each address was seen last.
+func Shown(l api.Learned) topology.Shown {
+	out := topology.Shown{Topology: l.Topology, At: make(map[netip.Addr]int64)}
+	for _, s := range l.Surveys {
+		see := func(address []byte) {
+			if a, ok := netip.AddrFromSlice(address); ok {
+				out.At[a.Unmap()] = max(out.At[a.Unmap()], int64(s.GetTimeNs()))
+			}
+		}
+		see(s.GetSrc())
+		see(s.GetDst())
+		for _, n := range s.GetNodes() {
+			see(n.GetAddress())
+		}
+	}
+	return out
+}
+
+// Succeed ends, after Run, what the correlator that follows with this topology cannot go
+// on with: open findings of components that it does not have.
+func (c *Correlator) Succeed(ctx context.Context, next *topology.Topology) error {
+	c.mu.Lock()
+	kv := c.store.findings
+	var ended []*decafpb.Finding
+	for _, f := range c.engine.Findings() {
+		if _, ok := parseComponent(next, f.GetComponent()); !ok && f.GetResolvedNs() == 0 {
+			ended = append(ended, proto.CloneOf(f))
+		}
+	}
+	c.mu.Unlock()
+	for _, f := range ended {
+		f.ResolvedNs = uint64(c.now().UnixNano())
+		if f.Evidence == nil {
+			f.Evidence = &decafpb.Evidence{}
+		}
+		f.Evidence.Reasons = append(f.Evidence.Reasons, "ended: the topology was learned anew, and has no such component any more")
+		if err := write(ctx, kv, f.GetId(), f); err != nil {
+			return fmt.Errorf("end the finding of %s: %w", f.GetComponent(), err)
+		}
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package correlator
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -112,15 +113,15 @@ func TestSurveysAreBoundedAndTheNewest(t *testing.T) {
 	at := time.Unix(1_800_000_000, 0)
 	v := newSurveys()
 	first := surveyOf(t, top, "p0-tor0-h0", "p0-tor1-h0", at)
-	if newest, _ := v.add(first, top); !newest {
+	if newest, _ := v.add(first, top, at.UnixNano()); !newest {
 		t.Error("the first is refused")
 	}
-	if newest, _ := v.add(surveyOf(t, top, "p0-tor0-h0", "p0-tor1-h0", at.Add(-time.Second)), top); newest {
+	if newest, _ := v.add(surveyOf(t, top, "p0-tor0-h0", "p0-tor1-h0", at.Add(-time.Second)), top, at.UnixNano()); newest {
 		t.Error("an older one takes its place")
 	}
 	forged := surveyOf(t, top, "p0-tor0-h0", "p0-tor1-h0", at.Add(time.Second))
 	forged.Origin.Producer = "p0-tor1-h0"
-	if newest, _ := v.add(forged, top); newest || v.foreign != 1 {
+	if newest, _ := v.add(forged, top, at.UnixNano()); newest || v.foreign != 1 {
 		t.Error("one host speaks of another's paths")
 	}
 	gone := 0
@@ -129,7 +130,7 @@ func TestSurveysAreBoundedAndTheNewest(t *testing.T) {
 			Origin: &decafpb.Origin{Producer: "x"}, TimeNs: first.TimeNs + uint64(i) + 1,
 			Src: []byte{192, 0, 2, byte(i)}, Dst: []byte{192, 0, 2, 200}, Why: string(make([]byte, 200<<10)),
 		}
-		_, out := v.add(s, top)
+		_, out := v.add(s, top, at.UnixNano())
 		gone += len(out)
 	}
 	size := 0
@@ -201,10 +202,163 @@ func TestSurveysOutliveTheCorrelator(t *testing.T) {
 	}
 	stop()
 
-	later(time.Duration(surveyAge) + time.Hour)
+	later(time.Duration(SurveyAge) + time.Hour)
 	c, _ = b.start()
 	b.until("nothing is stored", func() bool { return held() == 0 })
 	if n := len(learned().Surveys); n != 0 {
 		t.Errorf("%d surveys of two days ago count", n)
+	}
+}
+
+// A survey of a time to come would stand in the way of all that follow: it is left out,
+// whether it is sent or was stored, and counted. Clocks may differ a little.
+func TestSurveysOfATimeToComeAreLeftOut(t *testing.T) {
+	top := smallClos(t)
+	now := time.Unix(1_800_000_000, 0)
+	cfg := DefaultConfig()
+	cfg.Topology = top
+	c, err := New(cfg, Deps{Now: func() time.Time { return now }})
+	must(t, err)
+	seq := uint64(0)
+	take := func(s *decafpb.Survey) {
+		seq++
+		s.Origin.Seq = seq
+		c.take(&decafpb.Batch{Surveys: []*decafpb.Survey{s}})
+	}
+	ahead := surveyOf(t, top, h0, h1, now.Add(6*time.Minute))
+	take(ahead)
+	far := surveyOf(t, top, h0, h1, now)
+	far.TimeNs = 1 << 63 // no time of an int64
+	take(far)
+	if got := c.Surveys(); got.Held != 0 || got.Ahead != 2 {
+		t.Errorf("%+v", got)
+	}
+	take(surveyOf(t, top, h0, h1, now))
+	take(surveyOf(t, top, h1, h0, now.Add(4*time.Minute)))
+	if got := c.Surveys(); got.Held != 2 || got.Ahead != 2 {
+		t.Errorf("%+v", got)
+	}
+	again, err := New(cfg, Deps{Now: func() time.Time { return now }})
+	must(t, err)
+	again.restoreSurveys([]*decafpb.Survey{ahead, surveyOf(t, top, h1, h0, now)}, now.UnixNano())
+	p, _ := pairOf(ahead)
+	m, queued := again.saves.takeAll()[saveKey{saveSurvey, p.key()}]
+	if got := again.Surveys(); got.Held != 1 || m != nil || !queued {
+		t.Errorf("of what was stored %+v are held; it is deleted: %v", got, queued)
+	}
+}
+
+// Where no file says whose an address is, the first host that surveys from it has it, and
+// no other may speak of its paths; until its surveys do not count any more.
+func TestAddressesOfNoFileAreTheFirstHosts(t *testing.T) {
+	top := smallClos(t)
+	none, err := topology.New("lab", nil, nil, nil)
+	must(t, err)
+	now := time.Unix(1_800_000_000, 0)
+	cfg := DefaultConfig()
+	cfg.Topology = none
+	c, err := New(cfg, Deps{Now: func() time.Time { return now }})
+	must(t, err)
+	c.Unfiled()
+	seq := uint64(0)
+	take := func(producer, src, dst string) {
+		s := surveyOf(t, top, src, dst, now)
+		seq++
+		s.Origin.Producer, s.Origin.Seq = producer, seq
+		c.take(&decafpb.Batch{Surveys: []*decafpb.Survey{s}})
+	}
+	name := func() string {
+		got, err := c.Learned(t.Context(), 0)
+		must(t, err)
+		h, ok := top.Host(h0)
+		if !ok || got.Topology == nil {
+			t.Fatal("nothing is learned")
+		}
+		l, _ := got.Topology.HostAt(h.Addresses[0])
+		return l.Name
+	}
+	take(h0, h0, h1)
+	take(h0, h0, h2)
+	take("thief", h0, h1)
+	take("thief", h0, "p1-tor1-h1")
+	if got := c.Surveys(); got.Held != 2 || got.Foreign != 2 || name() != h0 {
+		t.Errorf("%+v, and the host is %s", got, name())
+	}
+	// Its surveys taken anew count once.
+	now = now.Add(time.Hour)
+	take(h0, h0, h1)
+	take(h0, h0, h2)
+	now = now.Add(time.Duration(SurveyAge) + time.Second)
+	take("heir", h0, h2)
+	if got := c.Surveys(); got.Held != 1 || name() != "heir" {
+		t.Errorf("after two days %+v, and the host is %s", got, name())
+	}
+}
+
+// The correlator that follows with another topology does not go on with a finding of
+// what that does not have; with all others it does.
+func TestFindingsOfWhatIsNoMoreEnd(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	link := b.topo.LinkBetween("p0-t1-0", "t2-1")[0]
+	kept, gone := "link "+link.Name, "device nobody"
+	now := uint64(time.Now().UnixNano())
+	kv, err := b.conn.KV(bus.BucketFindings)
+	must(t, err)
+	for i, component := range []string{kept, gone} {
+		id := newID("f")
+		must(t, write(t.Context(), kv, id, &decafpb.Finding{Id: id, Component: component, FromNs: now - uint64(i+1), DetectedNs: now, LastNs: now, Flows: 5}))
+	}
+	c, stop := b.start()
+	open := func() (list []string) {
+		fs, err := c.Findings(t.Context(), api.Range{})
+		must(t, err)
+		for _, f := range fs {
+			if f.GetResolvedNs() == 0 {
+				list = append(list, f.GetComponent())
+			} else if f.GetComponent() == gone && len(f.GetEvidence().GetReasons()) == 0 {
+				t.Error("nothing says why it ended")
+			}
+		}
+		return list
+	}
+	if got := open(); len(got) != 2 {
+		t.Fatalf("open are %v", got)
+	}
+	stop()
+	must(t, c.Succeed(t.Context(), b.topo))
+	c, _ = b.start()
+	if got := open(); len(got) != 1 || got[0] != kept {
+		t.Errorf("open are %v, want %s alone", got, kept)
+	}
+}
+
+// Hosts that no file lists are there as soon as they are heard of, to be told what to
+// survey; devices are not, nor is anybody where a file lists them.
+func TestHostsOfNoFileAreHeardOf(t *testing.T) {
+	for _, unfiled := range []bool{true, false} {
+		cfg := DefaultConfig()
+		cfg.Topology = smallClos(t)
+		c, err := New(cfg, Deps{Now: func() time.Time { return time.Unix(1_800_000_000, 0) }})
+		must(t, err)
+		if unfiled {
+			c.Unfiled()
+		}
+		for i, name := range []string{h0, "newcomer", "switch"} {
+			role := "host"
+			if name == "switch" {
+				role = "device"
+			}
+			c.take(&decafpb.Batch{Heartbeats: []*decafpb.Heartbeat{{
+				Origin: &decafpb.Origin{Producer: name, BootId: 1, Seq: uint64(i + 1)}, TimeNs: uint64(1_799_999_999e9), Role: role,
+			}}})
+		}
+		want := map[string]int64{h0: 1_799_999_999e9}
+		if unfiled {
+			want["newcomer"] = 1_799_999_999e9
+		}
+		if got := c.Hosts(); !maps.Equal(got, want) {
+			t.Errorf("without a file %v: heard of are %v, want %v", unfiled, got, want)
+		}
 	}
 }

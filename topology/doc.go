@@ -17,6 +17,7 @@
 //   - detection.go: [Detection], what votes can find on a Clos (007's Theorem 2),
 //     and its trace budget
 //   - learn.go: [Learn], which makes a topology of traced paths
+//   - learnlasting.go: [Lasting], a topology that is in use while it is learned again
 //   - compare.go: [Topology.Compare], which says what traced paths show of one
 //   - command.go, summary.go: `decaf topology check` and `decaf topology clos`
 //   - strictyaml: the strict YAML reader that this package and scenario files share

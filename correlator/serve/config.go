@@ -14,8 +14,11 @@ import (
 
 // Config of the service process.
 type Config struct {
-	// Topology is the file of the network to watch.
+	// Topology is the file of the network to watch, or [Learned].
 	Topology string `yaml:"topology"`
+	// Site is that of a learned topology, the second word of every NATS subject; empty:
+	// "default", as of host agents. A file has its own.
+	Site string `yaml:"site"`
 	// Method by which links, devices and hosts are named: fused or vote.
 	Method string `yaml:"method"`
 	// Data is the directory that evidence, reports and findings are kept in.
@@ -76,7 +79,9 @@ func DefaultConfig() Config {
 func (c *Config) Validate() error {
 	switch {
 	case c.Topology == "":
-		return errors.New("no topology: name the file that describes the network; `decaf trace HOST:PORT --all-paths --learn FILE` makes one of what it finds, `decaf topology clos` writes an example")
+		return errors.New("no topology: name the file that describes the network, or write learned where there is none, and surveys of hosts tell; `decaf trace HOST:PORT --all-paths --learn FILE` makes a file of what it finds, `decaf topology clos` writes an example")
+	case c.Topology != Learned && c.Site != "":
+		return fmt.Errorf("site: %q: the topology's file says of which site it is; leave this out, or set topology: learned", c.Site)
 	case c.Data == "":
 		return errors.New("data: name a directory to keep evidence, reports and findings in")
 	case c.NATS.URL != "" && c.NATS.Listen != "":

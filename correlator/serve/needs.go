@@ -10,8 +10,10 @@ import (
 func needs(c Config, s *Service) service.Needs {
 	n := service.Needs{
 		Capabilities: service.NeedsToListen(c.NATS.Listen, c.API.Listen),
-		Read:         []string{c.Topology},
 		Write:        []string{c.Data},
+	}
+	if c.Topology != Learned {
+		n.Read = append(n.Read, c.Topology)
 	}
 	for _, t := range []*service.TLSFiles{c.NATS.TLS, c.API.TLS} {
 		if t != nil {

@@ -1,14 +1,19 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"decaf/api"
 	"decaf/api/agentconfig"
@@ -16,30 +21,42 @@ import (
 	"decaf/api/service"
 	"decaf/correlator"
 	"decaf/topology"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Service is the process behind `decaf serve`.
 type Service struct {
 	cfg  Config
 	log  *slog.Logger
-	topo *topology.Topology
+	topo *topology.Topology // at the start
 
+	learning *learning   // nil: a file tells of the network
 	server   *bus.Server // nil with a URL
 	conn     *bus.Conn
-	settings *agentconfig.Store
-	corr     *correlator.Correlator
+	told     jetstream.KeyValue     // what host agents are
+	outdated bool                   // it does not fit the topology in use
+	corr     *correlator.Correlator // that runs
+	counts   atomic.Pointer[metrics.Set]
+	live     live
 	http     *api.Server
 	health   *service.Health
 	url      chan string // holds the API's address once it listens
 }
 
 // New checks the configuration and loads the topology; it starts nothing.
-func New(cfg Config, log *slog.Logger) (*Service, error) {
-	t, err := topology.Load(cfg.Topology)
-	if err != nil {
+func New(cfg Config, log *slog.Logger) (s *Service, err error) {
+	s = &Service{cfg: cfg, log: log, health: service.NewHealth(), url: make(chan string, 1)}
+	if cfg.Topology != Learned {
+		s.topo, err = topology.Load(cfg.Topology)
+		return s, err
+	}
+	if s.learning, err = newLearning(cmp.Or(cfg.Site, "default"), cfg.Data, log); err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, log: log, topo: t, health: service.NewHealth(), url: make(chan string, 1)}, nil
+	s.topo = s.learning.inUse.Topology
+	return s, nil
 }
 
 // Run serves until ctx is done.
@@ -47,7 +64,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return service.RunAll(ctx, s.log,
 		service.Part{Name: "nats", Start: s.startServer, Stop: s.stopServer},
 		service.Part{Name: "bus", Start: s.connect, Stop: s.disconnect},
-		service.Part{Name: "correlator", Start: s.startCorrelator, Run: func(ctx context.Context) error { return s.corr.Run(ctx) }},
+		service.Part{Name: "correlator", Start: s.startCorrelator, Run: s.correlate},
 		service.Part{Name: "api", Start: s.startAPI, Run: func(ctx context.Context) error { return s.http.Run(ctx) }},
 	)
 }
@@ -63,14 +80,14 @@ func (s *Service) startServer(context.Context) (err error) {
 	return err
 }
 
-// mayConnect lets in the hosts of the topology, and whoever collects or
-// administers with a certificate of the site's authority.
+// mayConnect lets in the hosts of the topology's file, or without one every host, and
+// whoever collects or administers; all with a certificate of the site's authority.
 func (s *Service) mayConnect(role, name string) bool {
-	if role == "host" {
-		_, ok := s.topo.Host(name)
-		return ok
+	if role != bus.RoleHost || s.learning != nil {
+		return true
 	}
-	return true
+	_, ok := s.topo.Host(name)
+	return ok
 }
 
 func (s *Service) stopServer(context.Context) error {
@@ -94,16 +111,23 @@ func (s *Service) connect(ctx context.Context) (err error) {
 	if err := s.conn.EnsureStreams(ctx); err != nil {
 		return err
 	}
-	kv, err := s.conn.KV(bus.BucketAgentConfig)
-	if err != nil {
+	if s.told, err = s.conn.KV(bus.BucketAgentConfig); err != nil {
 		return err
 	}
-	s.settings = agentconfig.NewStore(kv, s.topo)
-	// The topology may have changed since. Agents do without for now.
-	if err := s.settings.Sync(ctx); err != nil {
+	// The topology may have changed since.
+	s.instruct(ctx, s.topo)
+	return nil
+}
+
+// instruct makes what host agents are told fit a topology. Where that cannot be stored
+// they do without for now.
+func (s *Service) instruct(ctx context.Context, t *topology.Topology) {
+	settings := agentconfig.NewStore(s.told, t)
+	s.live.settings.Store(settings)
+	err := settings.Sync(ctx)
+	if s.outdated = err != nil; s.outdated {
 		s.log.Error("what host agents are told is not up to date", "err", err)
 	}
-	return nil
 }
 
 func (s *Service) disconnect(context.Context) error {
@@ -113,24 +137,122 @@ func (s *Service) disconnect(context.Context) error {
 	return nil
 }
 
-func (s *Service) startCorrelator(context.Context) (err error) {
+func (s *Service) startCorrelator(context.Context) error {
+	if err := s.newCorrelator(s.topo); err != nil {
+		return err
+	}
+	s.live.now.Store(s.corr)
+	set := s.health.Metrics()
+	s.conn.RegisterMetrics(set)
+	set.RegisterMetricsWriter(func(w io.Writer) {
+		s.counts.Load().WritePrometheus(w)
+		writeMetrics(w, s.live.now.Load())
+	})
+	if s.learning != nil {
+		s.tell()
+		s.log.Info("no file tells of the network: surveys of hosts do", "what", s.learning.about)
+	}
+	return nil
+}
+
+// newCorrelator makes one with this topology, that does nothing yet. Its counters begin
+// at 0.
+func (s *Service) newCorrelator(t *topology.Topology) (err error) {
 	cfg := correlator.DefaultConfig()
-	cfg.Topology, cfg.Site, cfg.Method = s.topo, s.topo.Site, s.cfg.Method
+	cfg.Topology, cfg.Site, cfg.Method = t, t.Site, s.cfg.Method
 	cfg.Engine.Limits.TableBytes = s.cfg.Tables.MaxBytes
 	if s.corr, err = correlator.New(cfg, correlator.Deps{Conn: s.conn, Log: s.log}); err != nil {
 		return err
 	}
-	s.conn.RegisterMetrics(s.health.Metrics())
-	s.corr.RegisterMetrics(s.health.Metrics())
+	if s.learning != nil {
+		s.corr.Unfiled()
+	}
+	set := metrics.NewSet()
+	s.corr.RegisterMetrics(set)
+	s.counts.Store(set)
 	return nil
 }
 
+// tell has the API say where the topology comes from.
+func (s *Service) tell() {
+	about := s.learning.about
+	s.live.about.Store(&about)
+}
+
+// correlate runs a correlator until ctx is done; without a file one after the other,
+// each with what was learned by then. They hand on by the buckets, as over a restart.
+func (s *Service) correlate(ctx context.Context) error {
+	if s.learning == nil {
+		return s.corr.Run(ctx)
+	}
+	for {
+		run, stop := context.WithCancel(ctx)
+		var taken bool
+		var watching sync.WaitGroup
+		watching.Go(func() {
+			if taken = s.watch(run); taken {
+				s.live.shutReports()
+				stop()
+			}
+		})
+		err := s.corr.Run(run)
+		stop()
+		watching.Wait()
+		if err != nil || ctx.Err() != nil || !taken {
+			return err
+		}
+		if err := s.succeed(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// watch waits until another topology is to be used, or ctx is done. As soon as the
+// correlator has read what the one before left, it is the one to ask.
+func (s *Service) watch(ctx context.Context) (taken bool) {
+	tick := time.NewTicker(s.learning.every)
+	defer tick.Stop()
+	for ready := false; ; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		if s.corr.Ready() != nil {
+			continue
+		}
+		if !ready {
+			ready = true
+			s.live.now.Store(s.corr)
+			s.live.openReports()
+		}
+		if s.outdated {
+			s.instruct(ctx, s.learning.inUse.Topology)
+		}
+		taken = s.learning.look(ctx, s.corr)
+		if s.tell(); taken {
+			return true
+		}
+	}
+}
+
+// succeed makes the correlator that follows the one that has ended.
+func (s *Service) succeed(ctx context.Context) error {
+	t := s.learning.inUse.Topology
+	if err := s.corr.Succeed(ctx, t); err != nil {
+		s.log.Error("a finding stays open though what it names is no more", "err", err)
+	}
+	s.instruct(ctx, t)
+	s.learning.anew()
+	return s.newCorrelator(t)
+}
+
 func (s *Service) startAPI(context.Context) (err error) {
-	cfg := api.Config{Listen: s.cfg.API.Listen, TLS: s.cfg.API.TLS, Settings: s.settings}
+	cfg := api.Config{Listen: s.cfg.API.Listen, TLS: s.cfg.API.TLS, Settings: &s.live}
 	if cfg.Listener, err = inherited(s.cfg.API.Listen); err != nil {
 		return err
 	}
-	if s.http, err = api.NewServer(cfg, s.corr, s.health, s.log); err != nil {
+	if s.http, err = api.NewServer(cfg, &s.live, s.health, s.log); err != nil {
 		return err
 	}
 	if err := s.http.Listen(); err != nil {

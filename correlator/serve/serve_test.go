@@ -49,10 +49,18 @@ func config(t *testing.T) Config {
 // start runs the service; stop ends it in order and waits.
 func start(t *testing.T, cfg Config) (client *api.Client, url string, stop func()) {
 	t.Helper()
+	_, client, url, stop = startService(t, cfg, func(*Service) {})
+	return client, url, stop
+}
+
+// startService is start, with a change before.
+func startService(t *testing.T, cfg Config, change func(*Service)) (s *Service, client *api.Client, url string, stop func()) {
+	t.Helper()
 	s, err := New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
+	change(s)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -88,7 +96,22 @@ func start(t *testing.T, cfg Config) (client *api.Client, url string, stop func(
 		}
 		return nil
 	})
-	return client, url, stop
+	return s, client, url, stop
+}
+
+// metricsOf reads /metrics.
+func metricsOf(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
 }
 
 func poll(t *testing.T, what string, ok func() error) {
@@ -148,17 +171,9 @@ func TestUnreachableDeviceIsShown(t *testing.T) {
 		}
 		return errors.New("no agent with that error")
 	})
-	resp, err := http.Get(url + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	metrics := metricsOf(t, url)
 	for _, name := range []string{"decaf_nats_up 1", "decaf_tallies_total", "decaf_findings_open 0", "decaf_probe_drops_total 0"} {
-		if !strings.Contains(string(body), name) {
+		if !strings.Contains(metrics, name) {
 			t.Errorf("/metrics has no %s", name)
 		}
 	}
@@ -170,7 +185,8 @@ func TestConfigurationIsChecked(t *testing.T) {
 		name, want string
 		change     func(*Config)
 	}{
-		{"no topology", "topology", func(c *Config) { c.Topology = "" }},
+		{"no topology", "write learned where there is none", func(c *Config) { c.Topology = "" }},
+		{"a site beside a file's", "topology: learned", func(c *Config) { c.Site = "east" }},
 		{"no data", "data", func(c *Config) { c.Data = "" }},
 		{"no such method", "fused, vote", func(c *Config) { c.Method = "vore" }},
 		{"tables too small for a host", "1048576", func(c *Config) { c.Tables.MaxBytes = 64 }},
