@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,18 +35,18 @@ as published (NSDI 2018), for comparison.`,
 				return err
 			}
 			in := cmd.InOrStdin()
+			var recording *os.File
 			if args[0] != "-" {
-				f, err := os.Open(args[0])
-				if err != nil {
+				if recording, err = os.Open(args[0]); err != nil {
 					return err
 				}
-				defer f.Close()
-				in = f
+				defer recording.Close()
+				in = recording
 			}
 			var out *os.File
 			var causesTo io.Writer
 			if causes != "" {
-				if out, err = os.Create(causes); err != nil {
+				if out, err = createBeside(causes, recording); err != nil {
 					return fmt.Errorf("--causes: %w", err)
 				}
 				defer out.Close()
@@ -72,6 +73,7 @@ as published (NSDI 2018), for comparison.`,
 			}
 			enc := json.NewEncoder(cmd.OutOrStdout())
 			enc.SetIndent("", "  ")
+			enc.SetEscapeHTML(false) // links are a>b
 			if len(epochs) == 1 {
 				return enc.Encode(epochs[0])
 			}
@@ -83,6 +85,21 @@ as published (NSDI 2018), for comparison.`,
 	f.BoolVar(&asJSON, "json", false, "print JSON: one object, or with several epochs a list of them")
 	f.StringVar(&causes, "causes", "", "write the cause of each lossy flow to this `file`, as JSON Lines")
 	return cmd
+}
+
+// createBeside makes a file anew, which must not be the one that is read; that may be
+// nil.
+func createBeside(path string, read *os.File) (*os.File, error) {
+	if read != nil {
+		was, err := read.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if is, err := os.Stat(path); err == nil && is.Mode().IsRegular() && os.SameFile(was, is) {
+			return nil, fmt.Errorf("%s is the recording itself: name another file", path)
+		}
+	}
+	return os.Create(path)
 }
 
 func methodNames(method string) ([]string, error) {
@@ -99,7 +116,11 @@ func methodNames(method string) ([]string, error) {
 	return all, nil
 }
 
-// printEpoch writes an epoch for people.
+// maxSuspects bounds the suspects that are shown to people.
+const maxSuspects = 5
+
+// printEpoch writes an epoch for people: under each component what spoke for and
+// against it, then the likeliest of the suspects and what could not be told.
 func printEpoch(w io.Writer, names []string, e EpochResult) error {
 	for _, name := range names {
 		m := e.Methods[name]
@@ -111,23 +132,49 @@ func printEpoch(w io.Writer, names []string, e EpochResult) error {
 		if len(m.Components) == 0 {
 			fmt.Fprintln(w, "  nothing at fault")
 		}
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		for _, b := range m.Components {
-			line := fmt.Sprintf("  %s\t%.3f\t%s\t%.0f flows lost %.0f packets", b.Component, b.Probability, dash(b.Class), b.Evidence.Flows, b.Evidence.Lost)
-			if b.BetweenNS != nil {
-				line += fmt.Sprintf(" in %.1f s", float64(b.BetweenNS[1]-b.BetweenNS[0])/1e9)
+		printBlamed(w, m.Components, true)
+		if n := len(m.Suspects); n > 0 {
+			fmt.Fprintln(w, "  suspects, too unsure to name:")
+			printBlamed(w, m.Suspects[:min(n, maxSuspects)], false)
+			if n > maxSuspects {
+				fmt.Fprintf(w, "  … and %d more: --json\n", n-maxSuspects)
 			}
-			if len(b.Equivalent) > 0 {
-				line += "\tor " + strings.Join(b.Equivalent, ", ")
-			}
-			fmt.Fprintln(t, line)
-		}
-		if err := t.Flush(); err != nil {
-			return err
 		}
 		for _, why := range m.Abstained {
 			fmt.Fprintln(w, "  not told:", why)
 		}
 	}
 	return nil
+}
+
+// printBlamed writes components in columns, and if wanted the decision trace of each
+// below it.
+func printBlamed(w io.Writer, list []BlamedView, traced bool) {
+	var lines bytes.Buffer
+	t := tabwriter.NewWriter(&lines, 0, 0, 2, ' ', 0)
+	for _, b := range list {
+		probability := "-" // of a method that gives none
+		if b.Probability > 0 {
+			probability = fmt.Sprintf("%.3f", b.Probability)
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%.0f flows lost %.0f packets", b.Component, probability, dash(b.Class), b.Evidence.Flows, b.Evidence.Lost)
+		if b.BetweenNS != nil {
+			fmt.Fprintf(t, " in %.1f s", float64(b.BetweenNS[1]-b.BetweenNS[0])/1e9)
+		}
+		if len(b.Equivalent) > 0 {
+			fmt.Fprintf(t, "\tor %s", strings.Join(b.Equivalent, ", "))
+		}
+		fmt.Fprintln(t)
+	}
+	t.Flush()
+	for i := 0; lines.Len() > 0; i++ {
+		line, _ := lines.ReadString('\n')
+		io.WriteString(w, line)
+		if !traced {
+			continue
+		}
+		for _, why := range list[i].Trace {
+			fmt.Fprintln(w, "   ", why)
+		}
+	}
 }

@@ -49,7 +49,7 @@ type MethodResult struct {
 type BlamedView struct {
 	Component   string       `json:"component"`
 	Probability float64      `json:"probability"`
-	Class       string       `json:"class,omitempty"`
+	Class       string       `json:"class"`                // most of what devices reported, or of how hosts' losses came; "" where nothing tells
 	BetweenNS   *[2]uint64   `json:"between_ns,omitempty"` // when it lost packets; none: all the time, or nobody knows
 	Evidence    EvidenceSums `json:"evidence"`
 	Equivalent  []string     `json:"equivalent"` // cannot be told from it
@@ -301,6 +301,7 @@ func (b *bridge) view(e *replay.Epoch, lossy []int, r blame.Result) MethodResult
 // writeCauses writes a line per lossy flow, numbered among all flow lines from 1.
 func (b *bridge) writeCauses(out io.Writer, e *replay.Epoch, lossy []int, r blame.Result) error {
 	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false) // links are a>b
 	for i, c := range r.Causes {
 		line := struct {
 			Flow        int     `json:"flow"`

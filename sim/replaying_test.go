@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +171,11 @@ func TestReplayCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, text := range []string{out, string(data)} {
+		if !strings.Contains(text, "link p0-t1-0>t2-1") { // as people write it
+			t.Errorf("names are escaped: %s", text)
+		}
+	}
 	for i, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
 		var c struct {
 			Flow        int     `json:"flow"`
@@ -179,6 +185,80 @@ func TestReplayCommand(t *testing.T) {
 		if err := json.Unmarshal([]byte(line), &c); err != nil || c.Flow < 1 || c.Component == "" || c.Probability < 0 || c.Probability > 1 {
 			t.Fatalf("cause %d: %s, %v", i+1, line, err)
 		}
+	}
+}
+
+// Every field is there, whatever its value, and so is every list.
+func TestReplayFields(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "one.jsonl")
+	if err := os.WriteFile(file, recording(t, twoFaults), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run1(t, "replay", file, "--json", "--method", "all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r struct {
+		Epochs []struct {
+			Methods map[string]map[string]any `json:"methods"`
+		} `json:"epochs"`
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Epochs) != 2 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for i, e := range r.Epochs {
+		for _, name := range []string{"fused", "vote"} {
+			m := e.Methods[name]
+			for _, field := range []string{"components", "suspects", "abstained", "precision", "recall", "flow_accuracy", "inference_ms"} {
+				if m[field] == nil {
+					t.Errorf("epoch %d, %s: no %s", i, name, field)
+				}
+			}
+			components, _ := m["components"].([]any)
+			if len(components) == 0 {
+				t.Errorf("epoch %d, %s: nothing named", i, name)
+			}
+			for _, c := range components {
+				for _, field := range []string{"component", "probability", "class", "evidence", "equivalent", "trace"} {
+					if c.(map[string]any)[field] == nil {
+						t.Errorf("epoch %d, %s: no %s in %v", i, name, field, c)
+					}
+				}
+			}
+		}
+	}
+}
+
+// For people: each component with what spoke for and against it, what is too unsure
+// to name, and what could not be told.
+func TestReplayShowsTheDecisionTrace(t *testing.T) {
+	const topo = `{"topology":{"links":[["t0","s1"],["t0","s2"],["t4","s1"],["t4","s2"]],"hosts":{"h1":"t0","h2":"t4","h3":"t0","h4":"t4"}}}` + "\n"
+	lossy := `{"flow":{"src":"h1","dst":"h2","packets":57,"retransmits":1,"path":["h1","t0","s1","t4","h2"]}}` + "\n"
+	clean := `{"flow":{"src":"h1","dst":"h2","packets":57,"retransmits":0}}` + "\n"
+	for _, c := range []struct {
+		name, text, method string
+		want               []string
+	}{
+		{"named", topo + strings.Repeat(lossy+strings.NewReplacer("h1", "h3", "h2", "h4").Replace(lossy), 8), "fused",
+			[]string{"link t0>s1  1.000  -  16 flows lost 16 packets", "or link", "\n    for: ", "\n    against: ", "  not told: no loss-free packets were counted"}},
+		{"suspected", topo + strings.Repeat(clean, 300) + lossy, "fused", []string{"nothing at fault", "suspects, too unsure to name:\n  link "}},
+		{"voted for", topo + lossy, "vote", []string{"  -  -  1 flows lost 1 packets\n    0.2 of 1.0 votes"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "x.jsonl")
+			if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := run1(t, "replay", file, "--method", c.method)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in\n%s", want, out)
+				}
+			}
+		})
 	}
 }
 
@@ -194,6 +274,7 @@ func TestReplayRefuses(t *testing.T) {
 		{"a broken line", "line 2", []string{broken}},
 		{"no such file", "no such file", []string{"/nowhere.jsonl"}},
 		{"no such method", "fused, vote or all", []string{broken, "--method", "guess"}},
+		{"causes in place of the recording", "the recording itself", []string{broken, "--causes", broken}},
 		{"causes to nowhere", "--causes", []string{broken, "--causes", "/nowhere/c"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -202,4 +283,57 @@ func TestReplayRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Any file is refused or inferred from: the engine gets what nobody would record, on
+// networks that nobody would build, and its figures stay what they say they are.
+func FuzzReplay(f *testing.F) {
+	const topo = `{"topology":{"links":[["t0","s1"],["t0","s2"],["t4","s1"],["t4","s2"]],"hosts":{"h1":"t0","h2":"t4"}}}` + "\n"
+	f.Add([]byte(topo))
+	f.Add([]byte(topo + `{"epoch":{"start_ns":5,"end_ns":30000000005}}
+{"flow":{"src":"h1","dst":"h2","packets":57,"retransmits":1,"path":["h1","t0","s1","t4","h2"],"between_ns":[6,70000000]}}
+{"flow":{"src":"h1","dst":"h2","packets":9,"retransmits":12,"path":["h1","t0"]}}
+{"flow":{"src":"h2","dst":"h1","packets":80,"retransmits":2,"paths":[["h2","t4","s1","t0","h1"],["h2","t4","s2","t0","h1"]]}}
+{"flow":{"src":"h1","dst":"h2","packets":80,"retransmits":0,"paths":[["h1","t0","s1","t4","h2"],["h1","t0","s2","t4","h2"]]}}
+{"flow":{"src":"h1","dst":"h2","packets":18446744073709551615,"retransmits":0}}
+{"drop":{"device":"s1","from":"t0","to":"t4","class":"no-buffer","count":3}}
+{"drop":{"device":"t0","from":"h1","class":"errors/l2/rx/crc-error","count":9}}
+{"drop":{"device":"s2","class":"policy/l3/acl"}}
+{"instrumented":{"device":"s1"}}
+{"truth":{"links":[["t0","s1"]],"devices":["s2"],"hosts":["h2"],"causes":[{"flow":1,"link":["t0","s1"]}]}}
+{"epoch":{"start_ns":0,"end_ns":0}}
+{"flow":{"src":"h2","dst":"h1","packets":1,"retransmits":1}}`))
+	f.Add([]byte(`{"topology":{"links":[["a","b"],["c","d"]],"hosts":{"x":"a","y":"c"}}}
+{"flow":{"src":"x","dst":"y","packets":1,"retransmits":1}}
+{"flow":{"src":"x","dst":"y","packets":1,"retransmits":0}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var causes bytes.Buffer
+		err := Replay(bytes.NewReader(data), []string{"fused", "vote"}, &causes, func(e EpochResult) error {
+			if _, err := json.Marshal(e); err != nil { // NaN and infinity have no JSON
+				t.Fatal(err)
+			}
+			for name, m := range e.Methods {
+				for _, b := range slices.Concat(m.Components, m.Suspects) {
+					if b.Probability < 0 || b.Probability > 1 {
+						t.Errorf("%s: %s has probability %v", name, b.Component, b.Probability)
+					}
+				}
+				for _, share := range []*float64{m.Precision, m.Recall, m.FlowAccuracy} {
+					if share != nil && (*share < 0 || *share > 1) {
+						t.Errorf("%s: score %v", name, *share)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return
+		}
+		for dec := json.NewDecoder(&causes); dec.More(); {
+			var c struct{ Probability float64 }
+			if err := dec.Decode(&c); err != nil || c.Probability < 0 || c.Probability > 1 {
+				t.Fatalf("cause %+v, %v", c, err)
+			}
+		}
+	})
 }
