@@ -26,10 +26,15 @@ const (
 // everywhere is no host's fault.
 type HostRule struct {
 	// Spans are how far it looks back, ns: not far, that what has begun shows among
-	// what was well, and far, that there are enough connections.
+	// what was well, and far, that there are enough connections. The farthest is last.
 	Spans []int64
+	// Early is how far it looks back besides, ns, for closed windows: hosts tell of
+	// those before their tables' interval is over.
+	Early int64
 	Flows int // connections of the host, at least
 	Peers int // other hosts that see it, and at least half of those it has
+	// Held are as many of these at a closed window, and at least a third.
+	Held int
 	// Resets and ResetShare are how many connections must have been reset, and of
 	// how many.
 	Resets     int
@@ -42,11 +47,11 @@ type HostRule struct {
 }
 
 // DefaultHostRule is tuned for no false finding. On the kernel fabric a host whose
-// processes stand still closes its windows for 80 ms per connection, a healthy one
-// for less than 1; one that sends slowly takes 5 to 30 ms for a round trip where
+// processes stand still closes its windows for 30 to 100 ms per connection, before one
+// in ten of these, a healthy one for less than 0.1; one that sends slowly takes 5 to 30 ms for a round trip where
 // others take 0.1.
 func DefaultHostRule() HostRule {
-	return HostRule{Spans: []int64{9e9, 30e9}, Flows: 10, Peers: 2, Resets: 5, ResetShare: 0.1, Zero: 25e6, Slow: 5e6, SlowTimes: 20, Times: 10, Late: 6e9}
+	return HostRule{Spans: []int64{9e9, 30e9}, Early: 5e9, Flows: 10, Peers: 2, Held: 3, Resets: 5, ResetShare: 0.1, Zero: 25e6, Slow: 5e6, SlowTimes: 20, Times: 10, Late: 6e9}
 }
 
 // connSum adds up records of a pair of hosts.
@@ -72,7 +77,7 @@ func (s *connSum) add(r *ConnRecord, rule *HostRule) {
 	s.zero += r.Zero
 	s.rtt += r.RTT
 	s.timed += r.Timed
-	for i, shows := range [...]bool{r.Resets > 0, mean(r.Zero, r.Flows) >= rule.Zero/2, mean(r.RTT, r.Timed) >= rule.Slow} {
+	for i, shows := range [...]bool{r.Resets > 0, rule.waits(r.Zero, r.Flows), mean(r.RTT, r.Timed) >= rule.Slow} {
 		if shows {
 			s.times[i].add(r)
 		}
@@ -134,46 +139,72 @@ func (rule *HostRule) connSums(rows []ConnRecord, since int64) map[pair]*connSum
 // for being slow.
 func (r HostRule) accuse(t *topology.Topology, rows []ConnRecord, now int64, trouble func(host string) bool) []Candidate {
 	var out []Candidate
-	for _, span := range r.Spans {
-		for _, c := range r.since(t, rows, now-span, trouble) {
+	name := func(found []Candidate) {
+		for _, c := range found {
 			if !slices.ContainsFunc(out, func(x Candidate) bool { return x.Component == c.Component }) {
 				c.Opens = now-c.Last <= r.Late
 				out = append(out, c)
 			}
 		}
 	}
+	cases := make([]*hostCase, len(r.Spans))
+	for i, span := range r.Spans {
+		cases[i] = r.since(t, rows, now-span, trouble)
+	}
+	if slices.ContainsFunc(rows, func(c ConnRecord) bool { return c.End >= now-r.Early && r.waits(c.Zero, c.Flows) }) {
+		name(r.since(t, rows, now-r.Early, trouble).early(cases[len(cases)-1]))
+	}
+	for _, x := range cases {
+		name(x.all())
+	}
 	return out
 }
 
-// since is accuse by the records since a moment.
-func (r HostRule) since(t *topology.Topology, rows []ConnRecord, from int64, trouble func(host string) bool) []Candidate {
-	sums := r.connSums(rows, from)
-	var order []pair
-	into, outOf := make(map[int32][]pair), make(map[int32][]pair)
-	for k := range sums {
-		order = append(order, k)
+// waits says whether so many connections that waited so long at closed windows, ns,
+// speak against a host.
+func (r *HostRule) waits(zero, flows float64) bool { return mean(zero, flows) >= r.Zero/2 }
+
+// since gathers the records since a moment.
+func (r HostRule) since(t *topology.Topology, rows []ConnRecord, from int64, trouble func(host string) bool) *hostCase {
+	x := &hostCase{HostRule: r, topo: t, sums: r.connSums(rows, from), into: make(map[int32][]pair), from: make(map[int32][]pair), trouble: trouble}
+	for k := range x.sums {
+		x.order = append(x.order, k)
 	}
-	slices.SortFunc(order, func(a, b pair) int { return cmp.Or(cmp.Compare(a.src, b.src), cmp.Compare(a.dst, b.dst)) })
-	var all connSum
-	for _, k := range order {
-		into[k.dst], outOf[k.src] = append(into[k.dst], k), append(outOf[k.src], k)
-		s := sums[k]
-		all.flows += s.flows
-		all.resets += s.resets
-		all.zero += s.zero
+	slices.SortFunc(x.order, func(a, b pair) int { return cmp.Or(cmp.Compare(a.src, b.src), cmp.Compare(a.dst, b.dst)) })
+	for _, k := range x.order {
+		x.into[k.dst], x.from[k.src] = append(x.into[k.dst], k), append(x.from[k.src], k)
+		s := x.sums[k]
+		x.total.flows += s.flows
+		x.total.resets += s.resets
+		x.total.zero += s.zero
 	}
-	x := &hostCase{HostRule: r, topo: t, sums: sums, order: order, from: outOf, all: all, trouble: trouble}
+	return x
+}
+
+// all names hosts in any trouble.
+func (x *hostCase) all() []Candidate {
 	var out []Candidate
-	for _, h := range slices.Sorted(maps.Keys(into)) {
-		if c, ok := x.ends(h, into[h]); ok {
+	for _, h := range slices.Sorted(maps.Keys(x.into)) {
+		if c, ok := x.ends(h, x.into[h]); ok {
 			out = append(out, c)
 		}
-		if c, ok := x.reads(h, into[h]); ok {
+		if c, ok := x.reads(h, nil); ok {
 			out = append(out, c)
 		}
 	}
-	for _, h := range slices.Sorted(maps.Keys(outOf)) {
+	for _, h := range slices.Sorted(maps.Keys(x.from)) {
 		if c, ok := x.sends(h); ok {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// early names hosts that do not read, before all is told of the time it looks at.
+func (x *hostCase) early(long *hostCase) []Candidate {
+	var out []Candidate
+	for _, h := range slices.Sorted(maps.Keys(x.into)) {
+		if c, ok := x.reads(h, long); ok {
 			out = append(out, c)
 		}
 	}
@@ -186,8 +217,9 @@ type hostCase struct {
 	topo    *topology.Topology
 	sums    map[pair]*connSum
 	order   []pair
-	from    map[int32][]pair
-	all     connSum
+	into    map[int32][]pair // by destination
+	from    map[int32][]pair // by source
+	total   connSum
 	trouble func(host string) bool
 }
 
@@ -228,7 +260,7 @@ func (x *hostCase) ends(h int32, pairs []pair) (Candidate, bool) {
 			show = append(show, k)
 		}
 	}
-	rest, others := x.all.resets-n, x.all.flows-flows
+	rest, others := x.total.resets-n, x.total.flows-flows
 	standsOut := x.Times*rest <= n || x.Times*mean(rest, others) <= mean(n, flows)
 	if n < float64(x.Resets) || n < x.ResetShare*flows || !standsOut || !x.agree(len(show), len(pairs)) {
 		return Candidate{}, false
@@ -237,20 +269,47 @@ func (x *hostCase) ends(h int32, pairs []pair) (Candidate, bool) {
 		n, flows, len(pairs), rest, others)), true
 }
 
-// reads looks for a host whose processes do not read what they are sent.
-func (x *hostCase) reads(h int32, pairs []pair) (Candidate, bool) {
+// fill says whether those pairs that wait at a closed window are enough of all. A
+// window closes only before connections that send more than it takes, and no network
+// closes it: not all need to see it.
+func (x *hostCase) fill(show, of int) bool {
+	return x.agree(show, of) || show >= x.Held && 3*show >= of
+}
+
+// waited is how long connections to a host waited at its closed window, ns, how many
+// they are, and how long one to any other host did.
+func (x *hostCase) waited(h int32) (zero, flows, elsewhere float64) {
+	for _, k := range x.into[h] {
+		zero += x.sums[k].zero
+		flows += x.sums[k].flows
+	}
+	return zero, flows, mean(x.total.zero-zero, x.total.flows-flows)
+}
+
+// reads looks for a host whose processes do not read what they are sent. Where not
+// all is told yet, long is what is known of the longest time: hosts that say nothing
+// have connections as ever, and these do not wait.
+func (x *hostCase) reads(h int32, long *hostCase) (Candidate, bool) {
+	pairs := x.into[h]
 	var show []pair
-	zero, flows := 0.0, 0.0
 	for _, k := range pairs {
-		s := x.sums[k]
-		zero += s.zero
-		flows += s.flows
-		if mean(s.zero, s.flows) >= x.Zero/2 {
+		if s := x.sums[k]; x.waits(s.zero, s.flows) {
 			show = append(show, k)
 		}
 	}
-	elsewhere := mean(x.all.zero-zero, x.all.flows-flows)
-	if flows < float64(x.Flows) || mean(zero, flows) < max(x.Zero, x.Times*elsewhere) || !x.agree(len(show), len(pairs)) {
+	zero, flows, elsewhere := x.waited(h)
+	of, all := len(pairs), flows
+	if long != nil {
+		_, _, before := long.waited(h)
+		elsewhere = max(elsewhere, before)
+		for _, k := range long.into[h] {
+			if x.sums[k] == nil {
+				of++
+				all += long.sums[k].flows * float64(x.Early) / float64(slices.Max(x.Spans))
+			}
+		}
+	}
+	if flows < float64(x.Flows) || mean(zero, all) < max(x.Zero, x.Times*elsewhere) || !x.fill(len(show), of) {
 		return Candidate{}, false
 	}
 	return x.candidate(h, classHostZero, troubleZero, show, source, fmt.Sprintf("%.0f connections of %d hosts to it waited %.0f ms each at its closed window; those to other hosts %.1f ms",

@@ -148,6 +148,70 @@ func TestHostRule(t *testing.T) {
 	}
 }
 
+// Hosts tell ahead of what waits at a closed window. That is enough to name a host,
+// if those that say nothing, and what was before, do not speak against it.
+func TestClosedWindowsAreNamedEarly(t *testing.T) {
+	t.Parallel()
+	topo := smallClos(t)
+	const h = "p0-tor0-h0"
+	// Tables of 30 s, and what is told after their end by some: 4 connections each, and
+	// how long each of these waited.
+	now := 108 * second
+	early := func(name string, peers int, zero float64, busy float64, to func(dst string) bool, want ...string) {
+		t.Helper()
+		rows := told(topo, func(_, _ string, r *ConnRecord) { r.Start, r.Flows = 70*second, busy })
+		for i := range topo.Hosts {
+			n := 0
+			for j, dst := range topo.Hosts {
+				if i != j && to(dst.Name) && i <= peers {
+					rows = append(rows, ConnRecord{Src: int32(i), Dst: int32(j), Start: int64(103+n%4) * second, End: int64(104+n%4) * second, Flows: 4, Zero: 4 * zero})
+					n++
+				}
+			}
+		}
+		var got []string
+		for _, c := range DefaultHostRule().accuse(topo, rows, now, func(string) bool { return false }) {
+			got = append(got, c.Component.String()+" "+c.Class)
+			if !c.Opens || c.First < 103*second || len(c.Hosts) != peers {
+				t.Errorf("%s: %+v", name, c)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: named %v, want %v", name, got, want)
+		}
+	}
+	itself := func(dst string) bool { return dst == h }
+	if topo.Hosts[0].Name != h {
+		t.Fatalf("the first host is %s", topo.Hosts[0].Name)
+	}
+	early("three of seven wait", 3, 150e6, 60, itself, "host p0-tor0-h0 host/zero-window")
+	early("all wait", 7, 150e6, 60, itself, "host p0-tor0-h0 host/zero-window")
+	early("two of seven wait", 2, 900e6, 60, itself)
+	early("three wait a little", 3, 40e6, 60, itself)
+	early("three wait, and many connections of the others do not", 3, 150e6, 200, itself)
+	early("all wait everywhere", 7, 150e6, 60, func(string) bool { return true })
+
+	// Tables of 5 s: three of seven wait, two of 14 connections each 420 ms, after as many of
+	// each had been well.
+	rows := told(topo, func(_, _ string, _ *ConnRecord) {})
+	rows = append(rows, told(topo, func(src, dst string, r *ConnRecord) {
+		r.Start, r.End = 100*second, 105*second
+		if dst == h && (src == "p0-tor1-h0" || src == "p1-tor0-h0" || src == "p1-tor1-h0") {
+			r.Zero = 14 * 60e6
+		}
+	})...)
+	rule := DefaultHostRule()
+	find := func() []Candidate {
+		return rule.accuse(topo, rows, 105*second+second/2, func(string) bool { return false })
+	}
+	if got := find(); len(got) != 1 || got[0].Class != classHostZero || !got[0].Opens {
+		t.Errorf("named %+v, want the host that does not read", got)
+	}
+	if rule.Early = 0; len(find()) != 0 {
+		t.Errorf("named %+v by what was well as much as by what was not", find())
+	}
+}
+
 // A host that sums up its services tells of each connection twice, and it counts once.
 func TestServiceSumsCountOnce(t *testing.T) {
 	t.Parallel()

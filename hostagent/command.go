@@ -60,11 +60,11 @@ the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_RAW, on Linux 5.12 or later wi
 BTF type information. Once it is up it gives up all other privileges; the log says
 what is left. On a kernel without that, source: auto takes what there is: a classic
 tracepoint, perf events, or asking for all sockets again and again (sock_diag). All
-of them know less of each retransmit, of how connections end neither errors nor
-resets, and watch the one network namespace that the agent runs in: together with
-namespaces: it ends and says so. The heartbeat and ` + "`decaf agents`" + ` name the
-source in use, and what the kernel lacks of the best one ("tp_btf without
-kfree_skb": nobody tells what this host drops itself). Where a privilege is missing it says so and ends.
+of them know less of each retransmit and of who owns a connection; sock_diag alone
+knows neither errors nor resets of those that end. The heartbeat and
+` + "`decaf agents`" + ` name the source in use, and what the kernel lacks of it ("tp_btf
+without kfree_skb": nobody tells what this host drops itself). Where a privilege is
+missing it says so and ends.
 
 What is no evidence is left out by ignore_interfaces and ignore_networks: the
 management network, for one, which carries the evidence itself.

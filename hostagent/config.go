@@ -28,8 +28,8 @@ type Config struct {
 	Tables   TablesConfig `yaml:"tables"`
 	// Source is how retransmits are seen: "auto" takes the first of tp_btf,
 	// tracepoint, perf and sock_diag that this machine has. All but tp_btf know
-	// less of each, of flows neither errors nor resets, and of the network
-	// namespaces but the agent's own.
+	// less of each; sock_diag alone knows neither errors nor resets of connections
+	// that end.
 	Source string `yaml:"source"`
 	// Namespaces are further network namespaces whose retransmits are told,
 	// beside the agent's own: names under /run/netns, files, or "all" alone for

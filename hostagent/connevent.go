@@ -161,14 +161,7 @@ func (p *programs) storyPrograms(spec *btf.Spec) (out []*ebpf.ProgramSpec, missi
 // story makes r8 the story of the socket in r7, a new one where there is none
 // and create says so; 0 without one.
 func (p *programs) story(create int32) asm.Instructions {
-	return asm.Instructions{
-		asm.LoadMapPtr(asm.R1, p.stories.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, create),
-		asm.FnSkStorageGet.Call(),
-		asm.Mov.Reg(asm.R8, asm.R0),
-	}
+	return append(storage(p.stories, create), asm.Mov.Reg(asm.R8, asm.R0))
 }
 
 // changed says that there is news of the socket in r7: its story, in r8, was not
@@ -191,19 +184,16 @@ func (p *programs) list(label string) asm.Instructions {
 	if p.news == nil {
 		return nil
 	}
-	return asm.Instructions{
+	ins := asm.Instructions{
 		asm.LoadMem(asm.R1, asm.R8, csListed, asm.Word),
 		asm.JNE.Imm(asm.R1, 0, label),
-		asm.LoadMapPtr(asm.R1, p.news.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, bpfStorageCreate),
-		asm.FnSkStorageGet.Call(),
+	}
+	ins = append(ins, storage(p.news, bpfStorageCreate)...)
+	return append(ins,
 		asm.JEq.Imm(asm.R0, 0, label), // no memory: dumpChanged finds it
 		asm.Mov.Imm(asm.R1, 1),
 		asm.StoreMem(asm.R8, csListed, asm.R1, asm.Word),
-		asm.Mov.Imm(asm.R1, 0).WithSymbol(label),
-	}
+		asm.Mov.Imm(asm.R1, 0).WithSymbol(label))
 }
 
 // storyInto copies the story in r8 to the stack, at bytes from the frame pointer
@@ -231,6 +221,8 @@ func end() asm.Instructions {
 // stateChanged: inet_sock_set_state(sk, old, new). Connecting and listening are
 // done by the process whose socket it is, so these tell its name.
 func (p *programs) stateChanged() *ebpf.ProgramSpec {
+	get := storageAs(p.stories)
+	get[0] = get[0].WithSymbol("get")
 	ins := p.begin(0)
 	ins = append(ins, p.tcpSock()...)
 	ins = append(ins,
@@ -239,11 +231,9 @@ func (p *programs) stateChanged() *ebpf.ProgramSpec {
 		asm.JEq.Imm32(asm.R9, tcpSynSent, "get"),
 		asm.JEq.Imm32(asm.R9, tcpEstablished, "get"),
 		asm.JEq.Imm32(asm.R9, tcpListen, "get"),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.LoadMapPtr(asm.R1, p.stories.FD()).WithSymbol("get"),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.FnSkStorageGet.Call(),
+		asm.Mov.Imm(asm.R4, 0))
+	ins = append(ins, get...)
+	ins = append(ins,
 		asm.JEq.Imm(asm.R0, 0, leave), // no memory: as if opened before the agent watched
 		asm.Mov.Reg(asm.R8, asm.R0))
 	ins = append(ins,

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"decaf/api/packet"
@@ -104,12 +106,20 @@ func (s *diagSocket) flow() packet.Flow {
 	return packet.Flow{Src: s.src, Dst: s.dst, Proto: packet.TCP}
 }
 
-// diagConn asks and listens in one network namespace.
-type diagConn struct{ c *netlink.Conn }
+// diagConn asks and listens in one network namespace, which it keeps alive.
+type diagConn struct {
+	c    *netlink.Conn
+	over atomic.Bool // closed
+}
 
-// dialDiag opens one, joined to multicast groups.
+// dialDiag opens one in a namespace, nil: the calling thread's; joined to multicast
+// groups.
 func dialDiag(ns *os.File, groups ...uint32) (*diagConn, error) {
-	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{NetNS: int(ns.Fd())})
+	var config netlink.Config
+	if ns != nil {
+		config.NetNS = int(ns.Fd())
+	}
+	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &config)
 	if err != nil {
 		return nil, needsPrivilege("open sock_diag", err)
 	}
@@ -126,24 +136,27 @@ func dialDiag(ns *os.File, groups ...uint32) (*diagConn, error) {
 	return &diagConn{c: c}, nil
 }
 
-func (d *diagConn) Close() error { return d.c.Close() }
+func (d *diagConn) Close() error {
+	d.over.Store(true)
+	return d.c.Close()
+}
 
 // diagStates are those of connections: all but LISTEN, CLOSE and TIME_WAIT.
 const diagStates = 0xfff &^ (1<<10 | 1<<7 | 1<<6)
 
-func diagRequest(family uint8) []byte {
+func diagRequest(family uint8, states uint32) []byte {
 	b := make([]byte, diagRequestBytes)
 	b[0], b[1], b[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
-	binary.NativeEndian.PutUint32(b[4:], diagStates)
+	binary.NativeEndian.PutUint32(b[4:], states)
 	return b
 }
 
-// dump hands over every connection.
-func (d *diagConn) dump(each func(*diagSocket), broken func(error)) error {
+// dump hands over the message of every socket in one of some states.
+func (d *diagConn) dump(states uint32, each func([]byte)) error {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		_, err := d.c.Send(netlink.Message{
 			Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
-			Data:   diagRequest(family),
+			Data:   diagRequest(family, states),
 		})
 		if err != nil {
 			return fmt.Errorf("list the sockets: %w", err)
@@ -153,12 +166,7 @@ func (d *diagConn) dump(each func(*diagSocket), broken func(error)) error {
 			return fmt.Errorf("list the sockets: %w", err)
 		}
 		for _, m := range msgs {
-			s, err := decodeDiag(m.Data)
-			if err != nil {
-				broken(err)
-				continue
-			}
-			each(&s)
+			each(m.Data)
 		}
 	}
 	return nil
@@ -171,7 +179,7 @@ func (d *diagConn) get(f packet.Flow) (*diagSocket, error) {
 	if src.Is6() {
 		family = unix.AF_INET6
 	}
-	b := diagRequest(family)
+	b := diagRequest(family, diagStates)
 	binary.BigEndian.PutUint16(b[8:], f.Src.Port())
 	binary.BigEndian.PutUint16(b[10:], f.Dst.Port())
 	if family == unix.AF_INET {
@@ -199,29 +207,77 @@ func (d *diagConn) get(f packet.Flow) (*diagSocket, error) {
 	return nil, nil
 }
 
-// closed hands over sockets as they are closed, until the connection is.
-func (d *diagConn) closed(each func(diagSocket), broken func(error)) error {
+// closed hands over the messages of sockets as they are closed, until the connection
+// is: then it returns nil. lost is told that the kernel had more to tell than there
+// was room for, it does not count how many, and flushed that all there was until
+// flush was read.
+func (d *diagConn) closed(each func([]byte), lost, flushed func()) error {
 	for {
 		msgs, err := d.c.Receive()
 		switch {
-		case errors.Is(err, unix.ENOBUFS):
-			broken(errors.New("sockets were closed faster than the agent could read"))
-			continue
-		case errors.Is(err, os.ErrClosed):
+		case err != nil && d.over.Load():
 			return nil
+		case errors.Is(err, unix.ENOBUFS):
+			lost()
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err := d.waiting(each, lost)
+			if err == nil {
+				err = d.c.SetReadDeadline(time.Time{})
+			}
+			if err != nil && !d.over.Load() {
+				return fmt.Errorf("listen for sockets that are closed: %w", err)
+			}
+			flushed()
+			continue
 		case err != nil:
 			return fmt.Errorf("listen for sockets that are closed: %w", err)
 		}
 		for _, m := range msgs {
-			s, err := decodeDiag(m.Data)
-			if err != nil {
-				broken(err)
-				continue
-			}
-			each(s)
+			each(m.Data)
 		}
 	}
 }
 
-// wakeClosed ends a waiting closed.
-func (d *diagConn) wakeClosed() { d.c.SetReadDeadline(time.Unix(1, 0)) }
+// waiting reads what is there: past its deadline a connection reads nothing any more.
+func (d *diagConn) waiting(each func([]byte), lost func()) error {
+	raw, err := d.c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 64<<10)
+	var read error
+	err = raw.Control(func(fd uintptr) {
+		for {
+			n, _, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+			switch {
+			case errors.Is(err, unix.EAGAIN):
+				return
+			case errors.Is(err, unix.EINTR):
+				continue
+			case errors.Is(err, unix.ENOBUFS):
+				lost()
+				continue
+			case err != nil:
+				read = err
+				return
+			}
+			msgs, err := syscall.ParseNetlinkMessage(buf[:n])
+			if err != nil {
+				read = err
+				return
+			}
+			for _, m := range msgs {
+				each(m.Data)
+			}
+		}
+	})
+	return errors.Join(err, read)
+}
+
+// flushFor is how long flush waits for sockets closed just now: the kernel tells of
+// them from a queue of its work.
+const flushFor = 50 * time.Millisecond
+
+// flush has closed tell when it has read what comes in flushFor.
+func (d *diagConn) flush() error { return d.c.SetReadDeadline(time.Now().Add(flushFor)) }

@@ -10,9 +10,11 @@
 //     is. That is kernel.go, which loads and attaches the programs of
 //     program.go, whose structure offsets come from the running kernel's BTF
 //     (offsets.go); read.go reads their ring buffer (ring.go). The lesser ways are one,
-//     fallback_linux.go: sock_diag (diag_linux.go), told where to look by
-//     classic tracepoints (classic_linux.go) through programs
-//     (tracepoint_linux.go) or perf events (perf_linux.go), or each second.
+//     fallback_linux.go: sock_diag (diag_linux.go) in each network namespace
+//     (diagspaces_linux.go), told where to look by classic tracepoints
+//     (classic_linux.go) through programs (tracepoint_linux.go) or perf events
+//     (perf_linux.go), or each second. How connections end these tell too
+//     (endings.go).
 //   - connevent.go are the programs that note on each socket what else happens
 //     to it: states, errors, resets, reductions of its window, its process.
 //   - localprogram.go tells what this host itself drops, local.go which
@@ -43,7 +45,8 @@
 //     do (US 10,778,507): a record for each connection, and sums per address
 //     and service port. A record with a cookie is one connection; one with
 //     flows and a port is such a sum; one with flows and no port is a row.
-//     tablesettings.go says what is tracked. flows.go runs all three.
+//     tablesettings.go says what is tracked. heldup.go tells ahead of an interval's
+//     end what waits at closed windows. flows.go runs all four.
 //   - remote.go follows what the agent is told while it runs (package
 //     api/agentconfig): asked for with each heartbeat, and at once when it
 //     hears of a change.
@@ -66,12 +69,32 @@
 // the packets changed their path hash (a trace shows the path itself), and
 // descriptions of the timeouts' episodes beyond their count.
 //
-// The lesser sources know of how a connection ended only what sock_diag says at its
-// end: one that was never established has failed, refused if it was answered, all
-// others are closed; terminated, error and resets, reductions of the congestion window
-// and process names come from tp_btf alone. The classic tracepoints inet_sock_set_state,
-// tcp_receive_reset, tcp_send_reset and inet_sk_error_report, which could tell more of
-// these, are not read. And they watch one network namespace.
+// The lesser sources know less. Of how a connection ended sock_diag alone says that one
+// was never established, so has failed, refused if it was answered; all others are
+// closed. With classic tracepoints, through programs or perf events, there come error,
+// resets and so the state terminated, each as far as the kernel has its tracepoint (the
+// name of the source says which it lacks). What none of the three tells is reductions
+// of the congestion window, names of processes and containers, what this host drops
+// itself, flow labels, timestamps, and:
+//
+//   - when a connection that came and went between two looks was opened;
+//   - what was sent since the last look on a connection whose owner had the kernel
+//     forget it (SO_LINGER 0, a connect call that waits and fails); without tracepoints,
+//     and if no look showed it, that there was one at all;
+//   - the end of a connection whose owner keeps the dead socket for minutes, until it
+//     is closed: by then it counts as vanished;
+//   - the error of a socket that its owner had closed before; and which of two errors it
+//     was where the owner, woken up by it, takes it before the tracepoint is reached:
+//     a reset's is known, the rest is taken for a timeout.
+//
+// They watch as many network namespaces as tp_btf, by their sockets there, each second
+// and as they are closed; with all of them, those of processes and those with a name,
+// found within 30 seconds. Such a socket keeps its namespace alive, so it is closed within
+// a second of the last process or name that the namespace had. Classic tracepoints know
+// no namespace: what is sent again is looked for where its address was seen; of two
+// connections with the same addresses and ports the one whose counts went up did it,
+// and for ends the socket's place in memory tells them apart, but for two errors at
+// the same moment.
 //
 // What does not live here: how a path is found (package tracer), how records
 // travel (api/bus), what they mean (package correlator). Evidence flows one

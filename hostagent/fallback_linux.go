@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"decaf/api/packet"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,16 +18,26 @@ import (
 // end; where there is a hinter, classic tracepoints say at once whom to look at.
 // What one look finds is one event, however many buffers were sent again: no
 // segment is missed, but they have no sequence numbers, and of a look that comes
-// late the kind is the likeliest.
+// late the kind is the likeliest. What tracepoints say of ends goes to flows.
 type diagSource struct {
 	called string
-	ask    *diagConn // dumps and questions
-	ends   *diagConn // closed sockets
+	spaces diagSpaces
 	hints  hinter    // nil: none
 	flows  *flowDiag // nil unless asked for
-	book   diagBook
-	broke  atomic.Uint64 // messages that found no room
+	lost   atomic.Uint64
 	every  time.Duration
+
+	closed chan closedSocket
+	errs   chan error // of reading; what finds no room is counted
+	failed chan error
+	over   chan struct{} // closed when Run is
+	once   sync.Once
+}
+
+// closedSocket is the last word on a socket.
+type closedSocket struct {
+	in *diagSpace
+	diagSocket
 }
 
 // A hinter says which connections sent something again.
@@ -39,48 +48,83 @@ type hinter interface {
 	Close() error
 }
 
-// hint is what a classic tracepoint says.
-type hint struct {
-	at   uint64 // ns, CLOCK_MONOTONIC
-	flow packet.Flow
-}
-
 // pollEvery is how often all sockets are looked at.
 const pollEvery = time.Second
 
-// openDiag opens sock_diag, and a hinter where open is given.
-func openDiag(o sourceOptions, open func() (hinter, error), name string) (_ *diagSource, err error) {
-	s := &diagSource{called: name, book: diagBook{of: map[uint64]*diagKnown{}}, every: pollEvery}
+// openDiag opens sock_diag, and classic tracepoints in the way given.
+func openDiag(o sourceOptions, way classicWay, name string) (_ *diagSource, err error) {
+	s := &diagSource{
+		called: name, every: pollEvery,
+		closed: make(chan closedSocket, 1024), errs: make(chan error, 16), failed: make(chan error, 3), over: make(chan struct{}),
+	}
+	s.spaces = diagSpaces{
+		of:      map[uint32]*diagSpace{},
+		adopted: func(uint32, []uint64) {}, closed: s.take, lost: func() { s.lost.Add(1) }, flushed: func() {},
+		failed: func(err error) {
+			select {
+			case s.failed <- err:
+			default: // one is enough
+			}
+		},
+	}
 	defer func() {
 		if err != nil {
 			s.Close()
 		}
 	}()
-	if o.netns == 0 || o.several {
-		return nil, errors.New("sock_diag watches one network namespace, no more (without namespaces: it can)")
+	fi, err := o.ns.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("find the network namespace to watch: %w", err)
 	}
-	if s.ends, err = dialDiag(o.ns, groupDestroy4, groupDestroy6); err != nil {
+	inum, err := inodeOf(fi)
+	if err != nil {
 		return nil, err
 	}
-	if s.ask, err = dialDiag(o.ns); err != nil {
-		return nil, err
-	}
-	if open != nil {
-		if s.hints, err = open(); err != nil {
+	if way.again != nil {
+		if s.hints, err = way.again(); err != nil {
 			return nil, err
 		}
 	}
 	if o.flows {
-		if s.flows, err = openFlowDiag(o.ns); err != nil {
-			return nil, err
+		s.flows = newFlowDiag(s.spaces.flush)
+		s.spaces.adopted, s.spaces.flushed = s.flows.adopted, s.flows.flushed
+		s.spaces.lost = func() {
+			s.lost.Add(1)
+			s.flows.lost.Add(1)
+		}
+		if way.ends != nil {
+			var missing []string
+			if s.flows.ends, missing, err = way.ends(); err != nil {
+				return nil, err
+			}
+			s.flows.lostEnds = func(n uint64) { s.lost.Add(n) }
+			if len(missing) > 0 {
+				s.called += " without " + strings.Join(missing, ", ")
+			}
 		}
 	}
-	// What was sent again before is nobody's.
-	if err := s.ask.dump(func(d *diagSocket) { s.book.look(d, 0) }, func(error) {}); err != nil {
-		return nil, err
+	s.spaces.own, err = s.spaces.open(o.ns, inum)
+	return s, err
+}
+
+// take takes the message of a socket that is closed.
+func (s *diagSource) take(in *diagSpace, b []byte) {
+	d, err := decodeDiag(b)
+	if err != nil {
+		s.lost.Add(1)
+		select {
+		case s.errs <- err:
+		default:
+		}
+		return
 	}
-	s.book.endDump()
-	return s, nil
+	select {
+	case s.closed <- closedSocket{in, d}:
+	case <-s.over:
+	}
+	if s.flows != nil {
+		s.flows.take(in.inum, &d, b)
+	}
 }
 
 func (s *diagSource) name() string { return s.called }
@@ -98,31 +142,31 @@ func (s *diagSource) Missed() (uint64, error) { return 0, nil }
 // LostDrops is that of source: there are none to lose.
 func (s *diagSource) LostDrops() (uint64, error) { return 0, nil }
 
-func (s *diagSource) follow([]uint32) error { return nil }
+func (s *diagSource) follow(w watchedSpaces) error { return s.spaces.follow(w) }
 
-func (s *diagSource) Lost() (uint64, error) { return s.broke.Load(), nil }
+func (s *diagSource) Lost() (uint64, error) { return s.lost.Load(), nil }
 
 func (s *diagSource) Close() error {
+	s.once.Do(func() { close(s.over) })
 	var errs []error
-	if s.hints != nil {
-		errs = append(errs, s.hints.Close())
+	if s.flows != nil {
+		s.flows.shut()
 	}
+	errs = append(errs, s.spaces.Close())
 	if s.flows != nil {
 		errs = append(errs, s.flows.Close())
 	}
-	for _, c := range []*diagConn{s.ask, s.ends} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
+	if s.hints != nil {
+		errs = append(errs, s.hints.Close())
 	}
 	return errors.Join(errs...)
 }
 
 // Run is that of source.
 func (s *diagSource) Run(ctx context.Context, handle func(event), broken func(error)) error {
+	defer s.once.Do(func() { close(s.over) })
 	var wg sync.WaitGroup
-	closed, hints := make(chan diagSocket, 1024), make(chan hint, 1024)
-	failed := make(chan error, 2)
+	hints := make(chan hint, 1024)
 	ctx, cancel := context.WithCancel(ctx)
 	defer wg.Wait()
 	defer cancel()
@@ -132,29 +176,17 @@ func (s *diagSource) Run(ctx context.Context, handle func(event), broken func(er
 		defer mu.Unlock()
 		broken(err)
 	}
-	wg.Go(func() {
-		err := s.ends.closed(func(d diagSocket) {
-			select {
-			case closed <- d:
-			case <-ctx.Done():
-			}
-		}, func(err error) { s.broke.Add(1); complain(err) })
-		if err != nil && ctx.Err() == nil {
-			failed <- err
-		}
-	})
-	context.AfterFunc(ctx, s.ends.wakeClosed)
 	if s.hints != nil {
 		wg.Go(func() {
 			err := s.hints.run(func(h hint) {
 				select {
 				case hints <- h:
 				default: // the next look finds it
-					s.broke.Add(1)
+					s.lost.Add(1)
 				}
-			}, func(n uint64) { s.broke.Add(n) }, complain)
+			}, func(n uint64) { s.lost.Add(n) }, complain)
 			if err != nil && ctx.Err() == nil {
-				failed <- err
+				s.spaces.failed(err)
 			}
 		})
 		context.AfterFunc(ctx, s.hints.stop)
@@ -166,63 +198,77 @@ func (s *diagSource) Run(ctx context.Context, handle func(event), broken func(er
 		select {
 		case h := <-hints:
 			s.hinted(h, handle, complain)
-		case d := <-closed:
-			s.book.end(&d, handle)
+		case d := <-s.closed:
+			s.spaces.mu.Lock()
+			d.in.book.end(&d.diagSocket, handle)
+			s.spaces.mu.Unlock()
+		case err := <-s.errs:
+			complain(err)
 		case <-tick.C:
-			if err := s.dump(handle, complain); err != nil {
+			if err := s.look(handle, complain); err != nil {
 				complain(err)
 			}
-		case err := <-failed:
+		case err := <-s.failed:
 			return err
 		case <-ctx.Done():
-			return s.dump(handle, complain)
+			return s.look(handle, complain)
 		}
 	}
 }
 
-// dump looks at all sockets.
-func (s *diagSource) dump(handle func(event), broken func(error)) error {
+// look looks at all sockets.
+func (s *diagSource) look(handle func(event), broken func(error)) error {
 	now, err := monotonic()
 	if err != nil {
 		return err
 	}
-	err = s.ask.dump(func(d *diagSocket) {
-		for _, e := range s.book.look(d, now) {
+	s.spaces.mu.Lock()
+	defer s.spaces.mu.Unlock()
+	return errors.Join(s.spaces.recheck(), s.spaces.look(func(in *diagSpace, d *diagSocket) {
+		for _, e := range in.book.look(d, now) {
 			handle(e)
 		}
-	}, broken)
-	if err == nil {
-		s.book.endDump()
-	}
-	return err
+	}, broken))
 }
 
 // hinted looks at the socket that a tracepoint told of. Tracepoints tell of all
-// network namespaces: what is none of ours is not found.
+// network namespaces and not of which: where several have one with these addresses
+// and ports, it is the one whose counts went up; what is of none that is watched is
+// not found.
 func (s *diagSource) hinted(h hint, handle func(event), broken func(error)) {
-	d, err := s.ask.get(h.flow)
-	if err != nil {
-		broken(err)
-		return
-	}
-	if d == nil || d.flow() != h.flow {
-		return
-	}
-	for _, e := range s.book.look(d, h.at) {
-		handle(e)
+	s.spaces.mu.Lock()
+	defer s.spaces.mu.Unlock()
+	for _, in := range s.spaces.where(h.flow.Src.Addr()) {
+		d, err := in.ask.get(h.flow)
+		if err != nil {
+			broken(err)
+			continue
+		}
+		if d == nil || d.flow() != h.flow {
+			continue
+		}
+		for _, e := range in.book.look(d, h.at) {
+			handle(e)
+		}
 	}
 }
 
 // diagBook knows what each connection had sent again when it was last looked
-// at. It is bounded by the sockets there are.
+// at, in one network namespace. It is bounded by the sockets there are.
 type diagBook struct {
+	netns uint32
 	of    map[uint64]*diagKnown // by cookie
 	dumps uint32
+}
+
+func newDiagBook(netns uint32) diagBook {
+	return diagBook{netns: netns, of: map[uint64]*diagKnown{}}
 }
 
 type diagKnown struct {
 	total, dups, timeouts uint32
 	repeats               uint8
+	connecting            bool   // when it was last seen open
 	again                 uint64 // when it was last seen to have sent something again
 	dump                  uint32
 }
@@ -239,12 +285,15 @@ func (b *diagBook) look(d *diagSocket, at uint64) []event {
 		b.of[d.cookie] = k
 	}
 	k.dump = b.dumps
+	if d.state != tcpClose {
+		k.connecting = d.state == tcpSynSent
+	}
 	if at == 0 {
 		k.total, k.dups, k.timeouts, k.repeats = d.totalRetrans, d.dsackDups, d.timeouts, d.repeats
 		return nil
 	}
 	e := event{
-		monotonic: at, cookie: d.cookie, src: d.src, dst: d.dst, state: d.state,
+		monotonic: at, cookie: d.cookie, src: d.src, dst: d.dst, state: d.state, netns: b.netns,
 		totalRetrans: d.totalRetrans, dsackDups: d.dsackDups,
 	}
 	if d.state == tcpSynRecv && !d.full {
@@ -265,8 +314,8 @@ func (b *diagBook) look(d *diagSocket, at uint64) []event {
 	var out []event
 	if n := d.totalRetrans - k.total; n > 0 && int32(n) > 0 {
 		e.what, e.segments, e.flags = whatRetransmit, n, flagACK
-		if d.state == tcpSynSent {
-			e.flags = flagSYN
+		if k.connecting {
+			e.flags, e.state = flagSYN, tcpSynSent
 		}
 		e.caState = d.lossState(n, k)
 		k.again = at
@@ -307,6 +356,7 @@ func (d *diagSocket) lossState(n uint32, k *diagKnown) uint8 {
 func (b *diagBook) end(d *diagSocket, handle func(event)) {
 	now, err := monotonic()
 	if err != nil || d.dst.Port() == 0 || !d.full {
+		delete(b.of, d.cookie)
 		return
 	}
 	k := b.of[d.cookie]
@@ -321,7 +371,7 @@ func (b *diagBook) end(d *diagSocket, handle func(event)) {
 	delete(b.of, d.cookie)
 	if d.totalRetrans > 0 {
 		handle(event{
-			what: whatClosed, monotonic: now, cookie: d.cookie, src: d.src, dst: d.dst, state: d.state,
+			what: whatClosed, monotonic: now, cookie: d.cookie, src: d.src, dst: d.dst, state: d.state, netns: b.netns,
 			totalRetrans: d.totalRetrans, dsackDups: d.dsackDups,
 		})
 	}

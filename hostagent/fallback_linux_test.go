@@ -89,7 +89,7 @@ func FuzzDecodeDiag(f *testing.F) {
 
 // What sock_diag counts between two looks is an event each.
 func TestDiagBook(t *testing.T) {
-	b := diagBook{of: map[uint64]*diagKnown{}}
+	b := newDiagBook(9)
 	sock := func(change func(*diagSocket)) *diagSocket {
 		d := &diagSocket{
 			cookie: 7, src: netip.MustParseAddrPort("10.0.0.1:1"), dst: netip.MustParseAddrPort("10.0.0.2:2"),
@@ -116,6 +116,9 @@ func TestDiagBook(t *testing.T) {
 	if e[0].segments != 1 || e[0].kind() != decafpb.RetransmitKind_RETRANSMIT_KIND_TLP {
 		t.Errorf("%d segments, %v", e[0].segments, e[0].kind())
 	}
+	if e[0].netns != 9 {
+		t.Errorf("of namespace %d, want that of the book", e[0].netns)
+	}
 	e = f("several more", 2*sec, func(d *diagSocket) { d.totalRetrans = 9 }, whatRetransmit)
 	if e[0].segments != 3 || e[0].kind() != decafpb.RetransmitKind_RETRANSMIT_KIND_FAST {
 		t.Errorf("%d segments, %v", e[0].segments, e[0].kind())
@@ -135,6 +138,14 @@ func TestDiagBook(t *testing.T) {
 	// A request, and the connection it becomes, which takes over its count.
 	f("two SYN-ACKs", sec, func(d *diagSocket) { d.cookie, d.state, d.full, d.repeats = 8, tcpSynRecv, false, 2 }, whatSynAck)
 	f("their connection", 2*sec, func(d *diagSocket) { d.cookie, d.totalRetrans = 8, 2 })
+
+	// A SYN is one to the end.
+	f("connecting", sec, func(d *diagSocket) { d.cookie, d.state = 10, tcpSynSent })
+	var syn []event
+	b.end(sock(func(d *diagSocket) { d.cookie, d.state, d.totalRetrans = 10, tcpClose, 1 }), func(e event) { syn = append(syn, e) })
+	if len(syn) != 2 || syn[0].kind() != decafpb.RetransmitKind_RETRANSMIT_KIND_SYN || syn[1].what != whatClosed {
+		t.Errorf("%+v, want a SYN and a last word", syn)
+	}
 
 	// Opened, closed and gone between two dumps.
 	var last []event
@@ -169,10 +180,10 @@ print fmt: "sport=%hu", REC->sport
 
 func TestClassicLayout(t *testing.T) {
 	var c classic
-	if err := c.layout("tcp_retransmit_skb", retransmitFormat); err != nil {
+	if err := c.layout(againEvents[0], retransmitFormat); err != nil {
 		t.Fatal(err)
 	}
-	if c.sport != 28 || c.dport != 30 || c.saddr6 != 42 || c.daddr6 != 58 || c.size != 74 {
+	if c.sport.at != 28 || c.dport.at != 30 || c.saddr6.at != 42 || c.daddr6.at != 58 || c.size != 74 {
 		t.Errorf("%+v", c)
 	}
 	b := make([]byte, 80)
@@ -181,20 +192,124 @@ func TestClassicLayout(t *testing.T) {
 	from, to := netip.MustParseAddr("::ffff:10.0.0.1").As16(), netip.MustParseAddr("::ffff:10.0.0.2").As16()
 	copy(b[42:], from[:])
 	copy(b[58:], to[:])
-	h, err := c.hint(5, b)
-	if err != nil || h.at != 5 || h.flow.Src != netip.MustParseAddrPort("10.0.0.1:40000") || h.flow.Dst != netip.MustParseAddrPort("10.0.0.2:443") {
-		t.Errorf("%+v, %v", h, err)
+	h, none, err := c.hint(5, b)
+	if err != nil || none || h.at != 5 || h.flow.Src != netip.MustParseAddrPort("10.0.0.1:40000") || h.flow.Dst != netip.MustParseAddrPort("10.0.0.2:443") {
+		t.Errorf("%+v, %v, %v", h, none, err)
 	}
-	if _, err := c.hint(5, b[:73]); err == nil {
+	if _, _, err := c.hint(5, b[:73]); err == nil {
 		t.Error("a short record was read")
 	}
 	for _, without := range []string{"sport", "daddr_v6"} {
 		text := strings.ReplaceAll(retransmitFormat, without, "other")
-		if err := new(classic).layout("tcp_retransmit_skb", text); err == nil || !strings.Contains(err.Error(), without) {
+		if err := new(classic).layout(againEvents[0], text); err == nil || !strings.Contains(err.Error(), without) {
 			t.Errorf("without %s: error %v, want one that names it", without, err)
 		}
 	}
-	if err := new(classic).layout("x", strings.ReplaceAll(retransmitFormat, "offset:58", "offset:5800")); err == nil {
+	if err := new(classic).layout(againEvents[0], strings.ReplaceAll(retransmitFormat, "offset:58", "offset:5800")); err == nil {
 		t.Error("a record that does not fit was taken")
+	}
+}
+
+const stateFormat = `
+	field:const void * skaddr;	offset:8;	size:8;	signed:0;
+	field:int oldstate;	offset:16;	size:4;	signed:1;
+	field:int newstate;	offset:20;	size:4;	signed:1;
+	field:__u16 sport;	offset:24;	size:2;	signed:0;
+	field:__u16 dport;	offset:26;	size:2;	signed:0;
+	field:__u16 protocol;	offset:30;	size:2;	signed:0;
+	field:__u8 saddr_v6[16];	offset:40;	size:16;	signed:0;
+	field:__u8 daddr_v6[16];	offset:56;	size:16;	signed:0;
+`
+
+const resetFormat = `
+	field:const void * skaddr;	offset:16;	size:8;	signed:0;
+	field:int state;	offset:24;	size:4;	signed:1;
+	field:__u8 saddr[28];	offset:32;	size:28;	signed:0;
+	field:__u8 daddr[28];	offset:60;	size:28;	signed:0;
+`
+
+// Records on how connections end: of TCP alone, of closings alone; addresses in
+// either form; a kernel that lacks a member that is needed lacks the tracepoint.
+func TestClassicEnds(t *testing.T) {
+	ne := binary.NativeEndian
+	of := func(sort hintSort) classicEvent {
+		for _, e := range endEvents {
+			if e.sort == sort {
+				return e
+			}
+		}
+		t.Fatal("no such tracepoint")
+		return classicEvent{}
+	}
+	var state, reset classic
+	state.sort, reset.sort = hintClosed, hintResetSent
+	if err := state.layout(of(hintClosed), stateFormat); err != nil {
+		t.Fatal(err)
+	}
+	if err := reset.layout(of(hintResetSent), resetFormat); err != nil {
+		t.Fatal(err)
+	}
+	six := netip.MustParseAddr("fd00::1").As16()
+	f := func(name string, c *classic, fill func(b []byte), want hint, wantNone bool) {
+		t.Helper()
+		b := make([]byte, c.size)
+		ne.PutUint64(b[c.sock.at:], 77)
+		fill(b)
+		got, none, err := c.hint(5, b)
+		want.flow.Proto = got.flow.Proto
+		if err != nil || none != wantNone || got != want {
+			t.Errorf("%s: %+v, %v, %v; want %+v, %v", name, got, none, err, want, wantNone)
+		}
+	}
+	closed := func(old, now uint32, protocol uint16) func([]byte) {
+		return func(b []byte) {
+			ne.PutUint32(b[16:], old)
+			ne.PutUint32(b[20:], now)
+			ne.PutUint16(b[24:], 1000)
+			ne.PutUint16(b[26:], 2000)
+			ne.PutUint16(b[30:], protocol)
+			copy(b[40:], six[:])
+			copy(b[56:], six[:])
+		}
+	}
+	want := hint{sort: hintClosed, at: 5, sock: 77, state: tcpSynSent}
+	want.flow.Src, want.flow.Dst = netip.MustParseAddrPort("[fd00::1]:1000"), netip.MustParseAddrPort("[fd00::1]:2000")
+	f("closed", &state, closed(tcpSynSent, tcpClose, unix.IPPROTO_TCP), want, false)
+	f("established", &state, closed(tcpSynSent, tcpEstablished, unix.IPPROTO_TCP), hint{}, true)
+	f("SCTP", &state, closed(tcpSynSent, tcpClose, 132), hint{}, true)
+
+	sent := func(state uint32, family uint16) func([]byte) {
+		return func(b []byte) {
+			ne.PutUint32(b[24:], state)
+			for i, at := range []int{32, 60} {
+				ne.PutUint16(b[at:], family)
+				binary.BigEndian.PutUint16(b[at+2:], uint16(1000+i))
+				copy(b[at+4:], []byte{10, 0, 0, byte(1 + i)})
+				if family == unix.AF_INET6 {
+					copy(b[at+8:], six[:])
+				}
+			}
+		}
+	}
+	want = hint{sort: hintResetSent, at: 5, sock: 77, state: tcpClose}
+	want.flow.Src, want.flow.Dst = netip.MustParseAddrPort("10.0.0.1:1000"), netip.MustParseAddrPort("10.0.0.2:1001")
+	f("reset", &reset, sent(tcpClose, unix.AF_INET), want, false)
+	want.flow.Src, want.flow.Dst = netip.MustParseAddrPort("[fd00::1]:1000"), netip.MustParseAddrPort("[fd00::1]:1001")
+	f("reset over IPv6", &reset, sent(tcpClose, unix.AF_INET6), want, false)
+	f("reset of a listener", &reset, sent(tcpListen, unix.AF_INET), hint{}, true)
+	f("reset of TIME_WAIT", &reset, sent(tcpTimeWait, unix.AF_INET), hint{}, true)
+	b := make([]byte, reset.size)
+	sent(tcpClose, 99)(b)
+	b[16] = 1
+	if _, _, err := reset.hint(5, b); err == nil {
+		t.Error("an address of an unknown family was read")
+	}
+	for _, without := range []string{"skaddr", "oldstate", "newstate"} {
+		if err := new(classic).layout(of(hintClosed), strings.ReplaceAll(stateFormat, without, "other")); err == nil || !strings.Contains(err.Error(), without) {
+			t.Errorf("without %s: error %v, want one that names it", without, err)
+		}
+	}
+	if err := new(classic).layout(of(hintGone), stateFormat); err == nil || !strings.Contains(err.Error(), "sock_cookie") {
+		t.Errorf("error %v, want one that names the cookie", err)
 	}
 }

@@ -2,40 +2,89 @@ package hostagent
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
-	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // flowDiag takes samples of flows where no programs can be loaded: sock_diag
 // lists the sockets, and tells of each that is closed with all it counted. It
-// does not know when a connection was opened, by whom, nor with what error it
-// ended, and sees no resets and no reductions of the window; a connection is
-// taken to be opened after the list before the one that first shows it. A FIN
-// that came may count as one byte. Of one network namespace.
+// does not know when a connection was opened, nor by whom, and sees no reductions of
+// the window; a connection is taken to be opened after the list before the one that
+// first shows it. A FIN that came may count as one byte. With what error a connection
+// ended and by whose reset classic tracepoints say, where there are any (endings.go).
+// The last sample of a connection comes when its owner closes the socket.
 type flowDiag struct {
-	ask, ends *diagConn
-	known     map[uint64]uint64 // by cookie, of those in the latest list: when opened, ns
-	listed    uint64            // ns, CLOCK_MONOTONIC: when that was; 0: not yet
-	stopped   atomic.Bool
-	lost      atomic.Uint64
+	mu     sync.Mutex // spaces
+	spaces map[uint32]*flowDiagSpace
+	lists  uint32 // begun, of any namespace
+
+	ended   chan flowSample // last samples
+	marks   chan struct{}   // that all there were are in ended
+	flush   func() int      // asks for so many marks
+	stopped chan struct{}
+	over    chan struct{} // nobody reads any more
+	once    [2]sync.Once  // of stopped, over
+	lost    atomic.Uint64
+
+	ends     endsReader // nil: none
+	lostEnds func(uint64)
+	endings  *endings
+	leftOut  uint64 // of endings, told
+	checked  time.Time
 }
 
-func openFlowDiag(ns *os.File) (_ *flowDiag, err error) {
-	d := &flowDiag{known: map[uint64]uint64{}}
-	if d.ends, err = dialDiag(ns, groupDestroy4, groupDestroy6); err != nil {
-		return nil, err
+// flowDiagSpace is what is known of a network namespace.
+type flowDiagSpace struct {
+	known  map[uint64]diagSeen // by cookie: those that were listed and not closed yet
+	listed uint64              // ns, CLOCK_MONOTONIC: when the latest list was
+	lists  uint32              // of it
+	at     uint32              // the latest, of all lists
+	lost   uint64              // last samples, at the latest list
+}
+
+// diagSeen is a connection that was listed.
+type diagSeen struct {
+	opened      uint64 // as connStory has it
+	connecting  bool
+	retransmits uint32 // of its SYN
+	at          uint32 // the latest list of the namespace that shows it
+}
+
+const (
+	// endedQueue is how many last samples wait for flows to be published.
+	endedQueue = 4096
+	// endsEvery is how often tracepoints are read when no connection ends: they tell
+	// of all the machine's.
+	endsEvery = 100 * time.Millisecond
+)
+
+func newFlowDiag(flush func() int) *flowDiag {
+	return &flowDiag{
+		spaces: map[uint32]*flowDiagSpace{}, flush: flush, endings: newEndings(endingsLimit),
+		ended: make(chan flowSample, endedQueue), marks: make(chan struct{}, maxDiagSpaces),
+		stopped: make(chan struct{}), over: make(chan struct{}),
 	}
-	if d.ask, err = dialDiag(ns); err != nil {
-		return nil, errors.Join(err, d.ends.Close())
+}
+
+// adopted is told which connections a network namespace had when it was first watched.
+func (d *flowDiag) adopted(inum uint32, cookies []uint64) {
+	now, err := monotonic()
+	if err != nil {
+		return // the first list says it
 	}
-	return d, nil
+	s := &flowDiagSpace{known: make(map[uint64]diagSeen, len(cookies)), listed: now}
+	for _, c := range cookies {
+		s.known[c] = diagSeen{}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s.at = d.lists
+	d.spaces[inum] = s
 }
 
 // Lists is flowReader's.
@@ -47,108 +96,231 @@ func (d *flowDiag) Dump(_ dumped, each func(*flowSample), broken func(error)) er
 	if err != nil {
 		return err
 	}
-	shown := make(map[uint64]uint64, len(d.known))
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		request := diagRequest(family)
-		binary.NativeEndian.PutUint32(request[4:], diagStates|1<<tcpListen)
-		if _, err := d.ask.c.Send(netlink.Message{
-			Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump}, Data: request,
-		}); err != nil {
-			return fmt.Errorf("list the sockets: %w", err)
-		}
-		msgs, err := d.ask.c.Receive()
+	inum, err := netNSOf(threadNetNS)
+	if err != nil {
+		return fmt.Errorf("list the sockets: %w", err)
+	}
+	ask, err := dialDiag(nil) // or it kept the namespace alive
+	if err != nil {
+		return err
+	}
+	defer ask.Close()
+	lost := d.lost.Load()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lists++
+	in := d.spaces[inum]
+	if in == nil {
+		in = &flowDiagSpace{known: map[uint64]diagSeen{}}
+		d.spaces[inum] = in
+	}
+	in.at = d.lists
+	in.lists++
+	err = ask.dump(diagStates|1<<tcpListen, func(b []byte) {
+		k, err := decodeDiag(b)
 		if err != nil {
-			return fmt.Errorf("list the sockets: %w", err)
+			broken(err)
+			return
 		}
-		for _, m := range msgs {
-			s, err := decodeDiagSample(m.Data)
-			if err != nil {
-				broken(err)
-				continue
+		s := diagSample(inum, &k, b)
+		in.opened(&s)
+		if !s.listens() {
+			k := diagSeen{opened: s.connStory.opened, at: in.lists, connecting: s.state == tcpSynSent}
+			if k.connecting {
+				k.retransmits = s.retransmits
 			}
-			d.opened(&s)
-			if s.state != tcpSynSent {
-				shown[s.cookie] = s.connStory.opened
-			}
-			each(&s)
+			in.known[s.cookie] = k
+		}
+		each(&s)
+	})
+	if err != nil {
+		return err
+	}
+	in.endList(now, lost)
+	for inum, s := range d.spaces {
+		if d.lists-s.at > forgetSpace {
+			delete(d.spaces, inum)
 		}
 	}
-	d.known, d.listed = shown, now
 	return nil
 }
 
-// opened says when a connection was opened, as far as that is known.
-func (d *flowDiag) opened(s *flowSample) {
-	at, known := d.known[s.cookie]
-	if !known && d.listed != 0 && s.state != tcpSynSent {
-		at = d.listed + 1
+// forgetSpace is after how many lists of others a namespace is forgotten.
+const forgetSpace = 8 * maxDiagSpaces
+
+// endList ends a list. A connection that it does not show is over, and its socket
+// waits for its owner; or its last sample was lost.
+func (s *flowDiagSpace) endList(now, lost uint64) {
+	for cookie, k := range s.known {
+		if k.at != s.lists && (lost != s.lost || s.lists-k.at > forgetAfter) {
+			delete(s.known, cookie)
+		}
 	}
-	s.connStory.opened = at
+	s.listed, s.lost = now, lost
+}
+
+// opened says when a connection was opened, as far as that is known.
+func (s *flowDiagSpace) opened(of *flowSample) {
+	k, known := s.known[of.cookie]
+	switch {
+	case of.state == tcpSynSent || s.listed == 0 && !known:
+	case known && !k.connecting:
+		of.connStory.opened = k.opened
+	default:
+		of.connStory.opened = s.listed + 1
+	}
+}
+
+// take takes the message of a socket that is closed, from several goroutines.
+func (d *flowDiag) take(inum uint32, k *diagSocket, b []byte) {
+	s := diagSample(inum, k, b)
+	now, err := monotonic()
+	if err != nil || s.src.Port() == 0 {
+		return // never connected
+	}
+	s.sort, s.ended = sampleEnded, now
+	select {
+	case d.ended <- s:
+	case <-d.over:
+	}
+}
+
+// flushed is told that a namespace's closed sockets are all told of.
+func (d *flowDiag) flushed() {
+	select {
+	case d.marks <- struct{}{}:
+	case <-d.over:
+	}
 }
 
 // Wait is flowReader's.
 func (d *flowDiag) Wait(deadline time.Time, each func(*flowSample), broken func(error)) error {
-	if err := d.ends.c.SetReadDeadline(deadline); err != nil {
-		return fmt.Errorf("listen for sockets that are closed: %w", err)
-	}
-	for !d.stopped.Load() {
-		msgs, err := d.ends.c.Receive()
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+	end := time.NewTimer(time.Until(deadline))
+	defer end.Stop()
+	tick := time.NewTicker(endsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case s := <-d.ended:
+			d.last(&s, each, broken)
+		case <-tick.C:
+			if err := d.readEnds(broken); err != nil {
+				return err
+			}
+		case <-end.C:
+			select {
+			case <-d.stopped:
+				return d.rest(each, broken)
+			default:
+			}
 			return nil
-		case errors.Is(err, unix.ENOBUFS):
-			d.lost.Add(1) // or more: the kernel does not count them
-			continue
-		case err != nil:
-			return fmt.Errorf("listen for sockets that are closed: %w", err)
+		case <-d.stopped:
+			return d.rest(each, broken)
 		}
-		now, err := monotonic()
-		if err != nil {
+	}
+}
+
+// rest hands over what was closed before Stop.
+func (d *flowDiag) rest(each func(*flowSample), broken func(error)) error {
+	late := time.NewTimer(time.Second)
+	defer late.Stop()
+	for wait := d.flush(); wait > 0; {
+		select {
+		case s := <-d.ended:
+			d.last(&s, each, broken)
+		case <-d.marks:
+			wait--
+		case <-late.C:
+			wait = 0
+		}
+	}
+	for {
+		select {
+		case s := <-d.ended:
+			d.last(&s, each, broken)
+		default:
+			d.checked = time.Time{}
+			return d.readEnds(broken)
+		}
+	}
+}
+
+// last hands over a last sample, with what is known of how its connection ended.
+func (d *flowDiag) last(s *flowSample, each func(*flowSample), broken func(error)) {
+	if wiped(s) {
+		s.posted, s.rttVar = s.bytes, 0 // made of nothing
+	}
+	if d.ends != nil {
+		// What they say of this one was said before.
+		d.ends.drain(d.endings.add, d.lostEnds, broken)
+		if e := d.endings.take(s); e != nil {
+			e.tell(s)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in := d.spaces[s.netns]
+	if in == nil {
+		in = new(flowDiagSpace)
+	}
+	if wiped(s) {
+		k, known := in.known[s.cookie]
+		if !known {
+			return // nobody knows whose it was, or it never connected
+		}
+		s.state, s.err = tcpClose, 0
+		if k.connecting {
+			s.state, s.retransmits = tcpSynSent, k.retransmits
+		}
+	}
+	in.opened(s)
+	delete(in.known, s.cookie)
+	each(s)
+}
+
+// readEnds reads what tracepoints say, or their buffers run full.
+func (d *flowDiag) readEnds(broken func(error)) error {
+	if d.ends == nil {
+		return nil
+	}
+	if now := time.Now(); now.Sub(d.checked) >= perfCheck {
+		d.checked = now
+		if err := d.ends.check(d.endings.add, d.lostEnds, broken); err != nil {
 			return err
 		}
-		for _, m := range msgs {
-			s, err := decodeDiagSample(m.Data)
-			if err != nil {
-				broken(err)
-				continue
-			}
-			s.ended = now
-			if s.src.Port() == 0 || s.dst.Port() == 0 {
-				continue // never connected, or wiped
-			}
-			s.sort = sampleEnded
-			d.opened(&s)
-			each(&s)
-		}
+	} else {
+		d.ends.drain(d.endings.add, d.lostEnds, broken)
 	}
+	d.lostEnds(d.endings.leftOut - d.leftOut)
+	d.leftOut = d.endings.leftOut
 	return nil
 }
 
 // Stop is flowReader's.
-func (d *flowDiag) Stop() {
-	d.stopped.Store(true)
-	if err := d.ends.c.SetReadDeadline(time.Unix(1, 0)); err != nil {
-		d.ends.Close()
-	}
-}
+func (d *flowDiag) Stop() { d.once[0].Do(func() { close(d.stopped) }) }
 
 // Lost is how often the kernel had more to tell than there was room for.
 func (d *flowDiag) Lost() (uint64, error) { return d.lost.Load(), nil }
 
-// Close closes it.
-func (d *flowDiag) Close() error { return errors.Join(d.ask.Close(), d.ends.Close()) }
+// shut lets go of those who have last samples for it.
+func (d *flowDiag) shut() { d.once[1].Do(func() { close(d.over) }) }
 
-// decodeDiagSample makes a sample of a message of sock_diag. Offsets are those
-// of struct inet_diag_msg and struct tcp_info; older kernels have less of the
-// latter.
-func decodeDiagSample(b []byte) (flowSample, error) {
-	d, err := decodeDiag(b)
-	if err != nil {
-		return flowSample{}, err
+// Close closes it.
+func (d *flowDiag) Close() error {
+	d.shut()
+	if d.ends == nil {
+		return nil
 	}
-	s := flowSample{cookie: d.cookie, src: d.src, dst: d.dst, state: d.state}
+	return d.ends.Close()
+}
+
+// diagSample makes a sample of a message of sock_diag in which decodeDiag found d.
+// Offsets are those of struct inet_diag_msg and struct tcp_info; older kernels have
+// less of the latter.
+func diagSample(inum uint32, d *diagSocket, b []byte) flowSample {
+	s := flowSample{netns: inum, cookie: d.cookie, src: d.src, dst: d.dst, state: d.state}
 	if s.listens() {
-		return s, nil
+		return s
 	}
 	ne := binary.NativeEndian
 	info := diagInfoOf(b)
@@ -205,7 +377,7 @@ func decodeDiagSample(b []byte) (flowSample, error) {
 			s.err = int32(unix.ECONNREFUSED)
 		}
 	}
-	return s, nil
+	return s
 }
 
 // diagInfoOf finds struct tcp_info in a message that decodeDiag took.

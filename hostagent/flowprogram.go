@@ -3,6 +3,7 @@ package hostagent
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -176,14 +177,7 @@ func (p *sampler) peaks(received bool) *ebpf.ProgramSpec {
 // ofOurs keeps the arguments, of which the first is the socket, in r7. It leaves
 // unless that is in a namespace that is watched.
 func (p *sampler) ofOurs() asm.Instructions {
-	return append(asm.Instructions{
-		asm.Mov.Reg(asm.R6, asm.R1),
-		asm.LoadMem(asm.R7, asm.R6, 0, asm.DWord),
-		asm.JEq.Imm(asm.R7, 0, leave),
-		asm.LoadMem(asm.R1, asm.R7, p.layout.net.offset, asm.DWord),
-		asm.JEq.Imm(asm.R1, 0, leave),
-		asm.LoadMem(asm.R1, asm.R1, p.layout.inum.offset, asm.Word),
-	}, p.ours(evNetNS-evBytes, leave)...)
+	return append(p.space(0), p.ours(evNetNS-evBytes, leave)...)
 }
 
 // peak makes r1 the round-trip time of the socket in r9, the latest sample or the
@@ -220,15 +214,8 @@ func (p *sampler) listed() *ebpf.ProgramSpec {
 // show shows a sample of the socket in r7 to who reads the iterator.
 func (p *sampler) show() asm.Instructions {
 	ins := p.sample(sampleLive)
+	ins = append(ins, p.write(fsBytes)...)
 	ins = append(ins,
-		asm.LoadMem(asm.R1, asm.R6, 0, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R1, p.layout.seqFile.offset, asm.DWord),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -fsBytes),
-		asm.Mov.Imm(asm.R3, fsBytes),
-		asm.FnSeqWrite.Call(),
-		// What does not fit the kernel's page any more is asked for again.
-		asm.JNE.Imm(asm.R0, 0, leave),
 		asm.JEq.Imm(asm.R8, 0, leave),
 		// A listener is shown always: its story becomes that of what comes in.
 		asm.LoadMem(asm.R1, asm.RFP, evDstPort-evBytes, asm.Half),
@@ -382,25 +369,16 @@ func (p *sampler) aborted() *ebpf.ProgramSpec {
 // is half full: it comes by itself at each interval's end, and a wake-up costs
 // ten times what the rest does.
 func (p *sampler) hand() asm.Instructions {
-	return asm.Instructions{
+	give := p.m.ring.output(fsBytes, leave)
+	give[0] = give[0].WithSymbol("quiet")
+	return slices.Concat(asm.Instructions{
 		asm.LoadMapPtr(asm.R1, p.m.ring.m.FD()),
 		asm.Mov.Imm(asm.R2, bpfRingAvailable),
 		asm.FnRingbufQuery.Call(),
 		asm.Mov.Imm(asm.R4, bpfRingNoWakeup),
 		asm.JLT.Imm(asm.R0, int32(p.m.ring.m.MaxEntries()/2), "quiet"),
 		asm.Mov.Imm(asm.R4, bpfRingForceWakeup),
-		asm.LoadMapPtr(asm.R1, p.m.ring.m.FD()).WithSymbol("quiet"),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -fsBytes),
-		asm.Mov.Imm(asm.R3, fsBytes),
-		asm.FnRingbufOutput.Call(),
-		asm.JEq.Imm(asm.R0, 0, leave),
-		asm.LoadMapValue(asm.R1, p.m.ring.lost.FD(), 0),
-		asm.Mov.Imm(asm.R2, 1),
-		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
-		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),
-		asm.Return(),
-	}
+	}, give, end())
 }
 
 // put stores a register into the sample's own part on the stack, which lies

@@ -60,8 +60,17 @@ func (a *Agent) countFlows(ctx context.Context, k flowReader, ns *os.File, netns
 	for done := false; !done; {
 		now := time.Now()
 		deadline := now.Add(untilIntervalEnd(now, a.cfg.Flows.Interval))
-		if err := k.Wait(deadline, c.closed, c.broken); err != nil {
-			return err
+		// At least once, though ctx be done: what has ended since is still to be read.
+		for more := true; more; more = now.Before(deadline) && ctx.Err() == nil {
+			c.tellHeld(now)
+			until := now.Add(heldEvery)
+			if deadline.Sub(until) < heldEvery/2 {
+				until = deadline
+			}
+			if err := k.Wait(until, c.closed, c.broken); err != nil {
+				return err
+			}
+			now = time.Now()
 		}
 		done = ctx.Err() != nil
 		began := time.Now()
@@ -273,6 +282,16 @@ func (c *flowCounter) publishTables(end time.Time, last bool) {
 		{countTableFiltered, now.filteredFlows, c.tablesSaid.filteredFlows},
 	})
 	c.tablesSaid = now
+}
+
+// tellHeld sends what of the tables does not wait for their interval's end.
+func (c *flowCounter) tellHeld(now time.Time) {
+	if !c.tables.tracks() || len(c.tables.early.services)+len(c.tables.early.conns) == 0 {
+		return
+	}
+	c.tables.tellHeld(intervalStart(c.tablesStart, now), now.UnixNano(), c.table.flows, func(r *decafpb.FlowRecord) {
+		c.a.deps.Publisher.Publish(r)
+	})
 }
 
 // publish sends the records of the interval that ends.

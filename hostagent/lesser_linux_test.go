@@ -1,12 +1,10 @@
 package hostagent
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"log/slog"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -22,8 +20,7 @@ func withoutBTF(t *testing.T) {
 	}}
 }
 
-// On a machine without BTF the next source is taken and named; it watches one network
-// namespace, so an agent that is to watch more ends and says why and what to do.
+// On a machine without BTF the next source is taken and named.
 func TestWithoutBTF(t *testing.T) {
 	withoutBTF(t)
 	l := newLab(t)
@@ -38,23 +35,6 @@ func TestWithoutBTF(t *testing.T) {
 	stop()
 	if beats := rec.beats(); len(beats) == 0 || beats[len(beats)-1].GetSource() != sourceTracepoint {
 		t.Errorf("heartbeats %v, want source %s", beats, sourceTracepoint)
-	}
-
-	for _, namespaces := range [][]string{{allNamespaces}, {"another"}} {
-		cfg := DefaultConfig()
-		cfg.Name, cfg.Site, cfg.Source, cfg.Namespaces = "a", "lab", sourceAuto, namespaces
-		a := New(cfg, Deps{Publisher: newRecorder(), Tracer: tracerFunc(complete), Topology: l.topo, NetNS: l.a.file(), Version: "test"})
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		err := a.Run(ctx)
-		cancel()
-		for _, want := range []string{"type information", "one network namespace", "without namespaces"} {
-			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("namespaces %v: error %v, want one that says %q", namespaces, err, want)
-			}
-		}
-	}
-	if text := Command().Long; !strings.Contains(text, "namespaces: it ends and says so") {
-		t.Error("the help does not say so")
 	}
 }
 
@@ -79,10 +59,36 @@ func TestSourceNamesWhatItLacks(t *testing.T) {
 	}
 }
 
+// A classic tracepoint that the kernel lacks costs what it tells, and is named.
+func TestLesserSourceNamesWhatItLacks(t *testing.T) {
+	needKernel(t)
+	ns, inum, err := openNetNS("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	o := sourceOptions{kernelOptions: kernelOptions{netns: inum, flows: true}, ns: ns}
+	s, err := openDiag(o, classicWay{ends: func() (endsReader, []string, error) {
+		return nil, []string{"inet_sk_error_report", "tcp_destroy_sock"}, nil
+	}}, sourceTracepoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if want := "tracepoint without inet_sk_error_report, tcp_destroy_sock"; s.name() != want || s.flowSource() == nil {
+		t.Errorf("%q, want %q, and flows", s.name(), want)
+	}
+}
+
+func sampleOf(b []byte) (flowSample, error) {
+	d, err := decodeDiag(b)
+	return diagSample(9, &d, b), err
+}
+
 // Each field of a sample that sock_diag gives comes from its own place.
 func TestDecodeDiagSample(t *testing.T) {
 	ne := binary.NativeEndian
-	s, err := decodeDiagSample(diagMessage(280, func(msg, info []byte) {
+	s, err := sampleOf(diagMessage(280, func(msg, info []byte) {
 		ne.PutUint32(msg[56:], 300) // not read by the application
 		ne.PutUint32(msg[64:], 33)
 		info[3] = 5
@@ -113,11 +119,11 @@ func TestDecodeDiagSample(t *testing.T) {
 			t.Errorf("%s: %d, want %d", row.field, row.got, row.want)
 		}
 	}
-	s, err = decodeDiagSample(diagMessage(104, func(_, info []byte) { ne.PutUint32(info[68:], 900) }))
+	s, err = sampleOf(diagMessage(104, func(_, info []byte) { ne.PutUint32(info[68:], 900) }))
 	if err != nil || s.rtt != 900*time.Microsecond || s.ownRwnd != 0 || s.rttMin != 0 {
 		t.Errorf("of an older kernel: %+v, %v", s, err)
 	}
-	s, err = decodeDiagSample(diagMessage(280, func(_, info []byte) { ne.PutUint32(info[148:], 1<<32-1) }))
+	s, err = sampleOf(diagMessage(280, func(_, info []byte) { ne.PutUint32(info[148:], 1<<32-1) }))
 	if err != nil || s.rttMin != 0 {
 		t.Errorf("before the first round trip: %+v, %v", s, err)
 	}

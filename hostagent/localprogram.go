@@ -171,11 +171,10 @@ func (p *programs) dropped(d *dropLayout, k *dropKernel) *ebpf.ProgramSpec {
 		asm.Mov.Reg(asm.R1, asm.R9).WithSymbol("submit"),
 		asm.Mov.Imm(asm.R2, bpfRingNoWakeup),
 		asm.FnRingbufSubmit.Call(),
-		asm.Ja.Label(leave),
-
-		asm.LoadMapValue(asm.R1, k.ring.lost.FD(), 0).WithSymbol("lost"),
-		asm.Mov.Imm(asm.R2, 1),
-		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0))
+		asm.Ja.Label(leave))
+	lost := k.ring.countLost()
+	lost[0] = lost[0].WithSymbol("lost")
+	ins = append(ins, lost...)
 	return tracing("decaf_dropped", ebpf.AttachTraceRawTp, "kfree_skb", append(ins, end()...))
 }
 

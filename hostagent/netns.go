@@ -29,12 +29,21 @@ func openNetNS(name string) (*os.File, uint32, error) {
 		f.Close()
 		return nil, 0, fmt.Errorf("find the network namespace to watch: %w", err)
 	}
+	inum, err := inodeOf(fi)
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, inum, nil
+}
+
+// inodeOf is the inode number of a namespace, of its file.
+func inodeOf(fi os.FileInfo) (uint32, error) {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {
-		f.Close()
-		return nil, 0, errors.New("find the network namespace to watch: no inode number")
+		return 0, errors.New("find the network namespace to watch: no inode number")
 	}
-	return f, uint32(st.Ino), nil
+	return uint32(st.Ino), nil
 }
 
 // allNamespaces as a name of a namespace stands for all there are.
@@ -59,10 +68,30 @@ func newSpaces(own uint32, names []string, log *slog.Logger) *spaces {
 // all says that every namespace is watched.
 func (s *spaces) all() bool { return slices.Contains(s.names, allNamespaces) }
 
-// refresh returns the inode numbers of those that are there now, without the
-// agent's own.
-func (s *spaces) refresh() []uint32 {
-	var out []uint32
+// watchedSpaces are network namespaces that are there now.
+type watchedSpaces struct {
+	named []namedSpace // without the agent's own, each once
+	all   bool         // and every other of the machine
+}
+
+// namedSpace is a network namespace and where it is to be found.
+type namedSpace struct {
+	inum uint32
+	file string
+}
+
+// inums are the inode numbers of those that are named.
+func (w watchedSpaces) inums() []uint32 {
+	out := make([]uint32, 0, len(w.named))
+	for _, n := range w.named {
+		out = append(out, n.inum)
+	}
+	return out
+}
+
+// refresh returns those that are there now.
+func (s *spaces) refresh() watchedSpaces {
+	out := watchedSpaces{all: s.all()}
 	for _, name := range s.names {
 		if name == allNamespaces {
 			continue
@@ -81,8 +110,8 @@ func (s *spaces) refresh() []uint32 {
 		}
 		f.Close()
 		s.silent[name] = false
-		if inum != s.own && !slices.Contains(out, inum) {
-			out = append(out, inum)
+		if inum != s.own && !slices.Contains(out.inums(), inum) {
+			out.named = append(out.named, namedSpace{inum, file})
 		}
 	}
 	return out

@@ -1,6 +1,8 @@
 package hostagent
 
 import (
+	"slices"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
@@ -73,21 +75,26 @@ func shortName(tracepoint string) string {
 // begin keeps the arguments, of which the one at socket is the socket, filters
 // by namespace and clears the event.
 func (p *programs) begin(socket int16) asm.Instructions {
-	ins := asm.Instructions{
-		asm.Mov.Reg(asm.R6, asm.R1),
-		asm.LoadMem(asm.R7, asm.R6, socket, asm.DWord),
-		asm.JEq.Imm(asm.R7, 0, leave),
-		asm.LoadMem(asm.R1, asm.R7, p.layout.net.offset, asm.DWord),
-		asm.JEq.Imm(asm.R1, 0, leave),
-		asm.LoadMem(asm.R1, asm.R1, p.layout.inum.offset, asm.Word),
-		asm.Mov.Reg(asm.R8, asm.R1),
-	}
+	ins := append(p.space(socket), asm.Mov.Reg(asm.R8, asm.R1))
 	ins = append(ins, p.ours(evNetNS-evBytes, leave)...)
 	ins = append(ins, asm.Mov.Imm(asm.R1, 0))
 	for at := 0; at < evBytes; at += 8 {
 		ins = append(ins, store(at, asm.R1, asm.DWord))
 	}
 	return append(ins, store(evNetNS, asm.R8, asm.Word))
+}
+
+// space keeps the arguments, of which the one at socket is the socket, and makes r1 the
+// namespace of that.
+func (p *programs) space(socket int16) asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.LoadMem(asm.R7, asm.R6, socket, asm.DWord),
+		asm.JEq.Imm(asm.R7, 0, leave),
+		asm.LoadMem(asm.R1, asm.R7, p.layout.net.offset, asm.DWord),
+		asm.JEq.Imm(asm.R1, 0, leave),
+		asm.LoadMem(asm.R1, asm.R1, p.layout.inum.offset, asm.Word),
+	}
 }
 
 // ours goes to no unless the namespace in r1 is watched. It may use the word at
@@ -114,7 +121,9 @@ func (p *programs) ours(slot int16, no string) asm.Instructions {
 // send stamps the event and gives it to the ring buffer. Its reader says from
 // when on it wants to be woken (read.go).
 func (p *programs) send() asm.Instructions {
-	return asm.Instructions{
+	give := p.ring.output(evBytes, leave)
+	give[0] = give[0].WithSymbol("flags")
+	return slices.Concat(asm.Instructions{
 		asm.FnKtimeGetNs.Call(),
 		store(evTime, asm.R0, asm.DWord),
 		// Not the kernel's own choice, which wakes a reader only once it has read
@@ -126,17 +135,42 @@ func (p *programs) send() asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
 		asm.JLT.Reg(asm.R0, asm.R1, "flags"),
 		asm.Mov.Imm(asm.R4, bpfRingForceWakeup),
-		asm.LoadMapPtr(asm.R1, p.ring.m.FD()).WithSymbol("flags"),
+	}, give, end())
+}
+
+// output gives the lowest bytes of the stack to the ring, with the flags in r4, and goes
+// to then, or, with no room there, counts that they are lost and goes on.
+func (r *ring) output(bytes int32, then string) asm.Instructions {
+	return append(asm.Instructions{
+		asm.LoadMapPtr(asm.R1, r.m.FD()),
 		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -evBytes),
-		asm.Mov.Imm(asm.R3, evBytes),
+		asm.Add.Imm(asm.R2, -bytes),
+		asm.Mov.Imm(asm.R3, bytes),
 		asm.FnRingbufOutput.Call(),
-		asm.JEq.Imm(asm.R0, 0, leave),
-		asm.LoadMapValue(asm.R1, p.ring.lost.FD(), 0),
+		asm.JEq.Imm(asm.R0, 0, then),
+	}, r.countLost()...)
+}
+
+// countLost counts what found no room in the ring.
+func (r *ring) countLost() asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapValue(asm.R1, r.lost.FD(), 0),
 		asm.Mov.Imm(asm.R2, 1),
 		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0),
-		asm.Mov.Imm(asm.R0, 0).WithSymbol(leave),
-		asm.Return(),
+	}
+}
+
+// write writes the lowest bytes of the stack for who reads the iterator, and leaves when
+// they do not fit the kernel's page any more: then it is asked for again.
+func (p *programs) write(bytes int32) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMem(asm.R1, asm.R6, 0, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R1, p.layout.seqFile.offset, asm.DWord),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -bytes),
+		asm.Mov.Imm(asm.R3, bytes),
+		asm.FnSeqWrite.Call(),
+		asm.JNE.Imm(asm.R0, 0, leave),
 	}
 }
 
@@ -209,21 +243,18 @@ func (p *programs) once(second bool) asm.Instructions {
 	if second {
 		failed = leave
 	}
-	return asm.Instructions{
+	ins := asm.Instructions{
 		asm.LoadMem(asm.R1, asm.RFP, evErr-evBytes, asm.Word),
 		asm.JNE.Imm(asm.R1, 0, failed),
-		asm.LoadMapPtr(asm.R1, p.watched.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, bpfStorageCreate),
-		asm.FnSkStorageGet.Call(),
+	}
+	ins = append(ins, storage(p.watched, bpfStorageCreate)...)
+	return append(ins,
 		asm.JEq.Imm(asm.R0, 0, failed), // no memory
 		asm.LoadMem(asm.R1, asm.RFP, evTotalRetrans-evBytes, asm.Word),
 		asm.LoadMem(asm.R2, asm.R0, wtTold, asm.Word),
 		asm.JEq.Reg(asm.R1, asm.R2, leave),
 		asm.StoreMem(asm.R0, wtTold, asm.R1, asm.Word),
-		asm.Mov.Imm(asm.R1, 0).WithSymbol("counted"),
-	}
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("counted"))
 }
 
 // synAck: tcp_retransmit_synack(sk, req). sk is the listener, req what will
@@ -365,13 +396,8 @@ func (p *programs) cookie(sk asm.Register) asm.Instructions {
 // the story keeps both.
 func (p *programs) owner() asm.Instructions {
 	ins := p.cgroup(evCgroup - evBytes)
-	ins = append(ins,
-		asm.LoadMapPtr(asm.R1, p.stories.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.FnSkStorageGet.Call(),
-		asm.JEq.Imm(asm.R0, 0, "unowned"))
+	ins = append(ins, storage(p.stories, 0)...)
+	ins = append(ins, asm.JEq.Imm(asm.R0, 0, "unowned"))
 	ins = append(ins, copyField(evPID, asm.R0, csPID, asm.Word)...)
 	ins = append(ins, copyField(evComm, asm.R0, csComm, asm.DWord)...)
 	ins = append(ins, copyField(evComm+8, asm.R0, csComm+8, asm.DWord)...)
@@ -402,16 +428,13 @@ func (p *programs) askAnew() asm.Instructions {
 		asm.LoadMem(asm.R1, asm.RFP, evAutoLabel-evBytes, asm.Byte),
 		asm.And.Imm(asm.R1, 1), // 1 and 3 make labels
 		asm.JEq.Imm(asm.R1, 0, "asked"),
-		asm.LoadMapPtr(asm.R1, p.stories.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.FnSkStorageGet.Call(),
+	}
+	ins = append(ins, storage(p.stories, 0)...)
+	ins = append(ins,
 		asm.JEq.Imm(asm.R0, 0, "asked"),
 		asm.LoadMem(asm.R1, asm.RFP, evHash-evBytes, asm.Word),
 		asm.LoadMem(asm.R2, asm.RFP, evCAState-evBytes, asm.Byte),
-		asm.RSh.Imm(asm.R2, int32(l.caState.shift)),
-	}
+		asm.RSh.Imm(asm.R2, int32(l.caState.shift)))
 	if l.caState.mask != 0 {
 		ins = append(ins, asm.And.Imm(asm.R2, int32(l.caState.mask)))
 	}
@@ -425,6 +448,22 @@ func (p *programs) askAnew() asm.Instructions {
 		asm.StoreMem(asm.R0, csAsked, asm.R1, asm.Word),
 		asm.StoreImm(asm.RFP, evQuiet-evBytes, 0, asm.Byte),
 		asm.Mov.Imm(asm.R1, 0).WithSymbol("asked"))
+}
+
+// storage makes r0 what a map of socket storage has of the socket in r7, made where
+// there is nothing yet if create is bpfStorageCreate, or 0. It spoils r1 to r5.
+func storage(m *ebpf.Map, create int32) asm.Instructions {
+	return append(asm.Instructions{asm.Mov.Imm(asm.R4, create)}, storageAs(m)...)
+}
+
+// storageAs is storage with create in r4.
+func storageAs(m *ebpf.Map) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapPtr(asm.R1, m.FD()),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnSkStorageGet.Call(),
+	}
 }
 
 // cgroup writes the id of the control group (version 2) of the socket in r7 to

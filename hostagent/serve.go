@@ -30,9 +30,9 @@ const gcPercent = 30
 // most of the agent's cost, and nobody acts on a record sooner.
 const batchDelay = tick + tick/3
 
-// Frugal sets the process up for an agent, which shares its machine with the work it
+// frugal sets the process up for an agent, which shares its machine with the work it
 // watches. What it returns undoes that.
-func Frugal() (undo func()) {
+func frugal() (undo func()) {
 	// Memory is dearer than the little more that collecting it oftener costs.
 	percent := debug.SetGCPercent(gcPercent)
 	// What an agent does is rare and short. With one processor to run on, what one
@@ -59,7 +59,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer Frugal()()
+	defer frugal()()
 	health := service.NewHealth()
 	var (
 		conn  *bus.Conn

@@ -20,7 +20,7 @@ type source interface {
 	// broken gets what cannot be read. It must return before Close is called.
 	Run(ctx context.Context, handle func(event), broken func(error)) error
 	// follow says which network namespaces are watched beside the agent's own.
-	follow(more []uint32) error
+	follow(watchedSpaces) error
 	// Lost is how many events found no room, since it was opened.
 	Lost() (uint64, error)
 	// Missed is how many events the kernel did not show, as far as it says.
@@ -77,7 +77,7 @@ func openSource(name string, o sourceOptions, log *slog.Logger) (source, error) 
 		debug.FreeOSMemory()
 		if err == nil {
 			if len(errs) > 0 {
-				log.Warn("watching retransmits by a lesser source, which knows less of each, and of flows neither errors nor resets", "source", s.name, "err", errors.Join(errs...))
+				log.Warn("watching retransmits by a lesser source, which knows less of each", "source", s.name, "err", errors.Join(errs...))
 			}
 			return k, nil
 		}

@@ -55,12 +55,8 @@ func watchedSpec() *ebpf.MapSpec {
 // it says whether that one is worth a wake-up: who woke the reader a moment
 // before has been traced meanwhile, or was refused.
 func (p *programs) watch() asm.Instructions {
-	return append(p.timestamp(), asm.Instructions{
-		asm.LoadMapPtr(asm.R1, p.watched.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, bpfStorageCreate),
-		asm.FnSkStorageGet.Call(),
+	ins := append(p.timestamp(), storage(p.watched, bpfStorageCreate)...)
+	return append(ins,
 		asm.JEq.Imm(asm.R0, 0, "unwatched"), // no memory: its last word comes at its end
 		asm.Mov.Reg(asm.R8, asm.R0),
 		asm.LoadMem(asm.R1, asm.RFP, evDSACKDups-evBytes, asm.Word),
@@ -89,8 +85,7 @@ func (p *programs) watch() asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
 		asm.JLT.Reg(asm.R0, asm.R1, "unwatched"),
 		asm.StoreMem(asm.R8, wtWoke, asm.R0, asm.DWord),
-		asm.Mov.Imm(asm.R1, 0).WithSymbol("unwatched"),
-	}...)
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("unwatched"))
 }
 
 // timestamp notes what the buffer in r8 was sent with (tcp_skb_timestamp_ts): its
@@ -188,11 +183,9 @@ func (p *programs) answers() *ebpf.ProgramSpec {
 		asm.Mov.Reg(asm.R9, asm.R0),
 		asm.LoadMem(asm.R1, asm.R9, l.totalRetrans.offset, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, leave),
-		asm.LoadMapPtr(asm.R1, p.watched.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.FnSkStorageGet.Call(),
+	}
+	ins = append(ins, storage(p.watched, 0)...)
+	ins = append(ins,
 		asm.JEq.Imm(asm.R0, 0, leave),
 		asm.Mov.Reg(asm.R8, asm.R0),
 
@@ -211,8 +204,7 @@ func (p *programs) answers() *ebpf.ProgramSpec {
 		asm.StoreMem(asm.RFP, anTS, asm.R0, asm.DWord),
 		asm.RSh.Imm(asm.R2, 4),
 		asm.LSh.Imm(asm.R2, 2),
-		asm.Mov.Imm(asm.R1, tcpHeader),
-	}
+		asm.Mov.Imm(asm.R1, tcpHeader))
 	// r1 is where in the header, r2 how long that is; r0 is 0, but the kernel's
 	// verifier takes it for a number that it does not know. Of one that it knows it
 	// would follow every way through the options apart, for half a second.
@@ -318,28 +310,14 @@ func (p *programs) answer(then string) asm.Instructions {
 		asm.FnKtimeGetNs.Call(),
 		store(evTime, asm.R0, asm.DWord),
 	}, p.cookie(asm.R7)...)
-	return append(ins,
-		asm.LoadMapPtr(asm.R1, p.ring.m.FD()),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -evBytes),
-		asm.Mov.Imm(asm.R3, evBytes),
-		asm.Mov.Imm(asm.R4, bpfRingNoWakeup),
-		asm.FnRingbufOutput.Call(),
-		asm.JEq.Imm(asm.R0, 0, then),
-		asm.LoadMapValue(asm.R1, p.ring.lost.FD(), 0),
-		asm.Mov.Imm(asm.R2, 1),
-		asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0))
+	ins = append(ins, asm.Mov.Imm(asm.R4, bpfRingNoWakeup))
+	return append(ins, p.ring.output(evBytes, then)...)
 }
 
 // lately makes the event of the socket in r7 one that wakes nobody where its
 // latest retransmit was so near that the reader still comes by itself.
 func (p *programs) lately() asm.Instructions {
-	return asm.Instructions{
-		asm.LoadMapPtr(asm.R1, p.watched.FD()),
-		asm.Mov.Reg(asm.R2, asm.R7),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.FnSkStorageGet.Call(),
+	return append(storage(p.watched, 0),
 		asm.JEq.Imm(asm.R0, 0, "long ago"),
 		asm.LoadMem(asm.R8, asm.R0, wtLast, asm.DWord),
 		asm.LoadImm(asm.R1, int64(askAgain), asm.DWord),
@@ -347,8 +325,7 @@ func (p *programs) lately() asm.Instructions {
 		asm.FnKtimeGetNs.Call(),
 		asm.JGE.Reg(asm.R0, asm.R8, "long ago"),
 		asm.StoreImm(asm.RFP, evQuiet-evBytes, 1, asm.Byte),
-		asm.Mov.Imm(asm.R1, 0).WithSymbol("long ago"),
-	}
+		asm.Mov.Imm(asm.R1, 0).WithSymbol("long ago"))
 }
 
 // look: iterator over the marks; its context holds metadata, map, socket and
@@ -389,15 +366,8 @@ func (p *programs) look() *ebpf.ProgramSpec {
 		asm.FnKtimeGetNs.Call(),
 		store(evTime, asm.R0, asm.DWord))
 	ins = append(ins, p.cookie(asm.R7)...)
+	ins = append(ins, p.write(evBytes)...)
 	ins = append(ins,
-		asm.LoadMem(asm.R1, asm.R6, 0, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R1, p.layout.seqFile.offset, asm.DWord),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -evBytes),
-		asm.Mov.Imm(asm.R3, evBytes),
-		asm.FnSeqWrite.Call(),
-		// What does not fit the kernel's page any more is asked for again.
-		asm.JNE.Imm(asm.R0, 0, leave),
 		asm.LoadMem(asm.R1, asm.RFP, evDSACKDups-evBytes, asm.Word),
 		asm.StoreMem(asm.R8, wtDups, asm.R1, asm.Word),
 		asm.LoadMem(asm.R1, asm.RFP, evSettled-evBytes, asm.Byte),

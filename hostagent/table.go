@@ -31,6 +31,8 @@ type tables struct {
 	closedOnes []*entryOfFlow
 	byCookie   map[uint64]*entryOfFlow // of closedOnes
 	services   map[serviceKey]*serviceSum
+	left       int     // connections for which there is room in this interval
+	early      tidings // heldup.go
 
 	dumps     uint32
 	begun     uint64 // ns, CLOCK_MONOTONIC: when the latest dump was
@@ -127,6 +129,7 @@ type serviceSum struct {
 	shrunk uint64 // flows whose congestion window shrank
 	grown  int64  // bytes: by how much all of these grew
 	rttMin uint32 // µs, of any; 0: not known
+	heldUp bool   // in tidings
 }
 
 // listener is where connections come in.
@@ -137,7 +140,7 @@ type listener struct {
 
 func newTables(l tableLimits, s tableSettings) *tables {
 	return &tables{
-		limits: l, settings: s,
+		limits: l, settings: s, left: l.records,
 		byCookie:  make(map[uint64]*entryOfFlow),
 		services:  make(map[serviceKey]*serviceSum),
 		listening: make(map[listener]uint32),
@@ -181,8 +184,12 @@ func (t *tables) live(e **entryOfFlow, s *flowSample, whole bool) {
 		}
 	}
 	t.quiet(*e, t.dumps-1)
+	before := (*e).did.held
 	t.take1(*e, s)
 	(*e).dump = t.dumps
+	if before < heldLeast && (*e).did.held >= heldLeast {
+		t.early.conns = append(t.early.conns, *e)
+	}
 }
 
 // quiet adds what the dumps up to one would have said of a connection that they
@@ -381,7 +388,7 @@ func (t *tables) aborted(s *flowSample) {
 	if e.state == decafpb.FlowRecord_STATE_CLOSED && !e.finishedPeer && !e.connecting {
 		e.state = decafpb.FlowRecord_STATE_TERMINATED
 		t.stats.terminated++
-		if sum != nil {
+		if sum != nil && sum.closed > 0 { // else it was told of between its two words
 			sum.closed--
 			sum.terminated++
 		}
@@ -464,6 +471,10 @@ func (t *tables) sum(e *entryOfFlow) {
 	if e.rttMin > 0 && (s.rttMin == 0 || e.rttMin < s.rttMin) {
 		s.rttMin = e.rttMin
 	}
+	if !s.heldUp && s.did.held+e.did.held >= heldLeast {
+		s.heldUp = true
+		t.early.services = append(t.early.services, k)
+	}
 	did := e.did
 	if e.repaired || did.retransmits > 0 {
 		// The round trip of what was lost, or whose acknowledgement was, lasts until
@@ -527,29 +538,8 @@ func (d *telemetry) into(r *decafpb.FlowRecord) {
 // those of the flow table; where there is no room for all, those are listed
 // first that are new or lost something. A record is publish's until that returns.
 func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func(*decafpb.FlowRecord)) {
-	left := t.limits.records
-	list := func(e *entryOfFlow, state decafpb.FlowRecord_State) {
-		if left == 0 {
-			t.stats.recordsLeftOut++
-			return
-		}
-		left--
-		t.stats.records++
-		r := t.record.of(packet.Flow{Src: e.src, Dst: e.dst, Proto: packet.TCP}, start, end)
-		r.State, r.Inbound, r.Process, r.Error = state, e.inbound, e.process, e.err
-		r.Cookie, r.Active, r.SampledOf = e.cookie, e.did.moved(), t.settings.Sample.OneIn()
-		if t.container != nil {
-			r.Container = t.container(e.cgroup)
-		}
-		t.record.uid = e.uid
-		r.Uid, r.CwndDeltaBytes = &t.record.uid, e.grown()
-		r.RttVarNs, r.RttMinNs = 1000*uint64(e.rttVar), 1000*uint64(e.rttMin)
-		r.DurationMs = uint64(e.duration(t.begun).Milliseconds())
-		e.did.into(r)
-		publish(r)
-	}
 	for _, e := range t.closedOnes {
-		list(e, e.state)
+		t.list(e, e.state, start, end, publish)
 	}
 
 	open := make([]*entryOfFlow, 0, len(flows))
@@ -562,27 +552,57 @@ func (t *tables) take(start, end int64, flows map[uint64]flowState, publish func
 		return cmp.Or(cmp.Compare(btoi(b.notable()), btoi(a.notable())), cmp.Compare(a.cookie, b.cookie))
 	})
 	for _, e := range open {
-		t.quiet(e, t.dumps)
-		if !e.untracked {
-			t.sum(e)
-			switch {
-			case e.fresh || e.connecting:
-				list(e, decafpb.FlowRecord_STATE_NEW)
-			case e.sampled:
-				list(e, decafpb.FlowRecord_STATE_OPEN)
-			default:
-				t.stats.unsampled++
-			}
-		}
-		e.did, e.fresh, e.repaired = telemetry{}, false, e.did.retransmits > 0
-		if e.cwndBefore > 0 {
-			e.cwndBefore = e.cwnd
-		}
+		t.open(e, start, end, publish)
 	}
 	t.takeServices(start, end, publish)
 	clear(t.closedOnes)
 	t.closedOnes = t.closedOnes[:0]
 	clear(t.byCookie)
+	t.early.clear()
+	t.left = t.limits.records
+}
+
+// open sums up and lists a connection that goes on. What it did is told with that.
+func (t *tables) open(e *entryOfFlow, start, end int64, publish func(*decafpb.FlowRecord)) {
+	t.quiet(e, t.dumps)
+	if !e.untracked {
+		t.sum(e)
+		switch {
+		case e.fresh || e.connecting:
+			t.list(e, decafpb.FlowRecord_STATE_NEW, start, end, publish)
+		case e.sampled:
+			t.list(e, decafpb.FlowRecord_STATE_OPEN, start, end, publish)
+		default:
+			t.stats.unsampled++
+		}
+	}
+	e.did, e.fresh, e.repaired = telemetry{}, false, e.did.retransmits > 0
+	if e.cwndBefore > 0 {
+		e.cwndBefore = e.cwnd
+	}
+}
+
+// list publishes the record of a connection in the interval from start to end, or
+// in what is not told of it yet.
+func (t *tables) list(e *entryOfFlow, state decafpb.FlowRecord_State, start, end int64, publish func(*decafpb.FlowRecord)) {
+	if t.left == 0 {
+		t.stats.recordsLeftOut++
+		return
+	}
+	t.left--
+	t.stats.records++
+	r := t.record.of(packet.Flow{Src: e.src, Dst: e.dst, Proto: packet.TCP}, t.early.connFrom(e.cookie, start, end), end)
+	r.State, r.Inbound, r.Process, r.Error = state, e.inbound, e.process, e.err
+	r.Cookie, r.Active, r.SampledOf = e.cookie, e.did.moved(), t.settings.Sample.OneIn()
+	if t.container != nil {
+		r.Container = t.container(e.cgroup)
+	}
+	t.record.uid = e.uid
+	r.Uid, r.CwndDeltaBytes = &t.record.uid, e.grown()
+	r.RttVarNs, r.RttMinNs = 1000*uint64(e.rttVar), 1000*uint64(e.rttMin)
+	r.DurationMs = uint64(e.duration(t.begun).Milliseconds())
+	e.did.into(r)
+	publish(r)
 }
 
 // notable says that a connection is listed before others.
@@ -605,22 +625,28 @@ func (t *tables) takeServices(start, end int64, publish func(*decafpb.FlowRecord
 			cmp.Compare(a.port, b.port), cmp.Compare(btoi(a.inbound), btoi(b.inbound)))
 	})
 	for _, k := range keys {
-		s := t.services[k]
-		f := k.flow()
-		if k.inbound {
-			f.Src = netip.AddrPortFrom(f.Src.Addr(), k.port)
-		} else {
-			f.Dst = netip.AddrPortFrom(f.Dst.Addr(), k.port)
-		}
-		r := t.record.of(f, start, end)
-		r.Inbound, r.Active = k.inbound, s.did.moved()
-		r.Flows, r.NewFlows, r.ClosedFlows, r.TerminatedFlows, r.FailedFlows = s.flows, s.created, s.closed, s.terminated, s.failed
-		r.ShrunkFlows, r.CwndDeltaBytes, r.RttMinNs = s.shrunk, s.grown, 1000*uint64(s.rttMin)
-		s.did.into(r)
-		t.stats.services++
-		publish(r)
+		t.service(k, start, end, publish)
 	}
 	clear(t.services)
+}
+
+// service publishes the sum of a service in the interval from start to end, or in
+// what is not told of it yet.
+func (t *tables) service(k serviceKey, start, end int64, publish func(*decafpb.FlowRecord)) {
+	s := t.services[k]
+	f := k.flow()
+	if k.inbound {
+		f.Src = netip.AddrPortFrom(f.Src.Addr(), k.port)
+	} else {
+		f.Dst = netip.AddrPortFrom(f.Dst.Addr(), k.port)
+	}
+	r := t.record.of(f, t.early.serviceFrom(k, start, end), end)
+	r.Inbound, r.Active = k.inbound, s.did.moved()
+	r.Flows, r.NewFlows, r.ClosedFlows, r.TerminatedFlows, r.FailedFlows = s.flows, s.created, s.closed, s.terminated, s.failed
+	r.ShrunkFlows, r.CwndDeltaBytes, r.RttMinNs = s.shrunk, s.grown, 1000*uint64(s.rttMin)
+	s.did.into(r)
+	t.stats.services++
+	publish(r)
 }
 
 // adopt puts other settings in force, from an interval's start on. Connections
