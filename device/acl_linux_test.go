@@ -12,7 +12,6 @@ import (
 	"github.com/google/nftables/expr"
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // What the rules of the firewall and a queue count is at the paths of OpenConfig, as
@@ -24,13 +23,8 @@ func TestStandardCountersOverGNMI(t *testing.T) {
 	l.r.must("nftables", err)
 	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "filter"})
 	chain := c.AddChain(&nftables.Chain{Name: "forward", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
-	telnet := []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0, 23}},
-	}
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(telnet[:2:2], &expr.Verdict{Kind: expr.VerdictContinue})}) // counts nothing
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(telnet[:2:2],
-		&expr.Counter{}, &expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: 12, Data: []byte("no-telnet")}, &expr.Verdict{Kind: expr.VerdictDrop})})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(toPort(23), &expr.Verdict{Kind: expr.VerdictContinue})}) // counts nothing
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(toPort(23), &expr.Counter{}, logged(12, "no-telnet"), dropped)})
 	l.r.must("nftables rules", c.Flush())
 	const rate = 8000 // bytes a second
 	l.r.must("queue", l.r.nl.QdiscAdd(&netlink.Tbf{
@@ -107,17 +101,12 @@ func TestStandardCountersOverGNMI(t *testing.T) {
 
 	rules, err := c.GetRules(table, chain)
 	l.r.must("read nftables", err)
-	var truth *expr.Counter
-	for _, e := range rules[1].Exprs {
-		if e, ok := e.(*expr.Counter); ok {
-			truth = e
-		}
-	}
+	truth := ruleCount(t, rules[1])
 	set := []*gnmipb.PathElem{elem("acl"), elem("acl-sets"), elem("acl-set", "name", "inet filter forward", "type", "ACL_MIXED")}
 	entry := func() map[string]string {
 		return get(append(set[:3:3], elem("acl-entries"), elem("acl-entry", "sequence-id", "2"), elem("state"))...)
 	}
-	if truth == nil || truth.Packets != telnets {
+	if truth.Packets != telnets {
 		t.Fatalf("nftables counts %+v", truth)
 	}
 	within(10*time.Second, func() bool { return value(entry(), "openconfig-acl", "matched-packets") == decimal(truth.Packets) })

@@ -71,10 +71,11 @@
 // what finds no room, so that counters and aggregates are whole all the same, but
 // for what the kernel does not show it: a drop that an interrupt makes while the
 // program looks at another one. Those the kernel counts, for all agents together
-// (drops-missed); on a busy machine up to a hundred or so in 100,000 are in neither
-// count, and why is not known. Of the flows of what was held back it keeps a sketch (sketch.go),
-// from which attribution.go has bounds that always hold; an aggregate says of how
-// many packets the flow is not certain (unattributed).
+// (drops-missed). In neither count is what happens where the kernel runs no program at
+// a tracepoint at all: some kernels run none while certain tasks have the processor,
+// nor in the interrupts of these. Of the flows of what was held back it keeps a sketch
+// (sketch.go), from which attribution.go has bounds that always hold; an aggregate says
+// of how many packets the flow is not certain (unattributed).
 //
 // source.go is the line between the two: the files named _linux are where drops
 // are seen, all others build and are tested anywhere. Where there is no such

@@ -13,7 +13,6 @@ import (
 	"decaf/api/packet"
 	"decaf/api/yang"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	gnmipb "github.com/openconfig/gnmi/proto/gnmi"
@@ -33,38 +32,10 @@ type flooded struct {
 func newFlooded(t *testing.T, cfg Config) *flooded {
 	l := newLab(t)
 	x := &flooded{lab: l, frames: frames{from: l.h1.link("eth0").Attrs().HardwareAddr, to: l.r.link("eth1").Attrs().HardwareAddr}}
-	x.dropped = l.r.denyPort(9)
+	x.dropped = l.r.portRule(nftables.ChainHookForward, 9, &expr.Counter{}, dropped)
 	x.a = startAgent(t, l.r, cfg)
 	x.client = dial(t, l.r, x.a, nil)
 	return x
-}
-
-// denyPort makes the node drop what it would forward to a port, of both families, and
-// returns what reads how many that were.
-func (n *node) denyPort(port uint16) func() uint64 {
-	n.t.Helper()
-	c, err := nftables.New(nftables.WithNetNSFd(int(n.ns)))
-	n.must("nftables", err)
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "deny"})
-	chain := c.AddChain(&nftables.Chain{Name: "c", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(port >> 8), byte(port)}},
-		&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop},
-	}})
-	n.must("nftables rule", c.Flush())
-	return func() uint64 {
-		n.t.Helper()
-		rules, err := c.GetRules(table, chain)
-		n.must("read nftables", err)
-		for _, e := range rules[0].Exprs {
-			if e, ok := e.(*expr.Counter); ok {
-				return e.Packets
-			}
-		}
-		n.t.Fatal("no counter in the rule")
-		return 0
-	}
 }
 
 // settled waits until all is dropped and counted, and returns how many the rule
@@ -382,9 +353,6 @@ func BenchmarkWatchedDrops(b *testing.B) {
 			b.Run(fmt.Sprintf("watch=%s/flows=%d", watch, flows), func(b *testing.B) {
 				l := newLab(b)
 				l.r.route("10.20.0.0/16", "", unix.RTN_BLACKHOLE)
-				stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
-				l.r.must("program statistics", err)
-				defer stats.Close()
 				k := l.r.openVariant(off, reasons, leastPace.bucket())
 				f := frames{from: l.h1.link("eth0").Attrs().HardwareAddr, to: l.r.link("eth1").Attrs().HardwareAddr}
 				list := make([][]byte, flows)
@@ -413,19 +381,7 @@ func BenchmarkWatchedDrops(b *testing.B) {
 					k.tenant.changed()
 					send(2 * flows)
 				}
-				var each []float64
-				for b.Loop() {
-					before, err := k.shared.program.Stats()
-					l.r.must("program statistics", err)
-					send(50_000)
-					after, err := k.shared.program.Stats()
-					l.r.must("program statistics", err)
-					each = append(each, float64(after.Runtime-before.Runtime)/float64(after.RunCount-before.RunCount))
-				}
-				slices.Sort(each)
-				b.ReportMetric(each[len(each)/2], "kernel-ns/drop")
-				b.ReportMetric(each[0], "least-ns/drop")
-				b.ReportMetric(0, "ns/op")
+				l.perDrop(b, k.shared.program, list)
 			})
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // the client; an ARP packet has who asks whom.
 func TestInnerPacketReachesTheClient(t *testing.T) {
 	l := newLab(t)
-	l.r.nftCount("deny", nftables.ChainHookForward, "10.0.2.99", true)
+	l.r.nftCount(nftables.ChainHookForward, "10.0.2.99", true)
 	f := frames{from: l.h1.link("eth0").Attrs().HardwareAddr, to: l.r.link("eth1").Attrs().HardwareAddr}
 	user := packet.Probe{Flow: packet.Flow{Src: addrPort("192.168.0.1:50000"), Dst: addrPort("192.168.0.2:443"), Proto: packet.TCP}, TTL: 33, Seq: 99, ID: 77}
 	inside, err := user.Marshal(nil)

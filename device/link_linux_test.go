@@ -13,17 +13,6 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// dropAll makes the node drop all that comes to a hook, of a family without ports.
-func (n *node) dropAll(family nftables.TableFamily, hook *nftables.ChainHook, device string, match ...expr.Any) {
-	n.t.Helper()
-	c, err := nftables.New(nftables.WithNetNSFd(int(n.ns)))
-	n.must("nftables", err)
-	table := c.AddTable(&nftables.Table{Family: family, Name: "all"})
-	chain := c.AddChain(&nftables.Chain{Name: "c", Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter, Device: device})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match, &expr.Verdict{Kind: expr.VerdictDrop})})
-	n.must("nftables rule", c.Flush())
-}
-
 // What comes over a link and is no plain IP: an MPLS packet that nobody here
 // switches, an ARP packet that a rule drops, a tagged frame. What else there is on a
 // link is told of to nobody.
@@ -41,12 +30,12 @@ func TestDropsOfOtherFrames(t *testing.T) {
 		return append(b, make([]byte, max(0, 60-len(b)))...)
 	}
 	// To an address at the far side, so that the filter on the way in alone drops it.
-	l.r.dropAll(nftables.TableFamilyNetdev, nftables.ChainHookIngress, "eth1",
+	l.r.nftRule(nftables.TableFamilyNetdev, nftables.Chain{Name: "in", Hooknum: nftables.ChainHookIngress, Device: "eth1"},
 		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{8, 0}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{192, 168, 0, 2}})
-	l.r.dropAll(nftables.TableFamilyARP, nftables.ChainHookPrerouting, "") // of ARP: what comes in
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{192, 168, 0, 2}}, dropped)
+	l.r.nftRule(nftables.TableFamilyARP, nftables.Chain{Name: "in", Hooknum: nftables.ChainHookPrerouting}, dropped) // of ARP: what comes in
 	a := startAgent(t, l.r, testConfig())
 	events := watch(t, dial(t, l.r, a, nil))
 

@@ -13,31 +13,8 @@ import (
 	"decaf/api/packet"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
-
-// logAndDrop makes the node log what comes to a destination port at a hook, and
-// drop it.
-func (n *node) logAndDrop(hook *nftables.ChainHook, port, group uint16, prefix string) {
-	n.t.Helper()
-	n.logAnd(expr.VerdictDrop, hook, port, group, prefix)
-}
-
-func (n *node) logAnd(verdict expr.VerdictKind, hook *nftables.ChainHook, port, group uint16, prefix string) {
-	n.t.Helper()
-	c, err := nftables.New(nftables.WithNetNSFd(int(n.ns)))
-	n.must("nftables", err)
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "logged"})
-	chain := c.AddChain(&nftables.Chain{Name: fmt.Sprintf("c%d", port), Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(port >> 8), byte(port)}},
-		&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: group, Data: []byte(prefix)},
-		&expr.Verdict{Kind: verdict},
-	}})
-	n.must("nftables rule", c.Flush())
-}
 
 // readNFLOG opens the source in a node.
 func (n *node) readNFLOG(cfg NFLOGConfig) *nflog {
@@ -76,9 +53,9 @@ func observeAll(t *testing.T, s observer) <-chan observed {
 // names the rule.
 func TestNFLOGNamesTheRule(t *testing.T) {
 	l := newLab(t)
-	l.r.logAndDrop(nftables.ChainHookForward, 7001, 12, "acl-12")
-	l.r.logAndDrop(nftables.ChainHookPrerouting, 7002, 12, "acl-early: ")
-	l.r.logAndDrop(nftables.ChainHookForward, 7003, 13, "rate-5")
+	l.r.portRule(nftables.ChainHookForward, 7001, logged(12, "acl-12"), dropped)
+	l.r.portRule(nftables.ChainHookPrerouting, 7002, logged(12, "acl-early: "), dropped)
+	l.r.portRule(nftables.ChainHookForward, 7003, logged(13, "rate-5"), dropped)
 	s := l.r.readNFLOG(NFLOGConfig{Groups: []uint16{12, 13}, Classes: []NFLOGClass{{"rate-", PolicyL3Policer}}})
 	events := observeAll(t, s)
 	for i, tc := range []struct {
@@ -155,7 +132,7 @@ func (n *node) sendLogged(packets int) {
 // What the socket had no room for is counted to the packet.
 func TestNFLOGOverflow(t *testing.T) {
 	n := newNode(t)
-	n.logAndDrop(nftables.ChainHookOutput, 9, 12, "acl-12")
+	n.portRule(nftables.ChainHookOutput, 9, logged(12, "acl-12"), dropped)
 	s := n.readNFLOG(NFLOGConfig{Groups: []uint16{12}})
 	raw, err := s.file.SyscallConn()
 	n.must("socket", err)
@@ -186,7 +163,7 @@ func TestNFLOGOverflow(t *testing.T) {
 // counted, and what comes after the flood is read again.
 func TestNFLOGFlood(t *testing.T) {
 	n := newNode(t)
-	n.logAndDrop(nftables.ChainHookOutput, 9, 12, "acl-12")
+	n.portRule(nftables.ChainHookOutput, 9, logged(12, "acl-12"), dropped)
 	s := n.readNFLOG(NFLOGConfig{Groups: []uint16{12}})
 	const flood = 500
 	s.pace.most = 100

@@ -13,7 +13,7 @@ import (
 // as sent up or as lost, and what is left over is read when somebody does.
 func TestKernelRingOverflow(t *testing.T) {
 	l := newLab(t)
-	denied := l.r.nftCount("deny", nftables.ChainHookForward, "10.0.2.99", true)
+	denied := l.r.nftCount(nftables.ChainHookForward, "10.0.2.99", true)
 	var k *kernel
 	l.r.must("open", l.r.do(func() error {
 		s, err := openSource(newClassifier(rules).never(), pace{rate: 1e9, burst: 1e9}, slog.New(slog.NewTextHandler(t.Output(), nil)))

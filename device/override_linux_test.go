@@ -24,7 +24,7 @@ func TestSetReachesTheKernel(t *testing.T) {
 	cfg.Report.Threshold, cfg.Report.Burst, cfg.Fuse.Events = 50, 50, 1e6
 	a := startAgent(t, l.r, cfg)
 	client := dial(t, l.r, a, nil)
-	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	l.r.portRule(nftables.ChainHookForward, 7001, dropped)
 	const drops = 6000 // more at once than the kernel program hands on for a threshold of 50
 	send := func(port uint16) {
 		var list [][]byte
@@ -94,7 +94,7 @@ func TestFilterByDSCP(t *testing.T) {
 	a := startAgent(t, l.r, testConfig())
 	client := dial(t, l.r, a, nil)
 	updates := subscribe(t, client)
-	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	l.r.portRule(nftables.ChainHookForward, 7001, dropped)
 	const ef, each = 46, 3 // expedited forwarding, RFC 3246
 	if _, err := client.Set(t.Context(), change(filterJSON("voice", time.Now().Add(time.Hour), fmt.Sprintf(`,"dscp":%d`, ef)))); err != nil {
 		t.Fatal(err)

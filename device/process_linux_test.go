@@ -175,7 +175,7 @@ func TestGNMIClient(t *testing.T) {
 	cfg := testConfig()
 	cfg.TLS = server
 	a := startAgent(t, l.r, cfg)
-	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	l.r.portRule(nftables.ChainHookForward, 7001, dropped)
 
 	args := []string{"-address", a.Addr(t.Context()).String(), "-ca_crt", client.CA,
 		"-query", "/loss", "-query_type", "streaming", "-display_type", "single"}
@@ -243,7 +243,7 @@ func TestIgnoredInterface(t *testing.T) {
 	cfg.IgnoreInterfaces = []string{"eth1"}
 	a := startAgent(t, l.r, cfg)
 	events := watch(t, dial(t, l.r, a, nil))
-	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookPrerouting, 7001)
+	l.r.portRule(nftables.ChainHookPrerouting, 7001, dropped)
 	before := a.State().DropsIgnored
 	send := func(from *node, src, dst string) packet.Flow {
 		p := packet.Probe{Flow: packet.Flow{Src: addrPort(src), Dst: addrPort(dst), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}
@@ -273,7 +273,7 @@ func TestOtherNamespace(t *testing.T) {
 	l := newLab(t)
 	agents := map[*node]*Agent{l.r: startAgent(t, l.r, testConfig()), l.h2: startAgent(t, l.h2, testConfig())}
 	events := watch(t, dial(t, l.r, agents[l.r], nil))
-	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
+	l.r.portRule(nftables.ChainHookForward, 7001, dropped)
 	p := packet.Probe{Flow: packet.Flow{Src: addrPort("10.0.1.2:40000"), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}
 	b, err := p.Marshal(nil)
 	l.h1.must("probe", err)

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 )
 
 // What the program keeps for an agent per CPU, in an entry of its sketches map: its
@@ -214,15 +215,31 @@ func dropProgram(o *offsets, ignore []uint32, cpus int, m programMaps) *ebpf.Pro
 			asm.FnMapLookupElem.Call(),
 		)
 	}
-	// findInner does so in the agent's own map of an array of maps.
-	findInner := func(fd int, key int32, none string) {
+	// inner goes to none unless the agent has a map of its own in an array of maps, and
+	// makes R1 that and R2 the key.
+	inner := func(fd int, key int32, none string) {
 		find(fd, slot)
 		emit(
 			asm.JEq.Imm(asm.R0, 0, none),
 			asm.Mov.Reg(asm.R1, asm.R0),
 			asm.Mov.Reg(asm.R2, asm.RFP),
 			asm.Add.Imm(asm.R2, key),
-			asm.FnMapLookupElem.Call(),
+		)
+	}
+	// findInner leaves in R0 the entry there.
+	findInner := func(fd int, key int32, none string) {
+		inner(fd, key, none)
+		emit(asm.FnMapLookupElem.Call())
+	}
+	// putInner puts there what lies on the stack at scratch; flags are those of the
+	// kernel's bpf_map_update_elem.
+	putInner := func(fd int, key, flags int32, none string) {
+		inner(fd, key, none)
+		emit(
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, scratch),
+			asm.Mov.Imm(asm.R4, flags),
+			asm.FnMapUpdateElem.Call(),
 		)
 	}
 	// view leaves in R0 by what size bytes, from an offset on, of the structure at
@@ -498,17 +515,7 @@ func dropProgram(o *offsets, ignore []uint32, cpus int, m programMaps) *ebpf.Pro
 		asm.JNE.Imm(asm.R9, 0, "bucket"),
 	)
 	zero(scratch, tallySize)
-	find(m.causes, slot)
-	emit(
-		asm.JEq.Imm(asm.R0, 0, "no_tally"),
-		asm.Mov.Reg(asm.R1, asm.R0),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, cause),
-		asm.Mov.Reg(asm.R3, asm.RFP),
-		asm.Add.Imm(asm.R3, scratch),
-		asm.Mov.Imm(asm.R4, 1), // BPF_NOEXIST: another CPU may have been first
-		asm.FnMapUpdateElem.Call(),
-	)
+	putInner(m.causes, cause, unix.BPF_NOEXIST, "no_tally") // another CPU may have been first
 	findInner(m.causes, cause, "no_tally")
 	emit(
 		asm.Mov.Reg(asm.R9, asm.R0),
@@ -828,17 +835,7 @@ func dropProgram(o *offsets, ignore []uint32, cpus int, m programMaps) *ebpf.Pro
 		asm.Mov.Imm(asm.R1, 0),
 		asm.StoreMem(asm.RFP, scratch+flowRepeats, asm.R1, asm.DWord),
 	)
-	find(m.flows, slot)
-	emit(
-		asm.JEq.Imm(asm.R0, 0, "submit"),
-		asm.Mov.Reg(asm.R1, asm.R0),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, mark),
-		asm.Mov.Reg(asm.R3, asm.RFP),
-		asm.Add.Imm(asm.R3, scratch),
-		asm.Mov.Imm(asm.R4, 0), // BPF_ANY
-		asm.FnMapUpdateElem.Call(),
-	)
+	putInner(m.flows, mark, unix.BPF_ANY, "submit")
 
 	label("submit", asm.Mov.Imm(asm.R0, 0))
 	emit(

@@ -6,44 +6,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 )
-
-// dropRule makes the node drop at its forward hook what comes to a port; prefix, when
-// not empty, has it logged to group 12, and counted if told to. It returns what reads
-// the count.
-func (n *node) dropRule(port uint16, prefix string, count bool) func() uint64 {
-	n.t.Helper()
-	c, err := nftables.New(nftables.WithNetNSFd(int(n.ns)))
-	n.must("nftables", err)
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "rules"})
-	chain := c.AddChain(&nftables.Chain{Name: "c" + decimal(uint64(port)), Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
-	rule := &nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(port >> 8), byte(port)}},
-	}}
-	if count {
-		rule.Exprs = append(rule.Exprs, &expr.Counter{})
-	}
-	if prefix != "" {
-		rule.Exprs = append(rule.Exprs, &expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: 12, Data: []byte(prefix)})
-	}
-	rule.Exprs = append(rule.Exprs, &expr.Verdict{Kind: expr.VerdictDrop})
-	c.AddRule(rule)
-	n.must("nftables rule", c.Flush())
-	return func() uint64 {
-		n.t.Helper()
-		rules, err := c.GetRules(table, chain)
-		n.must("read nftables", err)
-		for _, e := range rules[0].Exprs {
-			if e, ok := e.(*expr.Counter); ok {
-				return e.Packets
-			}
-		}
-		n.t.Fatal("no counter in the rule")
-		return 0
-	}
-}
 
 // TestFloodOfARule: what the kernel program holds back of a flood is of the class of
 // the rule that dropped it: to the packet where one rule drops, and where several
@@ -64,7 +27,14 @@ func TestFloodOfARule(t *testing.T) {
 			l.withoutIPv6()
 			truth := map[string]func() uint64{}
 			for port, rule := range map[uint16][2]string{7001: {"rate-5", PolicyL3Policer}, 7002: {"guard", PolicyL3DDoS}, 7003: {"", PolicyL3ACL}} {
-				if count := l.r.dropRule(port, rule[0], tc.count); tc.count {
+				var then []expr.Any
+				if tc.count {
+					then = append(then, &expr.Counter{})
+				}
+				if rule[0] != "" {
+					then = append(then, logged(12, rule[0]))
+				}
+				if count := l.r.portRule(nftables.ChainHookForward, port, append(then, dropped)...); tc.count {
 					truth[rule[1]] = count
 				}
 			}

@@ -1,17 +1,16 @@
 package device
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
-	"slices"
 	"testing"
 	"time"
 
 	"decaf/api/packet"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -43,13 +42,18 @@ func ownProgram(t testing.TB) (*offsets, []uint32) {
 // programs counts the attached programs of a name.
 func programs(t testing.TB, name string) (n int) {
 	t.Helper()
-	err := eachLink(func(id link.ID, l link.Link) (bool, error) {
-		s, err := openLink(id, l, name)
-		if s != nil {
-			n++
-			s.close()
-		}
-		return true, err
+	var err error
+	poll(t, "no link of this kernel is being attached", func() bool {
+		n = 0
+		err = eachLink(func(id link.ID, l link.Link) (bool, error) {
+			s, err := openLink(id, l, name)
+			if s != nil {
+				n++
+				s.close()
+			}
+			return true, err
+		})
+		return !errors.Is(err, unix.EAGAIN)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -279,10 +283,7 @@ func BenchmarkFloodAgents(b *testing.B) {
 			b.Run(fmt.Sprintf("agents=%d/watched=%v", agents, watched), func(b *testing.B) {
 				l := newLab(b)
 				l.withoutIPv6()
-				l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7001)
-				stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
-				l.r.must("program statistics", err)
-				defer stats.Close()
+				l.r.portRule(nftables.ChainHookForward, 7001, dropped)
 				var k *kernel
 				for i := range agents {
 					n := newNode(b)
@@ -291,19 +292,7 @@ func BenchmarkFloodAgents(b *testing.B) {
 					}
 					k = startAgent(b, n, testConfig()).sources.kernel.(*kernel)
 				}
-				p := packet.Probe{Flow: packet.Flow{Src: addrPort("10.0.1.2:40000"), Dst: addrPort("10.0.2.2:7001"), Proto: unix.IPPROTO_TCP}, TTL: 9, Seq: 1, ID: 1}
-				raw, err := p.Marshal(nil)
-				l.r.must("probe", err)
-				burst := slices.Repeat([][]byte{raw}, 1000)
-				before, err := k.shared.program.Stats()
-				l.r.must("program statistics", err)
-				for b.Loop() {
-					l.h1.sendRaw(burst...)
-				}
-				after, err := k.shared.program.Stats()
-				l.r.must("program statistics", err)
-				b.ReportMetric(float64(after.Runtime-before.Runtime)/float64(after.RunCount-before.RunCount), "kernel-ns/drop")
-				b.ReportMetric(float64(b.N*len(burst))/b.Elapsed().Seconds(), "drops/s")
+				l.floodPort(b, k, 7001)
 			})
 		}
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 )
 
 // sendTo sends a packet from h1 through the router; port is its source's.
@@ -29,10 +28,10 @@ func (l *lab) sendTo(dst string, port uint16, ttl uint8) packet.Flow {
 // rule's prefix for its reason and the kernel's word for where.
 func TestRuleNamesTheKernelsDrop(t *testing.T) {
 	l := newLab(t)
-	l.r.logAndDrop(nftables.ChainHookForward, 7001, 12, "acl-12: ")
-	l.r.logAndDrop(nftables.ChainHookForward, 7002, 12, "rate-5")
-	l.r.forwardFilter(nftables.TableFamilyINet, nftables.ChainHookForward, 7003) // no log
-	l.r.logAnd(expr.VerdictAccept, nftables.ChainHookPrerouting, 7004, 12, "seen")
+	l.r.portRule(nftables.ChainHookForward, 7001, logged(12, "acl-12: "), dropped)
+	l.r.portRule(nftables.ChainHookForward, 7002, logged(12, "rate-5"), dropped)
+	l.r.portRule(nftables.ChainHookForward, 7003, dropped) // no log
+	l.r.portRule(nftables.ChainHookPrerouting, 7004, logged(12, "seen"))
 	cfg := testConfig()
 	cfg.NFLOG = NFLOGConfig{Groups: []uint16{12}, Classes: []NFLOGClass{{"rate-", PolicyL3Policer}}}
 	a := startAgent(t, l.r, cfg)
@@ -99,7 +98,7 @@ func TestRuleNamesTheKernelsDrop(t *testing.T) {
 // Without the kernel source what is logged is what was dropped.
 func TestRulesAlone(t *testing.T) {
 	l := newLab(t)
-	l.r.logAndDrop(nftables.ChainHookForward, 7001, 12, "acl-12")
+	l.r.portRule(nftables.ChainHookForward, 7001, logged(12, "acl-12"), dropped)
 	cfg := testConfig()
 	cfg.Kernel, cfg.NFLOG.Groups, cfg.Counters.Interval, cfg.Routes.Window = false, []uint16{12}, 0, 0
 	a := startAgent(t, l.r, cfg)
@@ -118,7 +117,7 @@ func TestRulesAlone(t *testing.T) {
 func TestKernelWithoutRules(t *testing.T) {
 	l := newLab(t)
 	l.r.readNFLOG(NFLOGConfig{Groups: []uint16{12}})
-	l.r.logAndDrop(nftables.ChainHookForward, 7001, 12, "acl-12")
+	l.r.portRule(nftables.ChainHookForward, 7001, logged(12, "acl-12"), dropped)
 	cfg := testConfig()
 	cfg.NFLOG.Groups = []uint16{12}
 	a := startAgent(t, l.r, cfg)

@@ -485,17 +485,23 @@ func getRoutes(t *testing.T, c gnmipb.GNMIClient) []*decafpb.RouteEvent {
 	}
 }
 
+// interfaces opens the names of a node's interfaces.
+func (n *node) interfaces(t *testing.T) (names *interfaces) {
+	t.Helper()
+	n.must("names", n.do(func() (err error) {
+		names, err = openInterfaces(slog.New(slog.NewTextHandler(t.Output(), nil)))
+		return err
+	}))
+	t.Cleanup(names.close)
+	return names
+}
+
 // An interface that is renamed has its new name at once, one that is gone its last,
 // and an index that is used again its new one.
 func TestInterfaceNames(t *testing.T) {
 	n := newNode(t)
 	n.pair("d0", 0)
-	var names *interfaces
-	n.must("names", n.do(func() (err error) {
-		names, err = openInterfaces(slog.New(slog.NewTextHandler(t.Output(), nil)))
-		return err
-	}))
-	defer names.close()
+	names := n.interfaces(t)
 	index := uint32(n.link("d0").Attrs().Index)
 	if got := names.name(index); got != "d0" {
 		t.Errorf("%q", got)
@@ -524,12 +530,7 @@ func TestInterfaceNames(t *testing.T) {
 func TestInterfaceNamesMissed(t *testing.T) {
 	n := newNode(t)
 	n.pair("d0", 0)
-	var names *interfaces
-	n.must("names", n.do(func() (err error) {
-		names, err = openInterfaces(slog.New(slog.NewTextHandler(t.Output(), nil)))
-		return err
-	}))
-	defer names.close()
+	names := n.interfaces(t)
 	n.must("small buffer", names.changes.control(func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 1)
 	}))
