@@ -77,7 +77,7 @@ could not be had is left out, and stderr says why.`,
 	for _, b := range all {
 		group.AddCommand(b.command())
 	}
-	group.AddCommand(childCommands()...)
+	group.AddCommand(hostLoadCommands()...)
 	return group
 }
 

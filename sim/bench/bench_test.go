@@ -91,13 +91,14 @@ func TestTableHasTargets(t *testing.T) {
 		{"transfer_change_pct", 3, "± 2.5 by chance missed"},
 		{"transfer_change_pct", -3, "± 2.5 by chance missed"},
 		{"transfer_change_pct_ipv6", 3, ""}, // nothing tells of chance there
-		{"flood_rss_slope_kb_per_s", -7, "≤ 1 by chance met"},
+		{"flood_rss_slope_kb_per_s", -7, "≤ 0.75 to be flat met"},
+		{"flood_rss_slope_kb_per_s", .8, "≤ 0.75 to be flat missed"},
 		{"flood_rss_mb", 50, ""},
 	} {
 		var out strings.Builder
 		err := printTable(&out, []Result{
 			{row.metric, row.value, "u", "what"},
-			{"transfer_change_ci_pct", 2.5, "%", ""}, {"flood_rss_slope_ci_kb_per_s", 1, "kB/s", ""},
+			{"transfer_change_ci_pct", 2.5, "%", ""}, {"flood_rss_flat_kb_per_s", .75, "kB/s", ""},
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -98,8 +98,8 @@ func runDevice(ctx context.Context, o Options) ([]Result, error) {
 
 // traffic is what went through r in some time.
 type traffic struct {
-	sent, delivered, dropped float64
-	seconds                  float64
+	delivered, dropped float64
+	seconds            float64
 }
 
 // none is a rate of no packets; 0 is as many as there can be.
@@ -120,18 +120,15 @@ func (b *deviceRun) driveFor(ctx context.Context, d time.Duration, forward, floo
 	run, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var group errgroup.Group
-	for _, s := range []struct {
-		*blaster
-		rate float64
-		sent *float64
-	}{{b.forward, forward, &t.sent}, {b.flood, flood, &t.dropped}} {
-		if s.rate != none {
-			group.Go(func() error {
-				n, err := s.run(run, s.rate)
-				*s.sent = float64(n)
-				return err
-			})
-		}
+	if forward != none {
+		group.Go(func() error { _, err := b.forward.run(run, forward); return err })
+	}
+	if flood != none {
+		group.Go(func() error {
+			n, err := b.flood.run(run, flood)
+			t.dropped = float64(n)
+			return err
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return t, err

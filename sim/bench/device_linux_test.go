@@ -28,7 +28,7 @@ func TestDeviceBenchFlood(t *testing.T) {
 	play(t, b.pairs, b.memory)
 	got := measured(t, b.results)
 	above(t, got, "forwarding_most_pps", "drops_most_per_s", "flood_drops_per_s", "flood_offered_per_s", "flood_delivered_off_pct", "flood_delivered_on_pct", "flood_rss_mb", "flood_maps_mb")
-	there(t, got, "flood_forwarding_loss_pct", "flood_agent_cpu_pct", "flood_rss_slope_kb_per_s", "flood_rss_slope_ci_kb_per_s")
+	there(t, got, "flood_forwarding_loss_pct", "flood_agent_cpu_pct", "flood_rss_slope_kb_per_s", "flood_rss_slope_ci_kb_per_s", "flood_rss_flat_kb_per_s")
 	// A process of Go takes some MB, and the maps that are sized for a flood do not
 	// grow in one.
 	if got["flood_rss_mb"] < 5 || got["flood_rss_mb"] > 1000 || got["flood_maps_slope_kb_per_s"] != 0 {

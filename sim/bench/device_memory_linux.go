@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"decaf/device"
@@ -14,7 +15,6 @@ import (
 const (
 	memoryEvery   = 5 * time.Second
 	memorySamples = 12
-	memoryBlocks  = 8
 )
 
 // The ring of an agent, of events: what one of a flood has by default, and at the
@@ -30,7 +30,7 @@ func ringThatFills(flood time.Duration) int {
 // memory has one agent live through a long flood and looks at what it holds: its
 // process, and the maps of its programs in the kernel. The first half of the flood,
 // in which a heap takes the size that it needs and the ring of aggregates fills, is
-// not in the slope.
+// not in the slope. Whether memory is flat in the second one says growth.
 func (b *deviceRun) memory(ctx context.Context) error {
 	ring := ringThatFills(b.Flood)
 	a, err := b.startDevice(ctx, fmt.Sprintf("ring: %d\n", ring))
@@ -69,12 +69,12 @@ func (b *deviceRun) memory(ctx context.Context) error {
 			at, process, maps = append(at, since.Seconds()), append(process, rss), append(maps, held)
 		}
 	}
-	// A heap swells and shrinks over several samples.
-	rise, ci := slope(blocks(at, memoryBlocks), blocks(process, memoryBlocks))
+	g := growthOf(at, process, os.Getpagesize())
 	riseMaps, _ := slope(at, maps)
 	b.result("flood_rss_mb", most/1e6, "MB", "the agent's process, resident, at most")
-	b.result("flood_rss_slope_kb_per_s", rise/1000, "kB/s", fmt.Sprintf("its rise over the second half of a flood of %v, by when a ring of %d events is full: least squares of the means of %d parts, of %d samples", b.Flood, ring, min(memoryBlocks, len(at)), len(at)))
-	b.result("flood_rss_slope_ci_kb_per_s", ci/1000, "kB/s", "either way, 95 % confidence")
+	b.result("flood_rss_slope_kb_per_s", g.rise/1000, "kB/s", fmt.Sprintf("its rise over the second half of a flood of %v, by when a ring of %d events is full: least squares of the means of %d parts, of %d samples", b.Flood, ring, min(growthParts, len(at)), len(at)))
+	b.result("flood_rss_slope_ci_kb_per_s", g.ci/1000, "kB/s", "either way, 95 % confidence")
+	b.result("flood_rss_flat_kb_per_s", g.flat/1000, "kB/s", "the most that is flat: what would double it in a day, or one page in each part if that is more, and the confidence beside")
 	b.result("flood_maps_mb", maps[len(maps)-1]/1e6, "MB", "the maps of its programs, in the kernel")
 	b.result("flood_maps_slope_kb_per_s", riseMaps/1000, "kB/s", "their rise meanwhile")
 	return nil

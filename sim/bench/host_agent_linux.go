@@ -34,19 +34,24 @@ type inside func(func() error) error
 // natsBeside is a NATS server outside of the namespaces that packets go through, and a
 // relay to it from the loopback of one.
 type natsBeside struct {
+	dir    string // what the server keeps
 	server *bus.Server
 	relay  net.Listener
 	sent   atomic.Uint64 // bytes to the server
 }
 
-func newNATS(ctx context.Context, at inside, dir string) (_ *natsBeside, err error) {
+// newNATS starts the server, and the relay inside of a namespace.
+func newNATS(ctx context.Context, at inside) (_ *natsBeside, err error) {
 	n := &natsBeside{}
 	defer func() {
 		if err != nil {
-			n.close()
+			err = errors.Join(err, n.close())
 		}
 	}()
-	n.server, err = bus.StartServer(bus.ServerConfig{Listen: "127.0.0.1:0", Dir: filepath.Join(dir, "nats"), Site: benchSite}, slog.New(slog.DiscardHandler))
+	if n.dir, err = os.MkdirTemp("", "decaf-bench-"); err != nil {
+		return nil, err
+	}
+	n.server, err = bus.StartServer(bus.ServerConfig{Listen: "127.0.0.1:0", Dir: n.dir, Site: benchSite}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
@@ -112,13 +117,14 @@ func (n *natsBeside) forward() {
 	}
 }
 
-func (n *natsBeside) close() {
+func (n *natsBeside) close() error {
 	if n.relay != nil {
 		n.relay.Close()
 	}
 	if n.server != nil {
 		n.server.Stop()
 	}
+	return os.RemoveAll(n.dir)
 }
 
 // hostAgent is a process of `decaf host` in a namespace.

@@ -58,7 +58,6 @@ type hostRun struct {
 	settle  time.Duration // until timeouts are as frequent as a rate makes them
 	tables  time.Duration // interval of the agent's tables
 	a, r, b *space
-	dir     string
 	nats    *natsBeside
 }
 
@@ -87,9 +86,16 @@ func runHost(ctx context.Context, o Options) ([]Result, error) {
 		{"throughput, agent off and on in turn", pairs, func(ctx context.Context) error { return h.pairs(ctx, "throughput", "answers/s", 1<<20) }},
 		{"connections that come and go", o.Churn + h.tables/2 + 4*time.Second, h.churn},
 	}
+	costs := 10 * time.Second // to open connections, and until nothing counts any more
+	for _, rate := range h.rates {
+		costs += h.window(rate) + h.settle
+		if rate > 0 {
+			costs += h.trial(rate) + h.settle/2
+		}
+	}
 	for _, sockets := range h.sockets {
 		parts = append(parts, part{
-			fmt.Sprintf("costs with %d connections", sockets), time.Duration(len(h.rates))*(h.settle+25*o.Duration) + 10*time.Second,
+			fmt.Sprintf("costs with %d connections", sockets), costs,
 			func(ctx context.Context) error { return h.costs(ctx, sockets) },
 		})
 	}
@@ -99,9 +105,6 @@ func runHost(ctx context.Context, o Options) ([]Result, error) {
 
 // build makes both hosts and NATS.
 func (h *hostRun) build(ctx context.Context) (err error) {
-	if h.dir, err = os.MkdirTemp("", "decaf-bench-"); err != nil {
-		return err
-	}
 	if h.a, err = newSpace(); err != nil {
 		return err
 	}
@@ -136,7 +139,7 @@ func (h *hostRun) build(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	h.nats, err = newNATS(ctx, h.a.do, h.dir)
+	h.nats, err = newNATS(ctx, h.a.do)
 	return err
 }
 
@@ -179,9 +182,6 @@ func (h *hostRun) close() {
 		if s != nil {
 			s.close()
 		}
-	}
-	if h.dir != "" {
-		os.RemoveAll(h.dir)
 	}
 }
 
@@ -373,12 +373,7 @@ func (h *hostRun) costs(ctx context.Context, sockets int) error {
 		if err != nil {
 			return err
 		}
-		// As long as the tables' interval, or their publication is in it or is not.
-		window := 30 * h.Duration
-		if rate > 1_000 {
-			window = 10 * h.Duration
-		}
-		if err := pause(ctx, window); err != nil {
+		if err := pause(ctx, h.window(rate)); err != nil {
 			return err
 		}
 		after, err := h.usage(agent)
@@ -430,6 +425,20 @@ func (h *hostRun) costs(ctx context.Context, sockets int) error {
 	return nil
 }
 
+// window is how long costs measures at a rate: up to 1,000 a second as long as the
+// tables' interval is by default, or their publication is in it or is not.
+func (h *hostRun) window(rate int) time.Duration {
+	if rate > 1_000 {
+		return 10 * h.Duration
+	}
+	return 30 * h.Duration
+}
+
+// trial is how long lose looks what a rate comes to.
+func (h *hostRun) trial(rate int) time.Duration {
+	return max(h.Duration, 10*time.Second/time.Duration(rate))
+}
+
 // lose has a send as often as it takes for so many retransmits a second: what a
 // connection sends while it waits for a timeout goes out, and is lost, as one.
 func (h *hostRun) lose(ctx context.Context, load *hostLoad, rate int) error {
@@ -438,7 +447,7 @@ func (h *hostRun) lose(ctx context.Context, load *hostLoad, rate int) error {
 	}
 	begin := time.Now()
 	before, err1 := h.retransmitted()
-	err2 := pause(ctx, max(h.Duration, 10*time.Second/time.Duration(rate)))
+	err2 := pause(ctx, h.trial(rate))
 	after, err3 := h.retransmitted()
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err

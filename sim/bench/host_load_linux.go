@@ -83,8 +83,8 @@ func (l *hostLoad) stop() {
 // file is the namespace's, for other processes while this one lives.
 func (s *space) file() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(s.ns)) }
 
-// childCommands are what the benchmarks start as processes of their own.
-func childCommands() []*cobra.Command {
+// hostLoadCommands are what the host benchmark starts as processes of its own.
+func hostLoadCommands() []*cobra.Command {
 	return []*cobra.Command{{
 		Use: "host-load NAMESPACE N", Hidden: true, Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

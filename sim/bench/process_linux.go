@@ -129,19 +129,20 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * (time.Second / 100), errors.Join(err1, err2) // USER_HZ
 }
 
-// resident is the process's resident memory in bytes.
+// resident is the process's resident memory in bytes, to the page. (VmRSS in its
+// status is off by what each processor has not yet added up: proc_pid_status(5).)
 func (p *process) resident() (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, p.gone(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "Rss:" {
 			kB, err := strconv.ParseFloat(f[1], 64)
 			return kB * 1024, err
 		}
 	}
-	return 0, fmt.Errorf("read the agent's memory: no VmRSS: %w", p.gone(nil))
+	return 0, fmt.Errorf("read the agent's memory: no Rss: %w", p.gone(nil))
 }
 
 func (p *process) gone(err error) error {

@@ -45,8 +45,7 @@ func meanWithin(v []float64) (m, ci float64) {
 	return m, student95(n-1) * math.Sqrt(sum/(n-1)/n)
 }
 
-// blocks are means of consecutive samples, n of them: samples that follow each other
-// closely are no independent ones, as slope takes them to be.
+// blocks are means of consecutive samples, n of them.
 func blocks(v []float64, n int) []float64 {
 	n = min(n, len(v))
 	out := make([]float64, n)

@@ -6,18 +6,21 @@ import (
 	"strings"
 )
 
-// target is what a figure is held against: to lie from least to most. Where
-// chance names another figure, most is that one's value: how far chance alone
-// may take this one from 0.
+// target is what a figure is held against: to lie from least to most. Where of names
+// another figure, most is that one's value, and says is what it means to be within.
 type target struct {
 	least, most float64
-	chance      string
+	of, says    string
 }
 
 func atMost(x float64) target  { return target{least: math.Inf(-1), most: x} }
 func atLeast(x float64) target { return target{least: x, most: math.Inf(1)} }
 func exactly(x float64) target { return target{least: x, most: x} }
 func within(x float64) target  { return target{least: -x, most: x} }
+
+// byChance is the target of a figure that chance alone takes from 0, either way, as far
+// as another one tells.
+func byChance(ci string) target { return target{of: ci, says: "by chance"} }
 
 // targets by metric. Those of an IPv6 figure are those of the IPv4 one.
 var targets = map[string]target{
@@ -26,7 +29,7 @@ var targets = map[string]target{
 	"flood_agent_cpu_pct":                  atMost(5),
 	"flood_kernel_ns_per_drop":             atMost(300),
 	"flood_kernel_ns_per_drop_10_agents":   atMost(300),
-	"flood_rss_slope_kb_per_s":             {least: math.Inf(-1), chance: "flood_rss_slope_ci_kb_per_s"},
+	"flood_rss_slope_kb_per_s":             {least: math.Inf(-1), of: "flood_rss_flat_kb_per_s", says: "to be flat"},
 	"flood_maps_slope_kb_per_s":            atMost(0),
 	"flood_quiet_class_latency_max_ms":     atMost(100),
 	"flood_quiet_class_lost":               exactly(0),
@@ -56,9 +59,9 @@ var targets = map[string]target{
 	"ecmp_paths_found":                     exactly(spines),
 	"one_path_running_p50_us":              atMost(100),
 	"one_path_process_ms":                  atMost(30),
-	"transfer_change_pct":                  {chance: "transfer_change_ci_pct"},
-	"transfer_retransmits_change":          {chance: "transfer_retransmits_change_ci"},
-	"fastest_change_pct":                   {chance: "fastest_change_ci_pct"},
+	"transfer_change_pct":                  byChance("transfer_change_ci_pct"),
+	"transfer_retransmits_change":          byChance("transfer_retransmits_change_ci"),
+	"fastest_change_pct":                   byChance("fastest_change_ci_pct"),
 	"icmp_per_s_per_switch_default_budget": atMost(100), // 007's bound of a switch
 }
 
@@ -71,15 +74,15 @@ const suffix6 = "_ipv6"
 // spines of the fan that traces are measured on: its equal paths.
 const spines = 4
 
-// targetOf finds the target of a metric, if it has one: none by chance where the
-// figure that tells of chance is not among all.
+// targetOf finds the target of a metric, if it has one: none that another figure
+// tells of where that is not among all.
 func targetOf(metric string, all map[string]float64) (target, bool) {
 	t, ok := targets[strings.TrimSuffix(metric, suffix6)]
-	if ok && t.chance != "" {
+	if ok && t.of != "" {
 		if strings.HasSuffix(metric, suffix6) {
-			t.chance += suffix6
+			t.of += suffix6
 		}
-		_, ok = all[t.chance]
+		_, ok = all[t.of]
 	}
 	return t, ok
 }
@@ -87,8 +90,8 @@ func targetOf(metric string, all map[string]float64) (target, bool) {
 // holds says what is wanted of a figure and whether it is so, given all figures.
 func (t target) holds(value float64, all map[string]float64) (want string, met bool) {
 	least, most := t.least, t.most
-	if t.chance != "" {
-		most = all[t.chance]
+	if t.of != "" {
+		most = all[t.of]
 		if least == 0 {
 			least = -most
 		}
@@ -103,8 +106,8 @@ func (t target) holds(value float64, all map[string]float64) (want string, met b
 	default:
 		want = fmt.Sprintf("± %.4g", most)
 	}
-	if t.chance != "" {
-		want += " by chance"
+	if t.says != "" {
+		want += " " + t.says
 	}
 	return want, least <= value && value <= most
 }

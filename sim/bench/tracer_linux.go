@@ -133,12 +133,10 @@ func newTracing(ctx context.Context, o Options) (b *tracing, end func() error, e
 	b = &tracing{Options: o, figures: figures{log: o.Log}, f: f}
 	var served sync.WaitGroup
 	var listeners []net.Listener
-	dir := ""
 	end = func() (err error) {
 		if b.nats != nil {
-			b.nats.close()
+			err = b.nats.close()
 		}
-		err = os.RemoveAll(dir)
 		for _, l := range listeners {
 			err = errors.Join(err, l.Close())
 		}
@@ -159,10 +157,7 @@ func newTracing(ctx context.Context, o Options) (b *tracing, end func() error, e
 			return nil, nil, errors.Join(err, end())
 		}
 	}
-	if dir, err = os.MkdirTemp("", "decaf-bench-"); err == nil {
-		b.nats, err = newNATS(ctx, func(fn func() error) error { return f.Do("h1", fn) }, dir)
-	}
-	if err != nil {
+	if b.nats, err = newNATS(ctx, func(fn func() error) error { return f.Do("h1", fn) }); err != nil {
 		return nil, nil, errors.Join(err, end())
 	}
 	return b, end, nil
@@ -385,9 +380,9 @@ func (b *tracing) watch(ctx context.Context, v version, of budget) (o observed, 
 	}
 	defer func() { err = errors.Join(err, o.truth.close()) }()
 	for i := 1; i <= spines; i++ {
-		fault, err := b.f.Apply(scenario.Fault{On: fmt.Sprintf("link r1>s%d", i), Kind: "silent-loss", Rate: 0.01})
-		if err != nil {
-			return o, err
+		fault, failed := b.f.Apply(scenario.Fault{On: fmt.Sprintf("link r1>s%d", i), Kind: "silent-loss", Rate: 0.01})
+		if failed != nil {
+			return o, failed
 		}
 		defer func() { err = errors.Join(err, fault.Stop()) }()
 	}

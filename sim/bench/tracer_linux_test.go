@@ -2,10 +2,14 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"decaf/api/decafpb"
 	"decaf/api/packet"
@@ -146,6 +150,35 @@ func TestTracerBench(t *testing.T) {
 		}
 		if got[v.metric("ecmp_paths_found")] != spines || got[v.metric("own_paths")] != 1 {
 			t.Errorf("%v paths of %d, and %v of one flow", got[v.metric("ecmp_paths_found")], spines, got[v.metric("own_paths")])
+		}
+	}
+}
+
+// A port that cannot be made as wide again as it was is told of.
+func TestTransferUndoes(t *testing.T) {
+	o := brief(t)
+	o.Pairs = 1
+	b := newBriefTracing(t, o)
+	b.Log = func(string, ...any) { // after a pair
+		err := b.f.Do("r1", func() error {
+			link, err := netlink.LinkByName("s2")
+			if err != nil {
+				return err
+			}
+			return netlink.QdiscDel(&netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}})
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := b.transfer(t.Context(), ipv4); !errors.Is(err, syscall.EINVAL) { // its root queue has another handle
+		t.Errorf("s2 lost its queue meanwhile: %v", err)
+	}
+	for _, port := range []string{"s1", "s2", "s3", "s4"} {
+		if undo, err := b.narrow(port); err != nil {
+			t.Errorf("%s is not as it was: %v", port, err)
+		} else if err := undo(); err != nil {
+			t.Error(err)
 		}
 	}
 }

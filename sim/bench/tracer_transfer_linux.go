@@ -33,9 +33,9 @@ const (
 // it makes overflow.
 func (b *tracing) transfer(ctx context.Context, v version) (err error) {
 	for i := 1; i <= spines; i++ {
-		undo, err := b.narrow(fmt.Sprintf("s%d", i))
-		if err != nil {
-			return err
+		undo, failed := b.narrow(fmt.Sprintf("s%d", i))
+		if failed != nil {
+			return failed
 		}
 		defer func() { err = errors.Join(err, undo()) }()
 	}
@@ -68,8 +68,8 @@ func (b *tracing) narrow(port string) (undo func() error, err error) {
 	return func() error { return b.f.Do("r1", func() error { return netlink.QdiscDel(q) }) }, nil
 }
 
-// undisturbed compares what a flow from a port gets through while it is traced with what it gets
-// through otherwise, in turn.
+// undisturbed compares what a flow from a port gets through while it is traced with
+// what it gets through otherwise, in turn.
 func (b *tracing) undisturbed(ctx context.Context, v version, port uint16, name, what string) (err error) {
 	t, stop, err := b.tracer(ctx, unbounded)
 	if err != nil {
