@@ -160,7 +160,7 @@ type FindingView struct {
 	Congestion  string       `json:"congestion,omitempty"` // of class no-buffer: when, in words
 	Method      string       `json:"method"`
 	State       string       `json:"state"`       // open, resolved
-	Probability float64      `json:"probability"` // 0 with the method vote
+	Probability float64      `json:"probability"` // 0 where a rule found it that knows none: method vote, and findings of hosts and of devices that are down
 	Equivalent  []string     `json:"equivalent"`  // components that the evidence cannot tell from this one
 	Votes       float64      `json:"votes"`
 	VotesShare  float64      `json:"votes_share"`
