@@ -179,6 +179,17 @@ func (e *engine) covered(c Component, by func(*fault) bool) bool {
 	return false
 }
 
+// coveredLinks says of each link whether a fault in the set accounts for its losses.
+func (e *engine) coveredLinks() []bool {
+	out := make([]bool, len(e.packets))
+	for _, f := range e.faults {
+		for _, l := range e.n.linksOf(f.at) {
+			out[l] = true
+		}
+	}
+	return out
+}
+
 // hears works out which share of the packets through a device's links hosts tell
 // of, as far as can be known: of what leaves a device with hosts, most is theirs.
 func (e *engine) hears() {

@@ -20,10 +20,24 @@ type shareSet struct {
 
 // of gives the share of one link.
 func (s *shareSet) of(link int32) float32 {
-	if i, ok := slices.BinarySearch(s.links, link); ok {
-		return s.share[i]
+	// This is asked for each lossy flow and fault: halves are chosen without a branch,
+	// which would be mispredicted every other time.
+	at, n := 0, len(s.links)
+	if n == 0 {
+		return 0
 	}
-	return 0
+	for n > 1 {
+		half := n / 2
+		middle := at + half
+		if s.links[middle] <= link {
+			at = middle
+		}
+		n -= half
+	}
+	if s.links[at] != link {
+		return 0
+	}
+	return s.share[at]
 }
 
 const unreachable = math.MaxInt16
@@ -62,6 +76,25 @@ func (n *Network) hopsTo(v int32) []int16 {
 	}
 	n.distance[n.twin[v]] = d
 	return d
+}
+
+// hopCount is how far all devices are from one, and it from them: links go both ways.
+type hopCount struct {
+	device int32
+	hops   []int16 // see [Network.hopsTo]
+}
+
+func (n *Network) hopsOf(device int32) hopCount {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return hopCount{device, n.hopsTo(device)}
+}
+
+func (c hopCount) of(device int32) int32 {
+	if device == c.device {
+		return 0
+	}
+	return int32(c.hops[device])
 }
 
 // spreader pushes traffic towards one device down the shortest paths.

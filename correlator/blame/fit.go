@@ -75,8 +75,8 @@ func (e *engine) weight(h hit) float64 {
 
 // rates sets e.rate from noise and faults.
 func (e *engine) rates() {
-	for i := range e.rows {
-		e.rate[i] = e.rows[i].hops * e.noise
+	for i, hops := range e.hops {
+		e.rate[i] = hops * e.noise
 	}
 	for _, f := range e.faults {
 		e.addRates(f, 1)
@@ -93,8 +93,9 @@ func (e *engine) addRates(f *fault, sign float64) {
 		if p.x == 0 {
 			continue
 		}
+		x := sign * p.x
 		for _, h := range p.hits {
-			e.rate[h.flow] += sign * p.x * e.weight(h)
+			e.rate[h.flow] += x * e.weight(h)
 		}
 	}
 	if sign > 0 {
@@ -102,7 +103,7 @@ func (e *engine) addRates(f *fault, sign float64) {
 	}
 	for k := range f.params { // mend what rounding leaves
 		for _, h := range f.params[k].hits {
-			if least := e.rows[h.flow].hops * e.noise; e.rate[h.flow] < least {
+			if least := e.hops[h.flow] * e.noise; e.rate[h.flow] < least {
 				e.rate[h.flow] = least
 			}
 		}
@@ -131,7 +132,7 @@ func (e *engine) fit(rounds int) {
 		e.rates()
 		noise := 0.0
 		for i := range e.rows {
-			noise += e.rows[i].lost * e.rows[i].hops * e.noise / e.rate[i]
+			noise += e.lost[i] * e.hops[i] * e.noise / e.rate[i]
 		}
 		wrong, right := 0.0, 0.0
 		for _, f := range e.faults {
@@ -142,10 +143,10 @@ func (e *engine) fit(rounds int) {
 				p := &f.params[k]
 				mass := 0.0
 				for _, h := range p.hits {
-					r := e.rows[h.flow].lost
+					r := e.lost[h.flow]
 					q := p.x / e.rate[h.flow]
 					mass += r * q * e.weight(h)
-					if p.fabric && e.rows[h.flow].known {
+					if p.fabric && e.known[h.flow] {
 						q *= r
 						wrong += q * e.stale * float64(h.share)
 						right += q * (1 - e.stale) * float64(h.own)
@@ -157,7 +158,7 @@ func (e *engine) fit(rounds int) {
 					packets *= 2
 				}
 				if packets > 0 {
-					p.x = math.Min(rateCeiling, mass/packets)
+					p.x = min(rateCeiling, mass/packets)
 				}
 			}
 		}
@@ -195,7 +196,7 @@ func (e *engine) doubtStale() {
 func (e *engine) likelihood() float64 {
 	sum := -e.noise * e.carried
 	for i := range e.rows {
-		sum += e.rows[i].lost * math.Log(e.rate[i])
+		sum += e.lost[i] * math.Log(e.rate[i])
 	}
 	for _, f := range e.faults {
 		if f.weak {
@@ -288,6 +289,22 @@ func (e *engine) drop(keep func(*fault) bool) (dropped []*fault) {
 	return dropped
 }
 
+// worth bounds [engine.loss] of a fault with one rate from below without a
+// logarithm for each hit, by how the series of -log(1-x) begins. It is what most
+// faults need that explain nearly all losses of their flows.
+func (e *engine) worth(f *fault) float64 {
+	if len(f.params) > 1 {
+		return math.Inf(-1)
+	}
+	p := &f.params[0]
+	out := -p.x * p.packets
+	for _, h := range p.hits {
+		part := min(p.x*e.weight(h)/e.rate[h.flow], 1-1e-12)
+		out += e.lost[h.flow] * part * (1 + part*(1./2+part*(1./3+part*(1./4))))
+	}
+	return out
+}
+
 // loss is what the log-likelihood loses without a fault, all else as it is.
 func (e *engine) loss(f *fault) float64 {
 	out := 0.0
@@ -295,8 +312,8 @@ func (e *engine) loss(f *fault) float64 {
 		p := &f.params[0]
 		out = -p.x * p.packets
 		for _, h := range p.hits {
-			part := math.Min(p.x*e.weight(h)/e.rate[h.flow], 1-1e-12)
-			out -= e.rows[h.flow].lost * math.Log1p(-part)
+			part := min(p.x*e.weight(h)/e.rate[h.flow], 1-1e-12)
+			out -= e.lost[h.flow] * math.Log1p(-part)
 		}
 		return out
 	}
@@ -310,7 +327,7 @@ func (e *engine) loss(f *fault) float64 {
 	}
 	for i := range e.rows {
 		if extra, ok := touched[int32(i)]; ok {
-			out -= e.rows[i].lost * math.Log1p(-math.Min(extra/e.rate[i], 1-1e-12))
+			out -= e.lost[i] * math.Log1p(-min(extra/e.rate[i], 1-1e-12))
 		}
 	}
 	return out

@@ -237,7 +237,7 @@ func (e *engine) local(params []param, rounds int) float64 {
 			p := &params[k]
 			mass := 0.0
 			for _, h := range p.hits {
-				mass += e.rows[h.flow].lost * p.x * float64(h.own) / (e.rate[h.flow] + extra[h.flow])
+				mass += e.lost[h.flow] * p.x * float64(h.own) / (e.rate[h.flow] + extra[h.flow])
 			}
 			p.x = math.Min(rateCeiling, mass/p.packets)
 		}
@@ -249,7 +249,7 @@ func (e *engine) local(params []param, rounds int) float64 {
 	}
 	for i := range e.rows {
 		if extra[i] > 0 {
-			gain += e.rows[i].lost * math.Log1p(extra[i]/e.rate[i])
+			gain += e.lost[i] * math.Log1p(extra[i]/e.rate[i])
 		}
 	}
 	return gain

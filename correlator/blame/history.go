@@ -193,7 +193,7 @@ func (e *engine) support(f *fault) (nats, expected float64) {
 		for _, l := range p.links {
 			packets += e.packets[l]
 			for _, h := range e.onLink(l) {
-				nats += e.rows[h.flow].lost * math.Log1p(p.x*float64(h.own)/e.rate[h.flow])
+				nats += e.lost[h.flow] * math.Log1p(p.x*float64(h.own)/e.rate[h.flow])
 			}
 		}
 		expected += packets * p.x

@@ -1,7 +1,6 @@
 package blame
 
 import (
-	"maps"
 	"math"
 	"slices"
 )
@@ -16,6 +15,7 @@ type Live struct {
 	o    Options
 	m    *rowMaker
 	flow map[FlowID]*prepared
+	ids  []FlowID // of flow, ascending, and as many at most that are there no more
 	next FlowID
 
 	tally   *Tally
@@ -27,10 +27,10 @@ type Live struct {
 	during       Span
 	load         []Load
 
-	rows   []prepared // scratch
-	last   *engine    // whose memory serves the next
-	order  []FlowID   // of the flows in the latest result
-	result *Result    // nil when evidence changed since
+	rows   []*prepared // scratch
+	last   *engine     // whose memory serves the next
+	order  []FlowID    // of the flows in the latest result
+	result *Result     // nil when evidence changed since
 }
 
 // FlowID names a lossy flow within a [Live]. Ids ascend.
@@ -47,6 +47,7 @@ func (v *Live) Add(f Flow) FlowID {
 	v.next++
 	p := v.m.row(&f)
 	v.flow[id] = &p
+	v.ids = append(v.ids, id)
 	v.result = nil
 	return id
 }
@@ -83,6 +84,9 @@ func (v *Live) Remove(id FlowID) {
 	if v.flow[id] != nil {
 		delete(v.flow, id)
 		v.result = nil
+		if len(v.ids) > 2*len(v.flow) {
+			v.ids = slices.DeleteFunc(v.ids, func(id FlowID) bool { return v.flow[id] == nil })
+		}
 	}
 }
 
@@ -129,7 +133,7 @@ func (v *Live) Time(during Span, load []Load) {
 // Infer says which components are at fault. [Result.Causes] are of the flows in
 // the order of their ids.
 func (v *Live) Infer() Result {
-	return v.InferOrder(slices.Sorted(maps.Keys(v.flow)))
+	return v.InferOrder(v.ids)
 }
 
 // InferOrder is [Live.Infer] with the flows in the order given: to the last bit
@@ -146,7 +150,7 @@ func (v *Live) InferOrder(ids []FlowID) Result {
 	v.rows = v.rows[:0]
 	for _, id := range ids {
 		if p := v.flow[id]; p != nil {
-			v.rows = append(v.rows, *p)
+			v.rows = append(v.rows, p)
 		}
 	}
 	v.last = assemble(v.n, &Epoch{Drops: v.drops, Instrumented: v.instrumented, During: v.during, Load: v.load}, v.o, v.packets, v.rows, v.last)

@@ -76,9 +76,6 @@ func (e *engine) noisyLinks() []class {
 		}
 	}
 	for _, s := range e.faint {
-		if s.flows < singleFlow {
-			continue
-		}
 		peaks = append(peaks, s.peak)
 		unexplained = append(unexplained, s.peak.mass)
 		priors = append(priors, e.prior(s.at, s.peak, learned{}))

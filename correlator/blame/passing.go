@@ -91,11 +91,11 @@ func (e *engine) date(again bool) (changed bool) {
 		f.dated = true
 		e.addRates(f, -1)
 		all := e.effective(f.always)
-		p := e.periodOf(f.at.ID, all, e.peak(all, e.packets[f.at.ID]), others, f)
+		p := e.periodOf(f.at.ID, all, e.likeliest(all, e.packets[f.at.ID]), others, f)
 		if !p.same(f.period) {
 			changed = true
 			f.dateTo(e, p)
-			f.params[0].x = e.peak(e.effective(f.params[0].hits), f.params[0].packets).x
+			f.params[0].x = e.likeliest(e.effective(f.params[0].hits), f.params[0].packets)
 		}
 		e.addRates(f, 1)
 	}
@@ -112,20 +112,21 @@ func (f *fault) dateTo(e *engine, p *period) {
 
 // dated is a loss with its time.
 type dated struct {
-	span Span
-	mass float64 // what the link explains of it
-	cost float64 // nats for leaving it to the rest
+	span          Span
+	from, mid, to int32   // bins of its begin, middle and end
+	mass          float64 // what the link explains of it
+	cost          float64 // nats for leaving it to the rest
 }
 
-// periodOf finds when a link lost packets that would have this peak if it were
-// all the time. e.rate is without it; nil: all the time, or nobody can say.
+// periodOf finds when a link lost packets that would most likely have this rate if
+// it were all the time. e.rate is without it; nil: all the time, or nobody can say.
 //
 // At a rate that lasts, losses fall evenly over the packets. In a period with a
 // share q of the packets, and of the losses m of M, the likelihood is greater by
 // (m/Mq)^m·e^(M−m), but for what the losses outside cost. Averaged over the
 // periods that may be, it is comparable with that of no period.
-func (e *engine) periodOf(l int32, hits []hit, whole peak, others learned, self *fault) *period {
-	if whole.x <= 0 || e.timeless {
+func (e *engine) periodOf(l int32, hits []hit, x float64, others learned, self *fault) *period {
+	if x <= 0 || e.timeless {
 		return nil
 	}
 	losses := e.windows.losses[:0]
@@ -133,8 +134,8 @@ func (e *engine) periodOf(l int32, hits []hit, whole peak, others learned, self 
 	mass, cost := 0.0, 0.0
 	for _, h := range hits {
 		r := &e.rows[h.flow]
-		part := whole.x * float64(h.own)
-		share := math.Min(part/(part+e.rate[h.flow]), 1-1e-9)
+		part := x * float64(h.own)
+		share := min(part/(part+e.rate[h.flow]), 1-1e-9)
 		if share < 0.01 {
 			continue
 		}
@@ -142,22 +143,28 @@ func (e *engine) periodOf(l int32, hits []hit, whole peak, others learned, self 
 			counts.add(r, share)
 			continue
 		}
-		d := dated{r.when, r.lost * share, -r.lost * math.Log1p(-share)}
+		d := dated{span: r.when, mass: r.lost * share, cost: -r.lost * math.Log1p(-share)}
 		losses = append(losses, d)
 		mass, cost = mass+d.mass, cost+d.cost
 	}
+	e.windows.losses = losses
 	if mass < singleFlow {
 		return e.untimed(l, &counts, others, self)
 	}
 	w := &e.windows
 	if w.c == nil {
 		bins := len(e.clock.before) - 1
-		*w = windows{c: &e.clock, densest: math.Log(float64(bins)), masses: make([]float64, bins+1), costs: make([]float64, bins+1)}
+		w.c, w.densest = &e.clock, math.Log(float64(bins))
+		w.masses, w.costs = again(w.masses, bins+1), again(w.costs, bins+1)
 	}
-	w.losses, w.mass, w.cost = losses, mass, cost
+	for i := range losses {
+		d := &losses[i]
+		d.from, d.to, d.mid = w.c.bin(d.span.From), w.c.bin(d.span.To), w.c.bin((d.span.From+d.span.To)/2)
+	}
+	w.mass, w.cost = mass, cost
 	s := e.stratum(Component{Link, l})
 	prior := func(s stratum, share float64) float64 {
-		return e.priorAt(s, math.Min(rateCeiling, whole.x/share), mass, others, self)
+		return e.priorAt(s, math.Min(rateCeiling, x/share), mass, others, self)
 	}
 	best, period := prior(s, 1)+math.Log(faultLasts), (*period)(nil)
 	consider := func(p *guess, prior, share float64) {
@@ -298,10 +305,11 @@ func (w *windows) edge(begins bool) *guess {
 	mass, cost := w.masses, w.costs
 	clear(mass)
 	clear(cost)
-	for _, d := range w.losses {
-		b := w.c.bin(d.span.From)
+	for i := range w.losses {
+		d := &w.losses[i]
+		b := d.from
 		if !begins {
-			b = w.c.bin(d.span.To)
+			b = d.to
 		}
 		mass[b] += d.mass
 		cost[b] += d.cost
@@ -344,25 +352,17 @@ func (w *windows) passing() *guess {
 	var logs []float64
 	var best *guess
 	top := math.Inf(-1)
-	lengths := 0
+	lengths, counted := 0, -1
 	for _, lasts := range passes {
 		n := int(math.Ceil(lasts / each))
 		if n > bins/3 {
 			break
 		}
 		lengths++
-		clear(mass)
-		clear(cost)
-		for _, d := range w.losses {
-			if d.span.length() <= lasts {
-				b := w.c.bin((d.span.From + d.span.To) / 2)
-				mass[b+1] += d.mass
-				cost[b+1] += d.cost
-			}
-		}
-		for i := range bins {
-			mass[i+1] += mass[i]
-			cost[i+1] += cost[i]
+		// Mostly the times of losses are exact: all of them are counted at every length.
+		if brief := w.within(lasts); brief != counted {
+			counted = brief
+			w.sum(lasts)
 		}
 		gains = gains[:0]
 		for i := 0; i+n <= bins; i++ {
@@ -384,6 +384,34 @@ func (w *windows) passing() *guess {
 	}
 	best.nats = addLogs(logs...) - math.Log(float64(lengths))
 	return best
+}
+
+// within counts the losses whose time is known as exactly.
+func (w *windows) within(lasts float64) (n int) {
+	for i := range w.losses {
+		if w.losses[i].span.length() <= lasts {
+			n++
+		}
+	}
+	return n
+}
+
+// sum leaves in masses and costs those of all losses before a bin, of which the
+// time is known so exactly.
+func (w *windows) sum(lasts float64) {
+	mass, cost := w.masses, w.costs
+	clear(mass)
+	clear(cost)
+	for i := range w.losses {
+		if d := &w.losses[i]; d.span.length() <= lasts {
+			mass[d.mid+1] += d.mass
+			cost[d.mid+1] += d.cost
+		}
+	}
+	for i := range len(mass) - 1 {
+		mass[i+1] += mass[i]
+		cost[i+1] += cost[i]
+	}
 }
 
 // period closes in on the losses: as far beyond them as they are apart.

@@ -16,72 +16,90 @@ var rateRange = math.Log(rateCeiling / rateFloor)
 // mass is the losses it then explains, sharp the curvature over the log of the
 // rate.
 func (e *engine) peak(hits []hit, packets float64) (p peak) {
-	if packets <= 0 || len(hits) == 0 {
+	if p.x = e.likeliest(hits, packets); p.x == 0 {
 		return peak{}
+	}
+	x := p.x
+	p.gain = -packets * x
+	for _, h := range hits {
+		r, rate := e.lost[h.flow], e.rate[h.flow]
+		ax := float64(h.own) * x
+		p.gain += r * math.Log1p(ax/rate)
+		share := ax / (rate + ax)
+		p.mass += r * share
+		p.sharp += r * share * share
+		p.flows += min(1, r) * share
+	}
+	return p
+}
+
+// likeliest is the rate at the peak alone, which costs no logarithms; 0: there is
+// none.
+func (e *engine) likeliest(hits []hit, packets float64) float64 {
+	if packets <= 0 || len(hits) == 0 {
+		return 0
 	}
 	lost, slope := 0.0, -packets
 	for _, h := range hits {
-		r := e.rows[h.flow].lost
+		r := e.lost[h.flow]
 		lost += r
 		slope += r * float64(h.own) / e.rate[h.flow]
 	}
 	if slope <= 0 {
-		return peak{}
+		return 0
 	}
-	p.x = e.root(hits, packets, lost)
-	x := p.x
-	p.gain = -packets * x
-	for _, h := range hits {
-		r := e.rows[h.flow].lost
-		ax := float64(h.own) * x
-		p.gain += r * math.Log1p(ax/e.rate[h.flow])
-		share := ax / (e.rate[h.flow] + ax)
-		p.mass += r * share
-		p.sharp += r * share * share
-		p.flows += math.Min(1, r) * share
-	}
-	return p
+	return e.root(hits, packets, lost)
 }
 
 // root is the rate at which the likelihood of a component is highest, where its
 // slope at 0 is positive.
 func (e *engine) root(hits []hit, packets, lost float64) float64 {
 	if len(hits) == 1 {
-		return math.Min(lost/packets-e.rate[hits[0].flow]/float64(hits[0].own), rateCeiling)
+		return min(lost/packets-e.rate[hits[0].flow]/float64(hits[0].own), rateCeiling)
 	}
 	// It lies below lost/packets; halve the decades, then Newton.
-	high := math.Min(rateCeiling, lost/packets)
+	high := min(rateCeiling, lost/packets)
 	low := high * 1e-5
-	x := high
+	// The slope is convex and falls: Newton from above ends below, and up to there
+	// nobody need ask. Mostly, that is close.
+	f, df := e.slopes(hits, packets, high)
+	below := (high + f/df) * 0.999
 	for range 7 {
 		mid := math.Sqrt(low * high)
-		if e.slope(hits, packets, mid) > 0 {
+		if mid < below || e.slope(hits, packets, mid) > 0 {
 			low = mid
 		} else {
 			high = mid
 		}
 	}
-	x = low
+	x := low
 	for range 3 {
-		// The slope is convex and falls, so that Newton from below stays below.
-		f, df := -packets, 0.0
-		for _, h := range hits {
-			a := float64(h.own)
-			q := a / (e.rate[h.flow] + a*x)
-			f += e.rows[h.flow].lost * q
-			df += e.rows[h.flow].lost * q * q
-		}
+		// From below it stays below.
+		f, df := e.slopes(hits, packets, x)
 		if df == 0 || f <= 0 {
 			break
 		}
 		x += f / df
 	}
-	return math.Min(x, rateCeiling)
+	return min(x, rateCeiling)
+}
+
+// slopes gives the slope of the likelihood at a rate, and how fast it falls.
+func (e *engine) slopes(hits []hit, packets, x float64) (f, df float64) {
+	f = -packets
+	for _, h := range hits {
+		a, r := float64(h.own), e.lost[h.flow]
+		q := a / (e.rate[h.flow] + a*x)
+		f += r * q
+		df += r * q * q
+	}
+	return f, df
 }
 
 // profile is [engine.peak] with the noise fitted anew, which the component would
 // otherwise be measured against although the noise was estimated without it: on
 // a small fabric, or while one fault makes most of the losses, that hides it.
+// noiseMass is the losses now put down to noise.
 // noiseMass is the losses now put down to noise.
 func (e *engine) profile(hits []hit, packets, noiseMass float64) (p peak) {
 	if packets <= 0 || len(hits) == 0 {
@@ -96,7 +114,7 @@ func (e *engine) profile(hits []hit, packets, noiseMass float64) (p peak) {
 	noiseMass = math.Max(0, noiseMass)
 	g, x := e.noise, math.Min(rateCeiling, lost/packets/2)
 	rate := func(h hit) float64 {
-		return math.Max(e.rate[h.flow]+e.rows[h.flow].hops*(g-e.noise), 0) + float64(h.own)*x
+		return math.Max(e.rate[h.flow]+e.hops[h.flow]*(g-e.noise), 0) + float64(h.own)*x
 	}
 	for range 30 {
 		in, mass := 0.0, 0.0
@@ -111,7 +129,7 @@ func (e *engine) profile(hits []hit, packets, noiseMass float64) (p peak) {
 	p.x, p.noise = x, g
 	p.gain = (noiseMass+0.5)*math.Log(g/e.noise) - (g-e.noise)*e.carried - x*packets
 	for _, h := range hits {
-		r := e.rows[h.flow].lost
+		r := e.lost[h.flow]
 		all := rate(h)
 		share := float64(h.own) * x / all
 		p.gain += r * math.Log(all/e.rate[h.flow])
@@ -125,7 +143,7 @@ func (e *engine) profile(hits []hit, packets, noiseMass float64) (p peak) {
 // noiseMass is the losses that the rates held in e.rate put down to noise.
 func (e *engine) noiseMass() (sum float64) {
 	for i := range e.rows {
-		sum += e.rows[i].lost * e.rows[i].hops * e.noise / e.rate[i]
+		sum += e.lost[i] * e.hops[i] * e.noise / e.rate[i]
 	}
 	return sum
 }
@@ -136,16 +154,17 @@ func (e *engine) noiseInstead() float64 {
 	g := e.noise
 	for range 20 {
 		mass := 0.5
-		for i := range e.rows {
-			r := &e.rows[i]
-			mass += r.lost * r.hops * g / (e.rate[i] + r.hops*(g-e.noise))
+		for i, hops := range e.hops {
+			mass += e.lost[i] * hops * g / (e.rate[i] + hops*(g-e.noise))
 		}
-		g = mass / e.carried
+		was := g
+		if g = mass / e.carried; g == was {
+			break
+		}
 	}
 	gain := -(g - e.noise) * e.carried
-	for i := range e.rows {
-		r := &e.rows[i]
-		gain += r.lost * math.Log1p(r.hops*(g-e.noise)/e.rate[i])
+	for i, hops := range e.hops {
+		gain += e.lost[i] * math.Log1p(hops*(g-e.noise)/e.rate[i])
 	}
 	return math.Max(0, gain)
 }
@@ -154,7 +173,7 @@ func (e *engine) slope(hits []hit, packets, x float64) float64 {
 	f := -packets
 	for _, h := range hits {
 		a := float64(h.own)
-		f += e.rows[h.flow].lost * a / (e.rate[h.flow] + a*x)
+		f += e.lost[h.flow] * a / (e.rate[h.flow] + a*x)
 	}
 	return f
 }
@@ -183,7 +202,7 @@ func (p peak) evidence() float64 {
 func (e *engine) boundOf(l int32) float64 {
 	lost, sum := 0.0, 0.0
 	for _, h := range e.onLink(l) {
-		r := e.rows[h.flow].lost
+		r := e.lost[h.flow]
 		lost += r
 		sum += r * float64(h.own) / e.rate[h.flow]
 	}

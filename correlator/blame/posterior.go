@@ -28,12 +28,16 @@ func (e *engine) without(f *fault, do func()) {
 	e.addRates(f, 1)
 }
 
-// effective gives hits their weight under the share of wrong paths.
+// effective gives hits their weight under the share of wrong paths. They are good
+// until it is asked again.
 func (e *engine) effective(hits []hit) []hit {
-	out := make([]hit, len(hits))
-	for i, h := range hits {
+	if cap(e.weighted) <= len(hits) {
+		e.weighted = make([]hit, 0, 2*len(hits)+1)
+	}
+	out := e.weighted[:0]
+	for _, h := range hits {
 		w := float32(e.weight(h))
-		out[i] = hit{h.flow, w, w}
+		out = append(out, hit{h.flow, w, w})
 	}
 	return out
 }
@@ -45,7 +49,9 @@ func (e *engine) weigh(faults []*fault) {
 		if len(f.params) == 1 {
 			p := &f.params[0]
 			e.without(f, func() {
-				f.peak = e.peak(e.effective(p.hits), p.packets)
+				hits := e.effective(p.hits)
+				f.heard = e.testify(f.at, hits)
+				f.peak = e.peak(hits, p.packets)
 				if f.steady = f.peak; f.period != nil {
 					f.steady = e.peak(e.effective(f.always), e.packets[f.at.ID])
 				}
@@ -58,7 +64,6 @@ func (e *engine) weigh(faults []*fault) {
 				if f.at.Kind == Link {
 					f.rivals = e.findRivals(f)
 				}
-				f.heard = e.testify(f.at, e.effective(p.hits))
 			})
 			f.evidence = f.peak.evidence() + f.occam()
 			continue
@@ -70,7 +75,7 @@ func (e *engine) weigh(faults []*fault) {
 			f.peak.mass += p.x * p.packets
 			f.peak.x = math.Max(f.peak.x, p.x)
 			for _, h := range p.hits {
-				f.peak.flows += math.Min(1, e.rows[h.flow].lost) * p.x * e.weight(h) / e.rate[h.flow]
+				f.peak.flows += math.Min(1, e.lost[h.flow]) * p.x * e.weight(h) / e.rate[h.flow]
 			}
 		}
 		f.peak.sharp = f.peak.mass
@@ -88,7 +93,7 @@ func (e *engine) findRivals(f *fault) []rival {
 	var met []int32
 	for _, h := range f.params[0].hits {
 		part := f.peak.x * e.weight(h)
-		part *= e.rows[h.flow].lost / (e.rate[h.flow] + part)
+		part *= e.lost[h.flow] / (e.rate[h.flow] + part)
 		for j := e.entStart[h.flow]; j < e.entStart[h.flow+1]; j++ {
 			l := e.entLink[j]
 			if mass[l] == 0 {

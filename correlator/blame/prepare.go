@@ -1,9 +1,6 @@
 package blame
 
-import (
-	"math"
-	"slices"
-)
+import "slices"
 
 // hit is a lossy flow that may cross a component: with weight own as reported,
 // with weight share by its ECMP set, which counts when the report is wrong.
@@ -20,18 +17,21 @@ type engine struct {
 	s *spreader
 
 	rows      []row
+	lost      []float64 // of each row, packed: every likelihood reads them
+	hops      []float64
+	known     []bool
 	input     []int32 // row of each lossy flow given, -1 when it says nothing
 	entStart  []int32 // links and weights of a row
 	entLink   []int32
 	entWeight []float32
 	hitStart  []int32 // hits of a link, by link
 	hits      []hit
+	lostOn    []float64       // losses of the rows on a link, by link
 	crossing  map[int32][]hit // of links, as [engine.withShares] gives them
 	held      int             // hits in it
 	touched   []int32         // links with hits
-	groups    []*bundle
-	groupOf   []*bundle // by device, then by host
-	bundles   []bundle  // all of them
+	groups    []bundle        // devices and hosts that losses touch, and those asked for
+	groupOf   []int32         // by device, then by host: which of groups, one more; 0: none yet
 
 	clock    clock
 	timeless bool       // nobody is asked for a period yet
@@ -52,7 +52,7 @@ type engine struct {
 	links  []bool // taken by a fault
 	pruned map[Component]int
 
-	faint []suspect // links too weak to be suspects
+	faint []suspect // links too weak to be suspects, of several flows
 	list  []suspect // scratch of [engine.screen]
 
 	reports   map[Component]*report   // by what they say
@@ -67,9 +67,13 @@ type engine struct {
 	errs      float64                 // share of the devices that report wrongly, or nothing
 	usual     [2]float64              // packets through a link, between devices and to hosts
 
-	sumR, sumA []float64 // scratch, by link, all zero
-	mark       []float64 // scratch, by row, all zero
-	taken      []bool    // scratch, by row
+	gammas [strata]gamma // the latest of each
+
+	sumA     []float64 // scratch, by link, all zero
+	mark     []float64 // scratch, by row, all zero
+	taken    []bool    // scratch, by row
+	weighted []hit     // scratch of [engine.effective]
+	readings ways      // scratch of [engine.ways]
 }
 
 // prepare turns the epoch into rows and packets per link.
@@ -80,9 +84,10 @@ func prepare(n *Network, ep *Epoch, o Options) *engine {
 // prepareOn is [prepare] with the loss-free traffic counted already.
 func prepareOn(clean *Tally, ep *Epoch, o Options) *engine {
 	m := newRowMaker(clean.n)
-	rows := make([]prepared, len(ep.Lossy))
+	made, rows := make([]prepared, len(ep.Lossy)), make([]*prepared, len(ep.Lossy))
 	for i := range ep.Lossy {
-		rows[i] = m.row(&ep.Lossy[i])
+		made[i] = m.row(&ep.Lossy[i])
+		rows[i] = &made[i]
 	}
 	return assemble(clean.n, ep, o, clean.traffic(), rows, nil)
 }
@@ -90,22 +95,23 @@ func prepareOn(clean *Tally, ep *Epoch, o Options) *engine {
 // assemble makes an engine of the loss-free traffic and the lossy flows, in
 // this order: the same evidence gives the same sums, to the last bit. It takes the
 // memory of an engine of the same network that is needed no more; nil: there is none.
-func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared, old *engine) *engine {
+func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []*prepared, old *engine) *engine {
 	if old == nil {
 		old = &engine{s: n.newSpreader()}
 	}
 	e := &engine{n: n, e: ep, o: o.withDefaults(), s: old.s, assumed: t.assumed,
 		packets: append(old.packets[:0], t.packets...), input: again(old.input, len(rows)), entStart: append(old.entStart[:0], 0),
-		hits: old.hits, touched: old.touched[:0], groups: old.groups[:0], groupOf: old.groupOf, bundles: old.bundles, list: old.list}
+		hitStart: old.hitStart, hits: old.hits, touched: old.touched[:0], groups: old.groups, groupOf: old.groupOf, list: old.list, weighted: old.weighted, windows: old.windows, readings: old.readings}
+	e.windows.c, e.readings.e = nil, nil
 	sources := slices.Clone(t.sources)
 	entries := 0
-	for i := range rows {
-		entries += len(rows[i].links)
+	for _, p := range rows {
+		entries += len(p.links)
 	}
-	e.rows = slices.Grow(old.rows[:0], len(rows))
+	e.rows, e.known = slices.Grow(old.rows[:0], len(rows)), slices.Grow(old.known[:0], len(rows))
+	e.lost, e.hops = slices.Grow(old.lost[:0], len(rows)), slices.Grow(old.hops[:0], len(rows))
 	e.entLink, e.entWeight = slices.Grow(old.entLink[:0], entries), slices.Grow(old.entWeight[:0], entries)
-	for i := range rows {
-		p := &rows[i]
+	for i, p := range rows {
 		e.input[i] = -1
 		if p.lost == 0 {
 			continue
@@ -118,7 +124,8 @@ func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared, old 
 		}
 		e.lossSum += p.lost
 		e.input[i] = int32(len(e.rows))
-		e.rows = append(e.rows, p.row)
+		e.rows, e.known = append(e.rows, p.row), append(e.known, p.known)
+		e.lost, e.hops = append(e.lost, p.lost), append(e.hops, p.hops)
 		e.entLink = append(e.entLink, p.links...)
 		e.entWeight = append(e.entWeight, p.weights...)
 		e.entStart = append(e.entStart, int32(len(e.entLink)))
@@ -126,20 +133,23 @@ func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared, old 
 			sources[p.src] = true
 		}
 	}
+	each := 1 / float64(len(sources))
 	for _, heard := range sources {
 		if heard {
-			e.coverage += 1 / float64(len(sources))
+			e.coverage += each
 		}
 	}
+	e.lostOn = again(old.lostOn, n.Links())
 	e.invert()
 	e.gather()
 	for l, p := range e.packets {
 		e.carried += p
-		switch {
-		case p == 0:
-		case int32(l) < n.fabric():
+		if p == 0 {
+			continue
+		}
+		if int32(l) < n.fabric() {
 			e.carrying[0]++
-		default:
+		} else {
 			e.carrying[1]++
 		}
 	}
@@ -147,7 +157,6 @@ func assemble(n *Network, ep *Epoch, o Options, t traffic, rows []prepared, old 
 	e.rate = again(old.rate, len(e.rows))
 	e.mark = again(old.mark, len(e.rows))
 	e.taken = again(old.taken, len(e.rows))
-	e.sumR = again(old.sumR, n.Links())
 	e.sumA = again(old.sumA, n.Links())
 	e.links = again(old.links, n.Links())
 	e.pruned = make(map[Component]int)
@@ -165,24 +174,31 @@ func again[T any](old []T, n int) []T {
 	return old
 }
 
-// invert sorts the rows' entries by link.
+// invert sorts the rows' entries by link, and on a link by row.
 func (e *engine) invert() {
-	var order []int32
-	e.hitStart, order = bucket(e.entLink, e.n.Links())
-	owner := make([]int32, len(e.entLink))
-	for i := range e.rows {
-		for j := e.entStart[i]; j < e.entStart[i+1]; j++ {
-			owner[j] = int32(i)
-		}
+	links := e.n.Links()
+	// Counted two places on, each start is where the next hit of its link goes while
+	// they are put in order, and where the hits of the link before ended after it.
+	start := again(e.hitStart, links+2)
+	for _, l := range e.entLink {
+		start[l+2]++
 	}
-	e.hits = again(e.hits, len(order))
-	for i, j := range order {
-		w := e.entWeight[j]
-		e.hits[i] = hit{flow: owner[j], own: w, share: w}
-	}
-	for l := range e.packets {
-		if e.hitStart[l+1] > e.hitStart[l] {
+	for l := range links {
+		if start[l+2] > 0 {
 			e.touched = append(e.touched, int32(l))
+		}
+		start[l+2] += start[l+1]
+	}
+	e.hitStart = start
+	start = start[1:]
+	e.hits = again(e.hits, len(e.entLink))
+	for i := range e.rows {
+		lost := e.lost[i]
+		for j := e.entStart[i]; j < e.entStart[i+1]; j++ {
+			l, w := e.entLink[j], e.entWeight[j]
+			e.hits[start[l]] = hit{flow: int32(i), own: w, share: w}
+			start[l]++
+			e.lostOn[l] += lost
 		}
 	}
 }
@@ -195,13 +211,14 @@ type bundle struct {
 	at      Component
 	entries []int32
 	packets float64
-	hits    []hit // once asked for
+	lost    float64 // losses on its links
+	hits    []hit   // once asked for
 }
 
 // gather lists the devices and hosts that losses touch.
 func (e *engine) gather() {
 	e.groupOf = again(e.groupOf, e.n.Devices()+e.n.Hosts())
-	e.bundles = slices.Grow(e.bundles[:0], len(e.groupOf)) // never more: they stay where they are
+	e.groups = slices.Grow(e.groups[:0], len(e.groupOf)) // never more: they stay where they are
 	for _, l := range e.touched {
 		if _, to := e.n.ends(l); to >= 0 {
 			e.group(Component{Device, to})
@@ -217,17 +234,17 @@ func (e *engine) group(c Component) *bundle {
 	if c.Kind == Host {
 		i += int32(e.n.Devices())
 	}
-	g := e.groupOf[i]
-	if g == nil {
-		e.bundles = append(e.bundles, bundle{at: c, entries: e.n.entries(c)})
-		g = &e.bundles[len(e.bundles)-1]
-		for _, l := range g.entries {
-			g.packets += e.packets[l]
-		}
-		e.groupOf[i] = g
-		e.groups = append(e.groups, g)
+	if at := e.groupOf[i]; at > 0 {
+		return &e.groups[at-1]
 	}
-	return g
+	g := bundle{at: c, entries: e.n.entries(c)}
+	for _, l := range g.entries {
+		g.packets += e.packets[l]
+		g.lost += e.lostOn[l]
+	}
+	e.groups = append(e.groups, g)
+	e.groupOf[i] = int32(len(e.groups))
+	return &e.groups[len(e.groups)-1]
 }
 
 // through gives the rows that cross a component as reported.
@@ -250,7 +267,7 @@ func (e *engine) through(c Component) []hit {
 	}
 	for i := range out {
 		h := &out[i]
-		h.own = float32(math.Min(1, e.mark[h.flow]))
+		h.own = float32(min(1, e.mark[h.flow]))
 		h.share = h.own
 		e.mark[h.flow] = 0
 	}
@@ -286,11 +303,19 @@ func (e *engine) withShares(l int32) []hit {
 // maxHeld bounds the hits that withShares keeps: 12 bytes each.
 const maxHeld = 4 << 20
 
+// maxNear is the devices up to which the distances to each cost less, in time and
+// memory, than they spare.
+const maxNear = 1024
+
 func (e *engine) shareOut(l int32) []hit {
 	own := e.onLink(l)
 	out := make([]hit, 0, 2*len(own))
-	var last *shareSet
-	share := float32(0)
+	from, to := e.n.ends(l)
+	near := e.n.Devices() <= maxNear
+	var before, after hopCount
+	if near {
+		before, after = e.n.hopsOf(from), e.n.hopsOf(to)
+	}
 	for i := range e.rows {
 		r := &e.rows[i]
 		h := hit{flow: int32(i)}
@@ -299,10 +324,11 @@ func (e *engine) shareOut(l int32) []hit {
 			own = own[1:]
 		}
 		if r.known {
-			if r.set != last {
-				last, share = r.set, r.set.of(l)
+			h.share = 0
+			// Most sets do not hold the link; distances tell without a search.
+			if !near || before.of(e.n.tor[r.src])+1+after.of(e.n.tor[r.dst]) == r.apart {
+				h.share = r.set.of(l)
 			}
-			h.share = share
 		}
 		if h.own > 0 || h.share > 0 {
 			out = append(out, h)

@@ -15,7 +15,8 @@ type row struct {
 	dst     int32
 	when    Span      // its losses
 	known   bool      // a path was reported, so it may be a wrong one
-	set     *shareSet // of its hosts' devices; nil when unknown
+	apart   int32     // hops between its hosts' devices
+	set     *shareSet // of those; nil when unknown
 }
 
 // prepared is a row with its links: where its packets went, and where they may
@@ -84,6 +85,10 @@ func (m *rowMaker) cross(f *Flow, emit func(link int32, weight float64)) (comple
 	return complete
 }
 
+// maxRoom is the links for which there is room from the start: a path with its
+// host links.
+const maxRoom = 16
+
 // row makes a row; one without losses when the flow says nothing. A flow counts
 // once, however many packets it lost, as in 007: losses of one flow come in
 // bursts, and where its path is in doubt they are all in doubt together.
@@ -94,6 +99,9 @@ func (m *rowMaker) row(f *Flow) prepared {
 		return p
 	}
 	p.lost, p.packets = math.Min(1, p.total), math.Max(sane(f.Packets), p.total)
+	if room := len(f.Path) + 2; room <= maxRoom {
+		p.crossed, p.way = make([]int32, 0, room), make([]float32, 0, room)
+	}
 	complete := m.cross(f, func(l int32, w float64) {
 		p.hops += w
 		p.crossed, p.way = merge(p.crossed, p.way, l, w)
@@ -116,6 +124,9 @@ func (m *rowMaker) row(f *Flow) prepared {
 	}
 	if n.validHost(f.Src) && n.validHost(f.Dst) {
 		p.set = m.s.between(n.tor[f.Src], n.tor[f.Dst])
+	}
+	if p.set != nil {
+		p.apart = int32(math.Round(float64(p.set.hops)))
 	}
 	p.known = complete && f.Seen.Kind == None && p.set != nil && len(p.set.links) > 0
 	return p

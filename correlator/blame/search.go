@@ -124,19 +124,42 @@ func (e *engine) priorAt(s stratum, x, losses float64, others learned, self *fau
 		}
 	}
 	if n > 0 {
-		m, a := math.Max(0.5, math.Min(losses, 1e4)), shape(n)
-		top, _ := math.Lgamma(a + m)
-		bottom, _ := math.Lgamma(a)
-		all := top - bottom + m + a*math.Log(a) - 0.5*math.Log(2*math.Pi/m)
+		m := max(0.5, min(losses, 1e4))
+		g := &e.gammas[s]
+		g.of(n, m)
 		at := math.Log(x)
 		for _, k := range others[s] {
 			if k.fault != self && k.probable > 0 {
 				z := at - k.log
-				expected += k.probable * math.Exp(all+a*z-(a+m)*math.Log(a*math.Exp(z)+m))
+				expected += k.probable * math.Exp(g.all+g.shape*z-(g.shape+m)*math.Log(g.shape*math.Exp(z)+m))
 			}
 		}
 	}
 	return math.Log(expected / e.size(s))
+}
+
+// gamma holds what of [engine.priorAt] is the same for all rates. Many components
+// are weighed one after the other against the same others, and with as few losses.
+type gamma struct {
+	n, losses float64
+	shape     float64
+	bottom    float64 // log of the Gamma function of shape
+	own       float64 // shape·log(shape)
+	all       float64
+}
+
+func (g *gamma) of(n, losses float64) {
+	if n == g.n && losses == g.losses {
+		return
+	}
+	if n != g.n {
+		g.shape = shape(n)
+		g.bottom, _ = math.Lgamma(g.shape)
+		g.own = g.shape * math.Log(g.shape)
+	}
+	g.n, g.losses = n, losses
+	top, _ := math.Lgamma(g.shape + losses)
+	g.all = top - g.bottom + losses + g.own - 0.5*math.Log(2*math.Pi/losses)
 }
 
 func shape(n float64) float64 { return math.Pow(math.Max(1, n), shapeGrows) }
@@ -145,6 +168,11 @@ func shape(n float64) float64 { return math.Pow(math.Max(1, n), shapeGrows) }
 func (e *engine) priorBound(s stratum, others learned) float64 {
 	n := float64(len(others[s]))
 	return math.Log((expectedFaults[s]/rateRange + 1.2*n*math.Sqrt(shape(n)/(2*math.Pi))) / e.size(s))
+}
+
+// leastPrior bounds them from below: as if there were no others.
+func (e *engine) leastPrior(s stratum) float64 {
+	return math.Log(expectedFaults[s] / rateRange / e.size(s))
 }
 
 // mostOdds bounds by how much the log odds of a component of each stratum can
@@ -157,8 +185,18 @@ func (e *engine) mostOdds(others learned) (most [strata]float64) {
 	return most
 }
 
+// size is how many components of a stratum there are.
 func (e *engine) size(s stratum) float64 {
-	return math.Max(1, [strata]float64{e.carrying[0], e.carrying[1], float64(e.n.Devices()), float64(e.n.Hosts()), e.carrying[0], e.carrying[1]}[s])
+	switch s {
+	case fabricLinks, bursts:
+		return max(1, e.carrying[0])
+	case hostLinks, bursts + 1:
+		return max(1, e.carrying[1])
+	case devices:
+		return max(1, float64(e.n.Devices()))
+	default:
+		return max(1, float64(e.n.Hosts()))
+	}
 }
 
 // search builds the set of faults greedily: the component that gains most in
@@ -220,7 +258,8 @@ func (e *engine) rounds(n int) int {
 func (e *engine) prune() {
 	others := e.learn(certain)
 	gone := e.drop(func(f *fault) bool {
-		return f.told || e.loss(f)+f.occam()+e.priorOf(f, f.typical(), f.losses(), others) > faultOdds
+		return f.told || e.worth(f)+f.occam()+e.leastPrior(e.kind(f)) > faultOdds+1 ||
+			e.loss(f)+f.occam()+e.priorOf(f, f.typical(), f.losses(), others) > faultOdds
 	})
 	for _, f := range gone {
 		e.pruned[f.at]++
@@ -288,7 +327,7 @@ func (e *engine) next(settled map[Component]bool) []suspect {
 func (e *engine) shared(c Component) bool {
 	all, gone := 0.0, 0.0
 	for _, h := range e.onLink(c.ID) {
-		r := e.rows[h.flow].lost * float64(h.own)
+		r := e.lost[h.flow] * float64(h.own)
 		all += r
 		if e.taken[h.flow] {
 			gone += r
@@ -342,7 +381,7 @@ func (e *engine) measure(c Component, others learned) (p peak, when *period, odd
 	if c.Kind != Link || odds > proven || p.mass < singleFlow {
 		return p, nil, odds
 	}
-	d := e.periodOf(c.ID, hits, p, others, nil)
+	d := e.periodOf(c.ID, hits, p.x, others, nil)
 	if d == nil {
 		return p, nil, odds
 	}
@@ -359,41 +398,50 @@ func (e *engine) measure(c Component, others learned) (p peak, when *period, odd
 func (e *engine) suspects() {
 	e.rates()
 	others := e.learn(certain)
-	var list []suspect
-	for _, s := range e.screen(nil, faintOdds) {
-		if s.at.Kind != Link {
-			break
-		}
-		if e.covered(s.at, func(*fault) bool { return true }) {
+	covered := e.coveredLinks()
+	bounded := e.screenLinks(faintOdds)
+	clear(e.sumA)
+	list := bounded[:0]
+	for _, s := range bounded {
+		if covered[s.at.ID] {
 			continue
 		}
 		s.peak = e.peak(e.onLink(s.at.ID), e.packets[s.at.ID])
+		if s.peak.gain <= 0 {
+			continue // nothing to weigh
+		}
 		if s.odds = s.peak.evidence() + e.prior(s.at, s.peak, others); s.odds > faintOdds {
 			list = append(list, s)
 		}
 	}
-	slices.SortFunc(list, byOdds)
+	order := make([]*suspect, len(list))
+	for i := range list {
+		order[i] = &list[i]
+	}
+	slices.SortFunc(order, func(a, b *suspect) int { return byOdds(*a, *b) })
 	claimed := e.mark // of each row, the most that a suspect before explains
 	defer clear(claimed)
 	found := 0
-	for _, s := range list {
+	for _, s := range order {
 		mine, free := 0.0, 0.0
 		part := func(h hit) float64 {
 			x := s.x * float64(h.own)
-			return e.rows[h.flow].lost * x / (e.rate[h.flow] + x)
+			return e.lost[h.flow] * x / (e.rate[h.flow] + x)
 		}
 		for _, h := range e.onLink(s.at.ID) {
 			mine += part(h)
-			free += math.Max(0, part(h)-claimed[h.flow])
+			free += max(0, part(h)-claimed[h.flow])
 		}
 		if free < rivalMass*mine {
 			continue
 		}
 		for _, h := range e.onLink(s.at.ID) {
-			claimed[h.flow] = math.Max(claimed[h.flow], part(h))
+			claimed[h.flow] = max(claimed[h.flow], part(h))
 		}
 		if s.odds < suspectOdds {
-			e.faint = append(e.faint, s)
+			if s.flows >= singleFlow {
+				e.faint = append(e.faint, *s)
+			}
 			continue
 		}
 		if found++; found <= maxSuspects {
@@ -418,60 +466,95 @@ func byOdds(a, b suspect) int {
 	}
 }
 
-// screen bounds the odds of all components from above; links first.
+// screen bounds the odds of all components from above; links first. The list is
+// good until the next one is asked for.
 func (e *engine) screen(settled map[Component]bool, least float64) []suspect {
-	for i := range e.rows {
-		e.mark[i] = e.rows[i].lost / e.rate[i]
+	e.screenLinks(least)
+	most := e.mostOdds(e.learn(certain))
+	hurdles := [2]hurdle{newHurdle(least - most[devices]), newHurdle(least - most[hosts])}
+	lowest := math.Inf(1)
+	for _, rate := range e.rate {
+		lowest = min(lowest, rate)
+	}
+	for i := range e.groups {
+		g := &e.groups[i]
+		s := e.stratum(g.at)
+		// Most lost so little that they need not be summed up: no weight exceeds 1.
+		if hurdles[s-devices].stops(g.lost, g.lost/lowest, g.packets) || settled[g.at] {
+			continue
+		}
+		sum := 0.0
+		for _, l := range g.entries {
+			sum += e.sumA[l]
+		}
+		e.consider(g.at, bound(g.lost, sum, g.packets)+most[s], least)
 	}
 	for _, l := range e.touched {
-		lost, sum := 0.0, 0.0
-		for _, h := range e.onLink(l) {
-			lost += e.rows[h.flow].lost
-			sum += e.mark[h.flow] * float64(h.own)
-		}
-		e.sumR[l], e.sumA[l] = lost, sum
+		e.sumA[l] = 0
 	}
-	clear(e.mark)
-	defer func() {
-		for _, l := range e.touched {
-			e.sumR[l], e.sumA[l] = 0, 0
-		}
-	}()
-	list := e.list[:0] // the one before is needed no more
+	return e.list
+}
+
+// screenLinks is [engine.screen] of links alone; it leaves their sums of
+// weight/rate in e.sumA.
+func (e *engine) screenLinks(least float64) []suspect {
+	for i := range e.rows {
+		e.mark[i] = e.lost[i] / e.rate[i]
+	}
+	e.list = e.list[:0]
 	others := e.learn(certain)
 	most := e.mostOdds(others)
-	consider := func(c Component, gain float64) {
-		if odds := gain + most[e.stratum(c)]; odds > least {
-			list = append(list, suspect{scored: scored{c, odds}})
-		}
-	}
+	hurdles := [2]hurdle{newHurdle(least - most[fabricLinks]), newHurdle(least - most[hostLinks])}
 	// A moment's losses stand out more, if moments have been met.
 	moment, brief := 1.0, math.Inf(-1)
 	if len(others[bursts])+len(others[bursts+1]) > 0 {
-		moment = math.Min(1, 1/e.clock.length())
-		brief = math.Max(most[bursts]-most[fabricLinks], most[bursts+1]-most[hostLinks]) + math.Log(moment)
+		moment = min(1, 1/e.clock.length())
+		brief = max(most[bursts]-most[fabricLinks], most[bursts+1]-most[hostLinks]) + math.Log(moment)
 	}
 	for _, l := range e.touched {
-		if e.links[l] {
+		sum := 0.0
+		for _, h := range e.onLink(l) {
+			sum += e.mark[h.flow] * float64(h.own)
+		}
+		e.sumA[l] = sum
+		c := Component{Link, l}
+		s := e.stratum(c)
+		if e.links[l] || moment == 1 && hurdles[s].stops(e.lostOn[l], sum, e.packets[l]) {
 			continue
 		}
-		gain := bound(e.sumR[l], e.sumA[l], e.packets[l])
+		gain := bound(e.lostOn[l], sum, e.packets[l])
 		if moment < 1 {
-			gain = math.Max(gain, bound(e.sumR[l], e.sumA[l], e.packets[l]*moment)+brief)
+			gain = max(gain, bound(e.lostOn[l], sum, e.packets[l]*moment)+brief)
 		}
-		consider(Component{Link, l}, gain)
+		e.consider(c, gain+most[s], least)
 	}
-	for _, g := range e.groups {
-		if settled[g.at] {
-			continue
-		}
-		lost, sum := 0.0, 0.0
-		for _, l := range g.entries {
-			lost += e.sumR[l]
-			sum += e.sumA[l]
-		}
-		consider(g.at, bound(lost, sum, g.packets))
+	clear(e.mark)
+	return e.list
+}
+
+// consider lists a component for [engine.screen] whose odds may be great enough.
+func (e *engine) consider(c Component, odds, least float64) {
+	if odds > least {
+		e.list = append(e.list, suspect{scored: scored{c, odds}})
 	}
-	e.list = list
-	return list
+}
+
+// hurdle is how many times its packets a component's sum of weight/rate must be
+// for [bound] to reach a gain, by its losses, rounded up: k losses gain less than
+// k times the log of that. It spares most components the logarithm.
+type hurdle [8]float64
+
+func newHurdle(gain float64) (h hurdle) {
+	if gain > 0 {
+		for k := range h {
+			h[k] = math.Exp(gain/float64(k+1)) * (1 - 1e-9)
+		}
+	}
+	return h
+}
+
+// stops says whether a component gains too little.
+func (h *hurdle) stops(lost, sum, packets float64) bool {
+	k := max(0, int(math.Ceil(lost))-1)
+	return k < len(h) && sum < packets*h[k]
 }

@@ -47,7 +47,7 @@ func newClock(ep *Epoch, rows []row) (c clock) {
 			if !c.Known() {
 				c.Span = s
 			}
-			c.From, c.To = math.Min(c.From, s.From), math.Max(c.To, s.To)
+			c.From, c.To = min(c.From, s.From), max(c.To, s.To)
 		}
 	}
 	if !c.Known() {
@@ -96,7 +96,7 @@ func (c *clock) at(t float64) float64 {
 }
 
 // bin is the one that a time falls in.
-func (c *clock) bin(t float64) int { return max(0, min(len(c.before)-2, int(c.at(t)))) }
+func (c *clock) bin(t float64) int32 { return int32(max(0, min(len(c.before)-2, int(c.at(t))))) }
 
 // time is when a bin begins.
 func (c *clock) time(bin int) float64 {

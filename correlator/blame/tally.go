@@ -3,7 +3,6 @@ package blame
 import (
 	"cmp"
 	"maps"
-	"math"
 	"slices"
 )
 
@@ -19,6 +18,7 @@ type Tally struct {
 	up, down []float64          // by host
 	links    []float64          // of flows whose path is known; nil without any
 	row      []int32            // device → row, -1 without hosts
+	place    []place            // by host: its device's row and class
 	tors     []int32            // row → device
 	class    []int32            // row → class
 	members  [][]int32          // class → rows
@@ -27,6 +27,9 @@ type Tally struct {
 	direct   map[uint64]float64 // row<<32|row: packets between devices that are neighbours
 	total    float64
 }
+
+// place is a row with its class.
+type place struct{ row, class int32 }
 
 // NewTally makes an empty tally.
 func NewTally(n *Network) *Tally {
@@ -59,6 +62,11 @@ func NewTally(n *Network) *Tally {
 		}
 	}
 	t.to, t.from = make([]float64, len(t.tors)*k), make([]float64, len(t.tors)*k)
+	t.place = make([]place, len(n.hosts))
+	for h, tor := range n.tor {
+		row := t.row[tor]
+		t.place[h] = place{row, t.class[row]}
+	}
 	return t
 }
 
@@ -69,21 +77,21 @@ func (t *Tally) Add(src, dst int32, packets float64) { t.count(src, dst, sane(pa
 // Remove takes back what was added.
 func (t *Tally) Remove(src, dst int32, packets float64) { t.count(src, dst, -sane(packets)) }
 
+// count is what each flow on the way in costs, a hundred thousand times an epoch.
 func (t *Tally) count(src, dst int32, packets float64) {
 	if packets == 0 || !t.n.validHost(src) || !t.n.validHost(dst) || src == dst {
 		return
 	}
-	add := func(sum *float64) { *sum = math.Max(0, *sum+packets) }
-	add(&t.total)
-	add(&t.up[src])
-	add(&t.down[dst])
-	a, b := t.row[t.n.tor[src]], t.row[t.n.tor[dst]]
-	if a == b {
+	t.total = max(0, t.total+packets)
+	t.up[src] = max(0, t.up[src]+packets)
+	t.down[dst] = max(0, t.down[dst]+packets)
+	a, b := t.place[src], t.place[dst]
+	if a.row == b.row {
 		return
 	}
 	k := int32(len(t.members))
-	if t.near[t.class[a]*k+t.class[b]] {
-		key := uint64(uint32(a))<<32 | uint64(uint32(b))
+	if t.near[a.class*k+b.class] {
+		key := uint64(uint32(a.row))<<32 | uint64(uint32(b.row))
 		if sum := t.direct[key] + packets; sum > 0 {
 			t.direct[key] = sum
 		} else {
@@ -91,8 +99,9 @@ func (t *Tally) count(src, dst int32, packets float64) {
 		}
 		return
 	}
-	add(&t.to[a*k+t.class[b]])
-	add(&t.from[b*k+t.class[a]])
+	to, from := &t.to[a.row*k+b.class], &t.from[b.row*k+a.class]
+	*to = max(0, *to+packets)
+	*from = max(0, *from+packets)
 }
 
 // addOn counts packets on links that are known to carry them.

@@ -1,6 +1,9 @@
 package blame
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // ways is the faults that each row may have met, and how likely.
 //
@@ -20,8 +23,14 @@ type ways struct {
 	stale float64
 
 	mass  []float64 // scratch: packets lost, by fault
+	met   []met     // scratch: all of list, by fault
+	at    []int32   // scratch, by row
 	terms []term    // scratch
 	mine  []float64 // scratch, by way of a row
+
+	// Several readings of a row come to the same rate: the latest one's
+	// likelihood, but for the rate itself.
+	rate, none, more float64
 }
 
 // way is one fault that a row may have met.
@@ -32,6 +41,12 @@ type way struct {
 	other       float64 // and if the report is wrong
 	probability float64 // that it is a fault; 0: it is too weak to explain losses
 	x           float64 // loss rate there
+}
+
+// met is a way with the row it is of.
+type met struct {
+	row int32
+	way
 }
 
 // term is one reading of a row: its share of all of them, and the loss rate if
@@ -56,19 +71,19 @@ const (
 
 // ways gathers them.
 func (e *engine) ways() *ways {
-	w := &ways{e: e, start: make([]int32, len(e.rows)+1), noise: e.noise, stale: e.stale, mass: make([]float64, len(e.faults))}
-	type met struct {
-		row int32
-		way
-	}
+	w := &e.readings
+	w.e, w.noise, w.stale = e, e.noise, e.stale
+	w.start, w.mass = again(w.start, len(e.rows)+1), again(w.mass, len(e.faults))
 	room := 0
 	for _, f := range e.faults {
 		for k := range f.params {
-			room += len(f.params[k].hits)
+			if !f.weak { // of those few hits count
+				room += len(f.params[k].hits)
+			}
 		}
 	}
-	all := make([]met, 0, room)
-	at := make([]int32, len(e.rows)) // of a row's latest in all, one more
+	all := slices.Grow(w.met[:0], room)
+	at := again(w.at, len(e.rows)) // of a row's latest in all, one more
 	for i, f := range e.faults {
 		if f.probability == 0 {
 			continue
@@ -90,7 +105,7 @@ func (e *engine) ways() *ways {
 					at[h.flow] = int32(len(all))
 				}
 				m := &all[at[h.flow]-1]
-				m.own, m.other, m.x = math.Max(m.own, float64(h.own)), math.Max(m.other, float64(h.share)), m.x+x
+				m.own, m.other, m.x = max(m.own, float64(h.own)), max(m.other, float64(h.share)), m.x+x
 			}
 		}
 		for j := first; j < len(all); j++ {
@@ -104,7 +119,7 @@ func (e *engine) ways() *ways {
 		w.start[i+1] += w.start[i]
 		at[i] = w.start[i]
 	}
-	w.list = make([]way, len(all))
+	w.met, w.at, w.list = all, at, again(w.list, len(all))
 	for _, m := range all {
 		w.list[at[m.row]] = m.way
 		at[m.row]++
@@ -191,9 +206,9 @@ func (w *ways) read(row int32) reading {
 	if stale > 0 {
 		least = rest
 	}
-	w.terms = w.terms[:0]
-	w.consider(r, (1-stale)*math.Max(none, leastLeft), certain, least, -1, true)
-	w.consider(r, stale*math.Max(other, leastLeft), rest, least, -1, false)
+	w.terms, w.rate = w.terms[:0], 0
+	w.consider(r, (1-stale)*max(none, leastLeft), certain, least, -1, true)
+	w.consider(r, stale*max(other, leastLeft), rest, least, -1, false)
 	for k := range list {
 		a := &list[k]
 		if !a.sure {
@@ -247,14 +262,26 @@ func (w *ways) consider(r *row, prior, rate, least float64, way int32, reported 
 	if prior <= 0 || rate <= 0 {
 		return
 	}
-	weight := prior * math.Exp((least-rate)*r.packets)
+	if rate != w.rate {
+		w.rate, w.none, w.more = rate, 1, 1
+		if rate != least {
+			w.none = math.Exp((least - rate) * r.packets)
+		}
+		switch {
+		case r.total < 1:
+			w.more = math.Pow(rate, r.total)
+		case r.total > 1: // over the likeliest rate, that neither is too small for a number
+			w.more = math.Pow(rate*r.packets/r.total, min(enough, crowdsCount*(r.total-1)))
+		}
+	}
+	weight := prior * w.none
 	switch {
 	case r.total == 1:
 		weight *= rate
 	case r.total < 1:
-		weight *= math.Pow(rate, r.total)
-	default: // over the likeliest rate, that neither is too small for a number
-		weight *= rate * math.Pow(rate*r.packets/r.total, math.Min(enough, crowdsCount*(r.total-1)))
+		weight *= w.more
+	default:
+		weight *= rate * w.more
 	}
 	w.terms = append(w.terms, term{weight, rate, way, reported})
 }

@@ -24,7 +24,7 @@ func (e *engine) agree(c Component, hits []hit, count float64) (nats, want, mass
 	for _, h := range hits {
 		part := x * float64(h.own)
 		part /= e.rate[h.flow] + part
-		flows += part * e.rows[h.flow].lost
+		flows += part * e.lost[h.flow]
 		lost += part * e.rows[h.flow].total
 	}
 	want = count * reach
@@ -34,7 +34,7 @@ func (e *engine) agree(c Component, hits []hit, count float64) (nats, want, mass
 	x = math.Min(rateCeiling, want/packets)
 	gain := 0.0
 	for _, h := range hits {
-		r, part := e.rows[h.flow].lost, x*float64(h.own)
+		r, part := e.lost[h.flow], x*float64(h.own)
 		gain += r * math.Log1p(part/e.rate[h.flow])
 		mass += r * part / (e.rate[h.flow] + part)
 	}
