@@ -95,6 +95,12 @@ func (e *engine) listen() {
 		return cmp.Or(-cmp.Compare(a.count, b.count), cmp.Compare(a.about.Kind, b.about.Kind), cmp.Compare(a.about.ID, b.about.ID))
 	})
 	e.place()
+	e.perFlow = 0
+	if len(e.order) > 0 && e.lossSum > 0 {
+		for i := range e.rows {
+			e.perFlow += e.rows[i].lost * e.rows[i].packets / e.lossSum
+		}
+	}
 	if e.devices() {
 		e.hears()
 	}

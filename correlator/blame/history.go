@@ -20,6 +20,9 @@ type History struct {
 	drops []Drop
 	clean *Tally
 	load  []Load // of the epochs remembered, as their losses weigh
+	// there is how likely each component that only the memory names has lasted to
+	// the latest epoch: a filter with two states, there and mended.
+	there map[Component]float64
 	// Forgotten counts lossy flows that were left out for want of room.
 	Forgotten uint64
 }
@@ -39,7 +42,7 @@ const (
 
 // NewHistory remembers nothing yet.
 func NewHistory(n *Network, o Options) *History {
-	return &History{n: n, o: o, clean: NewTally(n)}
+	return &History{n: n, o: o, clean: NewTally(n), there: make(map[Component]float64)}
 }
 
 // Infer says what the evidence of one more epoch shows, with all before it.
@@ -58,7 +61,7 @@ func (h *History) Infer(ep *Epoch) Result {
 			During:       h.since(ep),
 			Load:         h.load,
 		}, h.o)
-		r.remember(now, long, long.infer())
+		h.remember(&r, now, long, long.infer())
 	}
 	h.age(ep)
 	return r
@@ -127,8 +130,9 @@ func (h *History) age(ep *Epoch) {
 }
 
 // remember adds what only the long view found.
-func (r *Result) remember(now, long *engine, view Result) {
+func (h *History) remember(r *Result, now, long *engine, view Result) {
 	carried := make(map[Component]bool)
+	there := make(map[Component]float64)
 	for _, f := range long.faults {
 		if f.probability < 0.001 || now.named(f.at) {
 			continue
@@ -138,9 +142,15 @@ func (r *Result) remember(now, long *engine, view Result) {
 			continue // it lasts no longer than it is seen
 		}
 		nats, expected := now.support(f)
-		// It is there still, or it was mended: weigh the present by either.
-		lasting := (1 - mended) * math.Exp(math.Min(nats, 50))
-		b.Probability = clamp(b.Probability * lasting / (lasting + mended))
+		// It is there still, or it was mended, now or in an epoch before: weigh the
+		// present by either.
+		before, known := h.there[f.at]
+		if !known {
+			before = 1
+		}
+		lasting, over := before*(1-mended)*math.Exp(math.Min(nats, 50)), 1-before*(1-mended)
+		there[f.at] = lasting / (lasting + over)
+		b.Probability = clamp(b.Probability * there[f.at])
 		say := "for"
 		if nats < 0 {
 			say = "against"
@@ -159,6 +169,7 @@ func (r *Result) remember(now, long *engine, view Result) {
 			r.Causes[i] = c
 		}
 	}
+	h.there = there
 	r.sort()
 }
 

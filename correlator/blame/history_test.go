@@ -74,6 +74,55 @@ func TestMendedFaultIsNotNamed(t *testing.T) {
 	}
 }
 
+// A weak fault is named on memory; once it is mended, every epoch that loses nothing
+// there makes it less likely, until it is named no more.
+func TestMendedWeakFaultFades(t *testing.T) {
+	s := paper()
+	s.links, s.low, s.high = 1, .0003, .0003
+	n, err := build(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	remembered := 0
+	for seed := range uint64(6) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		f := draw(n, s, r)
+		h := NewHistory(n, Options{})
+		for range 5 {
+			ep, _, _ := f.run(r)
+			h.Infer(ep)
+		}
+		for _, c := range f.truth {
+			f.rate[c.ID], f.lasts[c.ID] = 0, 0
+		}
+		var sure []float64
+		for range 5 {
+			ep, _, _ := f.run(r)
+			p := 0.0
+			for _, b := range h.Infer(ep).Components {
+				if slices.Contains(f.truth, b.Component) {
+					p = b.Probability
+				}
+			}
+			sure = append(sure, p)
+		}
+		if sure[0] > 0 {
+			remembered++
+		}
+		for i, p := range sure[1:] {
+			if p > sure[i] {
+				t.Errorf("seed %d: surer after another epoch without losses: %.3f", seed, sure)
+			}
+		}
+		if sure[len(sure)-1] > 0 {
+			t.Errorf("seed %d: named %d epochs after it was mended: %.3f", seed, len(sure), sure)
+		}
+	}
+	if remembered == 0 {
+		t.Error("no fault was remembered into the first epoch without it: this test tests nothing")
+	}
+}
+
 // Clean epochs stay clean, however many are remembered.
 func TestHistoryOfCleanEpochs(t *testing.T) {
 	s := paper()

@@ -1,6 +1,10 @@
 package blame
 
-import "math"
+import (
+	"maps"
+	"math"
+	"slices"
+)
 
 const (
 	sees        = 0.9 // share of a link's drops that hosts lose, of those that they could
@@ -71,15 +75,16 @@ func (e *engine) scatter(ports []int32, counts, lost map[int32]float64) (nats fl
 		// Its losses are scattered more than a Poisson number's: hosts count flows.
 		return math.Max(strayCost, logPoisson(math.Round(lost[l]), mean)/(1+0.02*mean))
 	}
+	reported := slices.Sorted(maps.Keys(counts)) // in order, that sums repeat to the last bit
 	for _, l := range ports {
 		if e.packets[l] == 0 || counts[l] == 0 && lost[l] < 1 {
 			continue // nothing there to compare
 		}
 		others := math.Log(float64(len(ports)-1-len(counts))+1) + fits(l, 0)
 		n := float64(len(ports)-1-len(counts)) + 1
-		for m, count := range counts {
+		for _, m := range reported {
 			if m != l {
-				others = addLogs(others, fits(l, count))
+				others = addLogs(others, fits(l, counts[m]))
 				n++
 			}
 		}

@@ -157,10 +157,38 @@ func TestOneFlowIsNoProof(t *testing.T) {
 
 func TestAbstainsWithReason(t *testing.T) {
 	n := small(t)
-	e := &Epoch{}
-	lose(t, n, e, 2, "a", "t0", "s0", "t1", "c")
-	if r := Infer(n, e, Options{}); !slices.ContainsFunc(r.Abstained, func(s string) bool { return strings.Contains(s, "traffic is assumed even") }) {
-		t.Errorf("abstained %q, want that no loss-free packets were counted", r.Abstained)
+	s0, _ := n.Device("s0")
+	t1, _ := n.Node("t1")
+	for _, c := range []struct {
+		name string
+		seen func(e *Epoch)
+		says string
+	}{
+		{"nothing", func(*Epoch) {}, "nothing was seen"},
+		{"losses alone", func(e *Epoch) { lose(t, n, e, 2, "a", "t0", "s0", "t1", "c") }, "traffic is assumed even"},
+		{"drops that no host bears out", func(e *Epoch) {
+			busy(n, e, 1e6)
+			e.Drops = append(e.Drops, Drop{Device: s0, From: -1, To: t1, Class: "no-buffer", Count: 300})
+		}, `link s0>t1: its device reported 300 drops of class "no-buffer", but no host tells of losses there`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := &Epoch{}
+			c.seen(e)
+			r := Infer(n, e, Options{})
+			if len(r.Components) > 0 {
+				t.Errorf("named %v", named(n, r))
+			}
+			if !slices.ContainsFunc(r.Abstained, func(s string) bool { return strings.Contains(s, c.says) }) {
+				t.Errorf("abstained %q, want that %q", r.Abstained, c.says)
+			}
+			for _, b := range r.Suspects {
+				for _, l := range b.Trace {
+					if strings.Contains(l, "paths are stale") && len(e.Lossy) == 0 {
+						t.Errorf("%q, where there are no paths", l)
+					}
+				}
+			}
+		})
 	}
 }
 
@@ -226,7 +254,7 @@ func TestCausesMatchFlows(t *testing.T) {
 
 func TestSameEvidenceSameResult(t *testing.T) {
 	s := paper()
-	s.links, s.stale, s.refused, s.instrumented, s.visible, s.lying = 10, .1, .2, 1, true, .1
+	s.links, s.stale, s.refused, s.instrumented, s.visible, s.lying, s.bursts = 10, .1, .2, 1, true, .1, .05
 	n, err := build(s)
 	if err != nil {
 		t.Fatal(err)

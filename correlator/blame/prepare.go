@@ -59,6 +59,7 @@ type engine struct {
 	order     []*report               // most drops first
 	placed    map[Component][]*report // by where the drops were
 	watching  map[int32]bool          // devices known to report all drops
+	perFlow   float64                 // packets of a lossy flow, on average; 0: no device spoke
 	heard     []float64               // by device: share of what leaves it that hosts tell of
 	devNoise  float64                 // noise that devices see, of that kind of device
 	seesNoise float64                 // log of the probability that they are of that kind

@@ -60,7 +60,7 @@ func (e *engine) result() Result {
 		}
 	}
 	r.sort()
-	r.Abstained = append(r.Abstained, e.limits()...)
+	r.Abstained = append(append(r.Abstained, e.unheeded(&r)...), e.limits()...)
 	return r
 }
 
@@ -102,7 +102,7 @@ func (e *engine) blame(f *fault) Blame {
 		b.Trace = append(b.Trace, fmt.Sprintf("against: %s explains it nearly as well (%.1f nats less)",
 			e.n.Name(Component{Link, f.rivals[0].link}), f.evidence-f.rivals[0].evidence))
 	}
-	if e.stale > 0.02 {
+	if e.stale > 0.02 && e.pathless < e.lossSum {
 		b.Trace = append(b.Trace, fmt.Sprintf("weakened: %s of the reported paths are stale", percent(e.stale)))
 	}
 	b.Trace = append(b.Trace, f.trace...)
@@ -124,8 +124,51 @@ func (e *engine) doubt(f *fault) string {
 	}
 }
 
+// Of what devices reported and nothing was made of, this much is told.
+const (
+	unheededDrops = 10 // of one place; fewer may be noise
+	unheededMost  = 3  // places, those with most drops
+)
+
+// unheeded says which devices' drops neither make nor support a component of the
+// result.
+func (e *engine) unheeded(r *Result) (out []string) {
+	heeded := make(map[Component]bool)
+	for _, list := range [...][]Blame{r.Components, r.Suspects} {
+		for _, b := range list {
+			for _, c := range slices.Concat(b.Equivalent, []Component{b.Component}) {
+				heeded[c] = true
+				for _, l := range e.n.linksOf(c) {
+					heeded[Component{Link, l}] = true
+				}
+			}
+		}
+	}
+	left := 0
+	for _, said := range e.order { // by their counts
+		if said.count < unheededDrops {
+			break
+		}
+		if heeded[said.about] || heeded[said.at] {
+			continue
+		}
+		if len(out) == unheededMost {
+			left++
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s: its device reported %.0f drops of class %q, but no host tells of losses there", e.n.Name(said.about), said.count, said.class))
+	}
+	if left > 0 {
+		out = append(out, fmt.Sprintf("%d more places of which devices reported drops, but no host tells of losses", left))
+	}
+	return out
+}
+
 // limits says what the epoch as a whole could not tell.
 func (e *engine) limits() (out []string) {
+	if len(e.rows) == 0 && len(e.order) == 0 && (e.assumed || e.carried == 0) {
+		out = append(out, "nothing was seen: neither lossy flows nor loss-free ones nor drops")
+	}
 	if len(e.rows) > 0 && e.assumed {
 		out = append(out, "no loss-free packets were counted: traffic is assumed even, so a busy link may be taken for a bad one")
 	}

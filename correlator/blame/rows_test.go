@@ -97,6 +97,8 @@ var columns = []situation{
 	{"visible", func(s *setup) { s.instrumented, s.visible = 1, true }},
 	{"visible, noise too", func(s *setup) { s.instrumented, s.visible, s.seesNoise = 1, true, true }},
 	{"lying 10 %", func(s *setup) { s.instrumented, s.visible, s.lying = 1, true, .1 }},
+	{"25 % invisible", func(s *setup) { s.instrumented = .25 }},
+	{"50 % invisible", func(s *setup) { s.instrumented = .5 }},
 	{"invisible", func(s *setup) { s.instrumented = 1 }},
 }
 

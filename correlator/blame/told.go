@@ -38,17 +38,19 @@ func (e *engine) ports(r *report) (out []int32) {
 const objection = 2
 
 // locate decides where the drops of a report were: where its device says, if
-// hosts do not object, or else at the port of the device where hosts lost as
-// much. Half of the devices that err report the drops of one port as those of
-// another, any other.
+// hosts pass there and do not object, or else at the port of the device where
+// hosts lost as much. Half of the devices that err report the drops of one port
+// as those of another, any other: hosts that saw nothing at either speak against
+// neither.
 func (e *engine) locate(r *report, prior float64) {
 	e.trust(r)
 	if r.about.Kind != Link {
 		return
 	}
-	own, _, _ := e.agree(r.about, e.onLink(r.about.ID), r.count)
+	own, _, _ := e.agree(r.about, e.onLink(r.about.ID), r.count, e.flowsHit(r))
 	ports := e.ports(r)
-	if own > -objection && !e.liar(r) || len(ports) < 2 {
+	trusted := own > -objection && !e.liar(r) && !e.unheard(r.about)
+	if trusted && own >= 0 || len(ports) < 2 {
 		return
 	}
 	honest := r.moved + own
@@ -64,7 +66,14 @@ func (e *engine) locate(r *report, prior float64) {
 			continue // it has a report of its own
 		}
 		where = append(where, c)
-		odds = append(odds, lie+e.matches(c, r.count, prior))
+		odds = append(odds, lie+e.matches(c, r, prior))
+	}
+	if len(where) == 0 {
+		return
+	}
+	if trusted { // they do not point elsewhere either
+		r.elsewhere = math.Min(r.elsewhere, addLogs(odds...))
+		return
 	}
 	r.elsewhere = addLogs(odds...)
 	if r.elsewhere <= honest {
@@ -72,8 +81,8 @@ func (e *engine) locate(r *report, prior float64) {
 	}
 	r.at = Component{}
 	for i, c := range where {
-		if odds[i]-r.elsewhere < math.Log(0.5) {
-			continue
+		if odds[i]-r.elsewhere < math.Log(0.5) || e.lostOn[c.ID] == 0 {
+			continue // or neither host nor device speaks of it
 		}
 		odds[i] = honest
 		r.at, r.moved, r.elsewhere = c, lie, addLogs(odds...)
@@ -81,14 +90,18 @@ func (e *engine) locate(r *report, prior float64) {
 	}
 }
 
+// unheard says whether no host that is heard from sent anything through a link:
+// that none objects to drops there then means nothing.
+func (e *engine) unheard(c Component) bool { return c.Kind == Link && e.packets[c.ID] == 0 }
+
 // liar says whether a report's device is known for reporting wrong ports.
 func (e *engine) liar(r *report) bool {
 	return r.about.Kind == Link && e.lies != nil && e.lies[r.device] > 0.5
 }
 
-// matches is how well hosts agree with so many drops at a link. A fault that is
-// in the set already owes no prior again, but must be as great.
-func (e *engine) matches(c Component, count, prior float64) float64 {
+// matches is how well hosts agree with the drops of a report at a link. A fault
+// that is in the set already owes no prior again, but must be as great.
+func (e *engine) matches(c Component, r *report, prior float64) float64 {
 	for _, f := range e.faults {
 		switch {
 		case f.weak:
@@ -96,20 +109,20 @@ func (e *engine) matches(c Component, count, prior float64) float64 {
 			if f.told && len(e.placed[c]) > 0 {
 				return math.Inf(-1) // it has its report
 			}
-			lost, want := e.lostAt(f), count*e.reach(c)
+			lost, want := e.lostAt(f), r.count*e.reach(c)
 			if e.assumed { // nobody knows how many hosts there are to hear from
-				want = math.Max(want, math.Min(lost, count))
+				want = math.Max(want, math.Min(lost, r.count))
 			}
 			off := want - lost
 			if lost > 0 {
 				off += lost * math.Log(lost/want)
 			}
-			return 0.5*math.Log(count) - prior - off/(1+0.01*want)
+			return 0.5*math.Log(r.count) - prior - off/(1+0.01*want)
 		case f.at.Kind != Link && slices.Contains(e.n.linksOf(f.at), c.ID):
 			return -prior
 		}
 	}
-	agree, want, mass := e.agree(c, e.onLink(c.ID), count)
+	agree, want, mass := e.agree(c, e.onLink(c.ID), r.count, e.flowsHit(r))
 	if mass < want/2 && mass < singleFlow {
 		return math.Min(agree, 0) // a single flow is no proof
 	}
@@ -179,8 +192,9 @@ func (e *engine) tell(least float64, hosts bool) (told int) {
 			f = e.newWholeFault(r.at, x)
 		}
 		f.told, f.weak = true, odds < faultOdds
-		f.congested = r.at.Kind == Link && isCongestion(e.said(r.at).class)
-		_, f.params[0].told, _ = e.agree(r.at, f.params[0].hits, e.said(r.at).count)
+		said := e.said(r.at)
+		f.congested = r.at.Kind == Link && isCongestion(said.class)
+		_, f.params[0].told, _ = e.agree(r.at, f.params[0].hits, said.count, e.flowsHit(&said))
 		e.add(f)
 		e.addRates(f, 1)
 		if !f.weak {
@@ -255,7 +269,7 @@ func (e *engine) told() bool {
 		e.weigh(e.faults)
 	}
 	for _, f := range slices.Clone(e.faults) {
-		if !f.told || f.heard.agree >= 0 && !f.heard.misplaced() && !slices.ContainsFunc(e.placed[f.at], e.liar) {
+		if !f.told || f.heard.agree >= 0 && !f.heard.misplaced() && !e.unheard(f.at) && !slices.ContainsFunc(e.placed[f.at], e.liar) {
 			continue
 		}
 		e.drop(func(g *fault) bool { return g != f })

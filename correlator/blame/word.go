@@ -11,9 +11,10 @@ const (
 // their losses are with them there, over without. e.rate is without it.
 //
 // Drops that a device counts and losses that hosts see there are the same
-// packets. Each of the drops accounts for one loss at most, and one that hosts
-// did not see speaks against the place by the chance that they would have.
-func (e *engine) agree(c Component, hits []hit, count float64) (nats, want, mass float64) {
+// packets, of so many flows at most. Each of the drops accounts for one loss at
+// most, and one that hosts did not see speaks against the place by the chance that
+// they would have.
+func (e *engine) agree(c Component, hits []hit, count, flowsHit float64) (nats, want, mass float64) {
 	packets := e.packetsThrough(c)
 	if packets <= 0 {
 		return 0, 0, 0 // hosts have nothing there to lose
@@ -31,6 +32,7 @@ func (e *engine) agree(c Component, hits []hit, count float64) (nats, want, mass
 	if lost > 0 {
 		want *= flows / lost // rows count flows
 	}
+	want = math.Min(want, flowsHit*reach)
 	x = math.Min(rateCeiling, want/packets)
 	gain := 0.0
 	for _, h := range hits {
@@ -44,6 +46,24 @@ func (e *engine) agree(c Component, hits []hit, count float64) (nats, want, mass
 	missing := math.Max(0, want-mass)
 	would := 0.9 * reach * (1 - e.stale)
 	return math.Max(-contradicted, gain-want-missing*(-math.Log1p(-would)-would)), want, mass
+}
+
+// overflows is how long a queue overflows, seconds, where its device does not tell.
+const overflows = 2
+
+// flowsHit is how many flows the drops of a report are of at most, on average. A
+// queue that overflows for a moment hits the few that pass just then, and those may
+// all be of hosts that nobody hears.
+func (e *engine) flowsHit(r *report) float64 {
+	if !isCongestion(r.class) || r.about.Kind != Link || e.perFlow == 0 || e.clock.before == nil {
+		return r.count
+	}
+	share := math.Min(1, overflows/e.clock.length())
+	if r.when.Known() {
+		share = math.Min(share, e.clock.share(r.when))
+	}
+	flows := math.Max(1, e.carries(r.about)*share/e.perFlow)
+	return flows * -math.Expm1(-r.count/flows)
 }
 
 // testimony is what devices say of a component that they report.
@@ -64,7 +84,7 @@ func (e *engine) testify(c Component, hits []hit) (t testimony) {
 		return t
 	}
 	if hits != nil {
-		t.agree, _, _ = e.agree(c, hits, t.count)
+		t.agree, _, _ = e.agree(c, hits, t.count, e.flowsHit(&t.report))
 	}
 	t.seen = e.counted(c, t.count)
 	return t
@@ -143,12 +163,14 @@ func (e *engine) word(f *fault) (float64, string) {
 	switch t := &f.heard; {
 	case t.count == 0:
 		return e.mute(f.at)
-	case f.device < 0 && t.seen.x < f.peak.x:
+	case f.device < 0 && t.seen.x < 0.9*f.peak.x:
 		return f.device, "its device reported fewer drops than hosts lost"
 	case t.misplaced():
 		return f.device, "its device reported drops as of " + e.n.Name(t.about)
 	case t.agree < -1:
 		return f.device, "its device reported drops that hosts did not lose"
+	case f.device < 0:
+		return f.device, "what its device reported does not fit what hosts lost"
 	default:
 		return f.device, "its device reported drops"
 	}
