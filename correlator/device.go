@@ -47,12 +47,18 @@ func (r DeviceRule) accuse(w *Window) []Candidate {
 			g.matched++
 		}
 	}
-	valid := w.telling()
 	for _, j := range w.Joined {
 		for _, d := range j.Join.Drops {
-			if valid[d] && j.Join.lostTo(d) {
-				groups[key{d.Component, d.Event.GetClass()}].flows[j.Flow] = true
+			g := groups[key{d.Component, d.Event.GetClass()}]
+			if g == nil || d.in != w {
+				continue
 			}
+			// A TTL that ran out explains a flow only if it took the very
+			// segment, or its acknowledgement: all else is someone's trace.
+			if isClass(d.Event.GetClass(), classTTL) && j.Join.Matched+j.Join.Answer == 0 {
+				continue
+			}
+			g.flows[j.Flow] = true
 		}
 	}
 

@@ -43,32 +43,6 @@ const classNoBuffer = "no-buffer"
 // someone else's, and only a loop's when a host lost that very packet.
 const classTTL = "errors/l3/rx/ttl-expired"
 
-// telling gives the drops of the window that may explain a flow's loss; others are a
-// finding's that is resolved. A TTL that ran out may where one took the very segment
-// that some host sent again. Elsewhere it is a trace's: a probe looks like an
-// acknowledgement, and the record that would claim it comes late from a busy host.
-func (w *Window) telling() map[*Drop]bool {
-	loops := make(map[Component]bool)
-	for _, d := range w.Drops {
-		if d.Matched && isClass(d.Event.GetClass(), classTTL) {
-			loops[d.Component] = true
-		}
-	}
-	out := make(map[*Drop]bool, len(w.Drops))
-	for _, d := range w.Drops {
-		if loops[d.Component] || !isClass(d.Event.GetClass(), classTTL) {
-			out[d] = true
-		}
-	}
-	return out
-}
-
-// lostTo says whether a drop of a flow's packets may be what it lost to: a TTL that
-// ran out only if it took the very segment, or its acknowledgement.
-func (j *Join) lostTo(d *Drop) bool {
-	return !isClass(d.Event.GetClass(), classTTL) || j.Matched+j.Answer > 0
-}
-
 // isClass says whether class is want or below it.
 func isClass(class, want string) bool {
 	return class == want || strings.HasPrefix(class, want+"/")

@@ -103,7 +103,10 @@ func (v *view) take(w *Window) *view {
 		v.flows = append(v.flows, f)
 		v.hold(w, f, sight{}, packets)
 	}
-	valid := w.telling()
+	valid := make(map[*Drop]bool, len(w.Drops)) // others are a finding's that is resolved
+	for _, d := range w.Drops {
+		valid[d] = true
+	}
 	joined := w.Joined[max(0, len(w.Joined)-maxLossy):]
 	v.leftOut += len(w.Joined) - len(joined)
 	for _, j := range joined {
@@ -190,7 +193,11 @@ func (f *Flow) tells() bool { return f.kinds != [6]uint32{} }
 func (v *view) seen(w *Window, j JoinedFlow, valid map[*Drop]bool) sight {
 	f := j.Flow
 	for _, d := range j.Join.Drops {
-		if !valid[d] || !j.Join.lostTo(d) {
+		if !valid[d] {
+			continue
+		}
+		// Someone's trace ran out there: no loss of this flow.
+		if isClass(d.Event.GetClass(), classTTL) && j.Join.Matched+j.Join.Answer == 0 {
 			continue
 		}
 		at, ok := v.ids.id(d.Component)

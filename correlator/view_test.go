@@ -124,7 +124,10 @@ func (m *twice) epoch(w *Window) *blame.Epoch {
 			m.dated += btoi(b.When.Known())
 		}
 	}
-	valid := w.telling()
+	valid := make(map[*Drop]bool)
+	for _, d := range w.Drops {
+		valid[d] = true
+	}
 	for _, j := range w.Joined {
 		if s := v.seen(w, j, valid); s.way != wayNone {
 			b := v.flow(w, j.Flow, s, mean)
