@@ -6,9 +6,10 @@ import (
 )
 
 // A trace makes drops: one where each probe's TTL ends, with the victim's own
-// five-tuple (host notes 2.6, trap 9). They must never count as evidence, so
-// each drop waits until the retransmit that would own it has had time to come,
-// and is withdrawn when it comes later still.
+// five-tuple (host notes 2.6, trap 9). They must never count as evidence. Most are
+// known for what they are, where the device shows the whole packet
+// ([packet.IsProbe]). For the others' sake each drop waits until the retransmit that
+// would own it has had time to come, and is withdrawn when it comes later still.
 
 // probeIDMask clears the TTL that a probe carries in the low six bits of its
 // IP identification.

@@ -352,6 +352,10 @@ func (s *Store) AddDrop(e *decafpb.DropEvent, now int64) {
 			s.stats.ICMPErrors++
 			return
 		}
+		if packet.IsProbe(p.GetHeader()) {
+			s.stats.ProbeDrops++
+			return
+		}
 		if tuple, err := packet.FlowFromPB(p.GetFlow()); err == nil {
 			d.Tuple = tuple
 			for _, f := range s.ofTuple[tuple] {

@@ -81,6 +81,51 @@ func TestBadChecksumIsAlwaysWrong(t *testing.T) {
 	}
 }
 
+// A probe with a wrong checksum is known for one by itself, whatever became of its
+// TTL; no other packet is.
+func TestIsProbe(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		edit func(p *Probe)
+		then func(b []byte) []byte
+		is   bool
+	}{
+		{"a probe", func(*Probe) {}, nil, true},
+		{"one that opens a connection", func(p *Probe) { p.Flags = SYN }, nil, true},
+		{"whose TTL ran out", func(*Probe) {}, func(b []byte) []byte {
+			b[map[byte]int{4: 8, 6: 7}[b[0]>>4]] = 1
+			return b
+		}, true},
+		{"with more behind it than was shown", func(*Probe) {}, func(b []byte) []byte { return append(b, 0) }, true},
+		{"a right checksum", func(p *Probe) { p.BadChecksum = false }, nil, false},
+		{"a damaged one", func(*Probe) {}, func(b []byte) []byte {
+			b[len(b)-9] ^= 4
+			return b
+		}, false},
+		{"another window", func(*Probe) {}, func(b []byte) []byte {
+			b[len(b)-5] ^= 4
+			return b
+		}, false},
+		{"cut short", func(*Probe) {}, func(b []byte) []byte { return b[:len(b)-1] }, false},
+		{"nothing", func(*Probe) {}, func([]byte) []byte { return nil }, false},
+	} {
+		for _, f := range []Flow{flow("10.0.0.1:40000", "10.0.0.2:80", TCP), flow("[2001:db8::1]:40000", "[2001:db8::2]:80", TCP)} {
+			p := Probe{Flow: f, TTL: 3, Seq: 0xcafe0001, Ack: 0xbeef0002, ID: 0x7003, BadChecksum: true}
+			c.edit(&p)
+			b, err := p.Marshal(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.then != nil {
+				b = c.then(b)
+			}
+			if got := IsProbe(b); got != c.is {
+				t.Errorf("%s, %s: %v, want %v", c.name, f, got, c.is)
+			}
+		}
+	}
+}
+
 func TestProbeReusesItsBuffer(t *testing.T) {
 	buf := make([]byte, 5, 60)
 	b, err := Probe{Flow: flow("10.0.0.1:1", "10.0.0.2:2", TCP), TTL: 1, ID: 1}.Marshal(buf)
