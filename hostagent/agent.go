@@ -84,6 +84,7 @@ type Agent struct {
 	ignoring            atomic.Pointer[[]netip.Prefix]
 	lostDrops           atomic.Uint64
 	missed              atomic.Uint64
+	unwatched           atomic.Uint64          // network namespaces, now
 	seenBy              atomic.Pointer[string] // the source in use
 	containers          *containers
 	workers             *workers
@@ -170,7 +171,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer k.Close()
-	if err := k.follow(others.refresh()); err != nil {
+	leftOut := &unwatched{log: a.log}
+	follow := func() error {
+		err := k.follow(others.refresh())
+		a.unwatched.Store(leftOut.of(k))
+		return err
+	}
+	if err := follow(); err != nil {
 		return err
 	}
 	name, flows := k.name(), k.flowSource()
@@ -188,7 +195,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	beating.Go(func() {
 		a.heartbeats(beatCtx, func() {
 			a.ignoring.Store(interfaces.refresh())
-			if err := k.follow(others.refresh()); err != nil {
+			if err := follow(); err != nil {
 				a.log.Warn("cannot follow the network namespaces", "err", err)
 			}
 			a.readLost(k)
@@ -225,6 +232,35 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.readLost(k)
 	a.publishHeartbeat(time.Now())
 	return err
+}
+
+// unwatched tells of the network namespaces that a source does not watch and is to,
+// each time the reason is another one.
+type unwatched struct {
+	log *slog.Logger
+	why string
+}
+
+// of is how many there are. A source that does not say watches all.
+func (u *unwatched) of(k source) uint64 {
+	s, ok := k.(interface{ unwatched() (int, error) })
+	if !ok {
+		return 0
+	}
+	n, err := s.unwatched()
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	switch {
+	case why == u.why:
+	case why == "":
+		u.log.Info("all network namespaces are watched again")
+	default:
+		u.log.Warn("some network namespaces are not watched", "namespaces", n, "why", why)
+	}
+	u.why = why
+	return uint64(n)
 }
 
 func (a *Agent) readLost(k source) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -162,14 +163,7 @@ func (c *classic) layout(of classicEvent, format string) error {
 		take(&c.daddr6, "daddr_v6", true, 16)
 	}
 	if of.sort != hintAgain {
-		needed := func(name string) bool {
-			for _, m := range of.members {
-				if m == name {
-					return true
-				}
-			}
-			return false
-		}
+		needed := func(name string) bool { return slices.Contains(of.members, name) }
 		take(&c.sock, "skaddr", needed("skaddr"), 8, 4)
 		take(&c.cookie, "sock_cookie", needed("sock_cookie"), 8)
 		take(&c.state, "oldstate", needed("oldstate"), 4)

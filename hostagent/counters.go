@@ -11,6 +11,7 @@ const (
 	countEvents     = "events"                // seen by the kernel programs and read
 	countLostRing   = "events_lost_ring"      // found the ring buffer full
 	countMissed     = "events_missed"         // retransmits that the kernel did not show its programs
+	countUnwatched  = "namespaces_unwatched"  // other network namespaces that are to be watched and are not, now
 	countBroken     = "events_broken"         // could not be decoded
 	countIgnored    = "events_ignored"        // of ignored networks
 	countNotSent    = "retransmits_not_sent"  // tried by TCP, but nothing was sent

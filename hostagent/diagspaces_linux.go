@@ -25,6 +25,9 @@ type diagSpaces struct {
 	others *flowSpaces // finds them, where all are watched
 	// locals are the namespaces in which an address was seen as this end's.
 	locals map[netip.Addr][]*diagSpace
+	// leftOut is how many of those to be watched are not, and why.
+	leftOut    int
+	whyLeftOut error
 
 	reading sync.WaitGroup
 	// adopted is told of each new one, closed gets the messages of sockets as they
@@ -49,7 +52,8 @@ type diagSpace struct {
 // maxDiagSpaces bounds them: each has two sockets open, and its own buffers.
 const maxDiagSpaces = 1024
 
-// follow says which are watched from now on beside the agent's own.
+// follow says which are watched from now on beside the agent's own. That one of them
+// cannot be is no error: unwatched tells.
 func (d *diagSpaces) follow(w watchedSpaces) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -62,43 +66,84 @@ func (d *diagSpaces) follow(w watchedSpaces) error {
 
 // update opens those that are new and leaves those that are gone.
 func (d *diagSpaces) update() error {
-	want := map[uint32]string{d.own.inum: ""}
-	for _, n := range d.watch.named {
-		want[n.inum] = n.file
+	want, left := d.wanted()
+	var failed, full error
+	if left > 0 {
+		full = fmt.Errorf("sock_diag watches no more than %d, name those that matter", maxDiagSpaces)
 	}
-	if d.watch.all {
-		for _, file := range d.others.files() {
-			// One that is gone meanwhile is not there.
-			if inum, err := netNSOf(file); err == nil && want[inum] == "" && inum != d.own.inum {
-				want[inum] = file
-			}
-		}
+	files := map[uint32]string{}
+	for _, n := range want {
+		files[n.inum] = n.file
 	}
 	var errs []error
 	for inum, s := range d.of {
-		if file, ok := want[inum]; !ok {
+		if file, ok := files[inum]; !ok {
 			errs = append(errs, s.Close())
 			delete(d.of, inum)
+			d.locals = nil // it may be there
 		} else {
 			s.file = file
 		}
 	}
-	left := 0
-	for inum, file := range want {
-		switch {
-		case d.of[inum] != nil:
-		case len(d.of) >= maxDiagSpaces:
-			left++
-		default:
-			if err := d.adopt(inum, file); err != nil && !errors.Is(err, os.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("network namespace %s: %w", file, err))
-			}
+	for _, n := range want {
+		if d.of[n.inum] != nil {
+			continue
+		}
+		err := d.adopt(n.inum, n.file)
+		if err == nil {
+			continue
+		}
+		if inum, gone := netNSOf(n.file); gone != nil || inum != n.inum {
+			continue // with its last process, meanwhile
+		}
+		if left++; failed == nil { // one will do
+			failed = fmt.Errorf("network namespace %s: %w", n.file, err)
 		}
 	}
-	if left > 0 {
-		errs = append(errs, fmt.Errorf("%d network namespaces are not watched: sock_diag watches %d, name those that matter", left, maxDiagSpaces))
-	}
+	d.leftOut, d.whyLeftOut = left, errors.Join(failed, full)
 	return errors.Join(errs...)
+}
+
+// wanted are those to be watched, the agent's own first, and how many more there are
+// than can be: those that are named are taken before others, and of these those that
+// are watched already.
+func (d *diagSpaces) wanted() (want []namedSpace, left int) {
+	seen := map[uint32]bool{}
+	add := func(to *[]namedSpace, n namedSpace) {
+		if !seen[n.inum] {
+			seen[n.inum] = true
+			*to = append(*to, n)
+		}
+	}
+	add(&want, namedSpace{d.own.inum, ""})
+	for _, n := range d.watch.named {
+		add(&want, n)
+	}
+	if d.watch.all {
+		var already, others []namedSpace
+		for _, file := range d.others.files() {
+			inum, err := netNSOf(file)
+			switch {
+			case err != nil: // gone meanwhile
+			case d.of[inum] != nil:
+				add(&already, namedSpace{inum, file})
+			default:
+				add(&others, namedSpace{inum, file})
+			}
+		}
+		want = append(append(want, already...), others...)
+	}
+	if left = len(want) - maxDiagSpaces; left <= 0 {
+		return want, 0
+	}
+	return want[:maxDiagSpaces], left
+}
+
+// unwatched is how many of those to be watched are not, and why.
+func (d *diagSpaces) unwatched() (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.leftOut, d.whyLeftOut
 }
 
 // netNSOf is the inode number of the namespace whose file that is, which it does not

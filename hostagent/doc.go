@@ -87,14 +87,16 @@
 //     was where the owner, woken up by it, takes it before the tracepoint is reached:
 //     a reset's is known, the rest is taken for a timeout.
 //
-// They watch as many network namespaces as tp_btf, by their sockets there, each second
-// and as they are closed; with all of them, those of processes and those with a name,
-// found within 30 seconds. Such a socket keeps its namespace alive, so it is closed within
-// a second of the last process or name that the namespace had. Classic tracepoints know
-// no namespace: what is sent again is looked for where its address was seen; of two
-// connections with the same addresses and ports the one whose counts went up did it,
-// and for ends the socket's place in memory tells them apart, but for two errors at
-// the same moment.
+// They watch network namespaces by their sockets there, each second and as they are
+// closed; with all of them, those of processes and those with a name, found within 30
+// seconds. With the agent's own there may be 1,024 (maxDiagSpaces), and those that are
+// named come first; how many are not watched, for that or as they cannot be opened, is
+// counted, and told when the reason changes. Such a socket keeps its namespace alive, so it is
+// closed within a second of the last process or name that the namespace had. Classic
+// tracepoints know no namespace: what is sent again is looked for where its address was
+// seen; of two connections with the same addresses and ports the one whose counts went
+// up did it, and for ends the socket's place in memory tells them apart, but for two
+// errors at the same moment.
 //
 // What does not live here: how a path is found (package tracer), how records
 // travel (api/bus), what they mean (package correlator). Evidence flows one

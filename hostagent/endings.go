@@ -46,7 +46,7 @@ type hint struct {
 // addresses and ports do: of two connections with the same ones, in different
 // namespaces, the one that something happened to last.
 //
-// It is for one goroutine.
+// Records come in order of time. It is for one goroutine.
 type endings struct {
 	limit    int
 	bySocket map[uint64]*ending
@@ -82,9 +82,13 @@ func newEndings(limit int) *endings {
 // add takes a record.
 func (n *endings) add(h hint) {
 	if h.sort == hintGone {
-		// Its addresses may be wiped by now.
 		if e := n.bySocket[h.sock]; e != nil {
 			delete(n.bySocket, h.sock)
+			// The place may be another's by now, if the record of its end was lost. Of
+			// the addresses the other end's may be wiped, and this end's with it.
+			if h.flow.Dst.Port() != 0 && h.flow.Dst != e.flow.Dst {
+				return
+			}
 			e.cookie = h.cookie
 			n.byCookie[h.cookie] = e
 		}
@@ -208,8 +212,8 @@ func (n *endings) take(s *flowSample) *ending {
 	e := n.byCookie[s.cookie]
 	if e == nil && s.dst.Port() != 0 {
 		e = n.byFlow[s.flow()]
-		if e != nil && e.cookie != 0 {
-			e = nil // another's
+		if e != nil && (e.cookie != 0 || s.ended > e.at+uint64(endingKept)) {
+			e = nil // another's, or of one that had these ports before
 		}
 	}
 	if e != nil {

@@ -60,6 +60,8 @@ func TestEndings(t *testing.T) {
 		"wiped, and no word of its end": {[]hint{closed(7, tcpEstablished), sent}, func(s *flowSample) { s.dst = netip.AddrPort{} }, want{none: true}},
 		"another socket's place":        {[]hint{at(closed(7, tcpEstablished), 1), {sort: hintResetSent, at: 1, flow: endFlow(2), sock: 7}}, nil, want{state: tcpClose}},
 		"the same ports later":          {[]hint{received, at(failure(110), 3*sec), gone}, nil, want{err: unix.ECONNRESET, in: 1, state: tcpClose}},
+		"waited for long":               {[]hint{failure(110)}, func(s *flowSample) { s.ended = sec + uint64(endingKept) }, want{err: unix.ETIMEDOUT, state: tcpClose}},
+		"the same ports much later":     {[]hint{failure(110)}, func(s *flowSample) { s.ended = sec + uint64(endingKept) + 1 }, want{none: true}},
 		"a timestamp":                   {[]hint{failure(0), gone}, nil, want{none: true}},
 	} {
 		n := newEndings(100)
@@ -116,6 +118,36 @@ func TestEndingsOfTwins(t *testing.T) {
 	n.add(hint{sort: hintGone, at: 4, sock: 9, cookie: 90})
 	if e := n.take(&flowSample{cookie: 91, src: flow.Src, dst: flow.Dst}); e != nil {
 		t.Errorf("%+v was taken for another's", e)
+	}
+}
+
+// The place of a socket whose end nobody told of is another's later: that one's end is
+// not the first's.
+func TestEndingsOfOnePlace(t *testing.T) {
+	for name, wiped := range map[string]bool{"whole": false, "wiped": true} {
+		n := newEndings(100)
+		first, second := endFlow(1), endFlow(1)
+		second.Dst = netip.MustParseAddrPort("10.0.0.3:443")
+		n.add(hint{sort: hintClosed, at: 1, flow: first, sock: 7, state: tcpSynSent})
+		n.add(hint{sort: hintError, at: 1, flow: first, err: 110})
+		gone := hint{sort: hintGone, at: 2, flow: first, sock: 7, cookie: 70}
+		if wiped {
+			gone.flow.Dst = netip.AddrPort{}
+		}
+		if n.add(gone); n.take(&flowSample{cookie: 70}) == nil {
+			t.Errorf("%s: nothing is known of one whose end was told", name)
+		}
+	}
+	n := newEndings(100)
+	n.add(hint{sort: hintClosed, at: 1, flow: endFlow(1), sock: 7, state: tcpSynSent})
+	other := endFlow(2)
+	other.Dst = netip.MustParseAddrPort("10.0.0.3:443")
+	n.add(hint{sort: hintGone, at: 2, flow: other, sock: 7, cookie: 71})
+	if e := n.take(&flowSample{cookie: 71, src: other.Src, dst: other.Dst}); e != nil {
+		t.Errorf("%+v was taken for another's", e)
+	}
+	if len(n.bySocket) != 0 {
+		t.Errorf("%d sockets are known by a place that was given back", len(n.bySocket))
 	}
 }
 

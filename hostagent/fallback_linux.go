@@ -103,8 +103,10 @@ func openDiag(o sourceOptions, way classicWay, name string) (_ *diagSource, err 
 			}
 		}
 	}
-	s.spaces.own, err = s.spaces.open(o.ns, inum)
-	return s, err
+	if s.spaces.own, err = s.spaces.open(o.ns, inum); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // take takes the message of a socket that is closed.
@@ -143,6 +145,10 @@ func (s *diagSource) Missed() (uint64, error) { return 0, nil }
 func (s *diagSource) LostDrops() (uint64, error) { return 0, nil }
 
 func (s *diagSource) follow(w watchedSpaces) error { return s.spaces.follow(w) }
+
+// unwatched is how many network namespaces of those that it follows it does not
+// watch, and why.
+func (s *diagSource) unwatched() (int, error) { return s.spaces.unwatched() }
 
 func (s *diagSource) Lost() (uint64, error) { return s.lost.Load(), nil }
 

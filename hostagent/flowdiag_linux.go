@@ -23,9 +23,9 @@ type flowDiag struct {
 	spaces map[uint32]*flowDiagSpace
 	lists  uint32 // begun, of any namespace
 
-	ended   chan flowSample // last samples
-	marks   chan struct{}   // that all there were are in ended
-	flush   func() int      // asks for so many marks
+	ended   chan lastSample
+	marks   chan struct{} // that all there were are in ended
+	flush   func() int    // asks for so many marks
 	stopped chan struct{}
 	over    chan struct{} // nobody reads any more
 	once    [2]sync.Once  // of stopped, over
@@ -45,6 +45,7 @@ type flowDiagSpace struct {
 	lists  uint32              // of it
 	at     uint32              // the latest, of all lists
 	lost   uint64              // last samples, at the latest list
+	lossy  uint32              // the latest list before which some were lost
 }
 
 // diagSeen is a connection that was listed.
@@ -54,6 +55,15 @@ type diagSeen struct {
 	retransmits uint32 // of its SYN
 	at          uint32 // the latest list of the namespace that shows it
 }
+
+// lastSample is that of a socket that is closed.
+type lastSample struct {
+	flowSample
+	heard uint64 // ns, CLOCK_MONOTONIC: when the other end's latest acknowledgement came
+}
+
+// heardWithin is how exact that is: the kernel has it in ticks of its timer.
+const heardWithin = uint64(10 * time.Millisecond)
 
 const (
 	// endedQueue is how many last samples wait for flows to be published.
@@ -66,25 +76,34 @@ const (
 func newFlowDiag(flush func() int) *flowDiag {
 	return &flowDiag{
 		spaces: map[uint32]*flowDiagSpace{}, flush: flush, endings: newEndings(endingsLimit),
-		ended: make(chan flowSample, endedQueue), marks: make(chan struct{}, maxDiagSpaces),
+		ended: make(chan lastSample, endedQueue), marks: make(chan struct{}, maxDiagSpaces),
 		stopped: make(chan struct{}), over: make(chan struct{}),
 	}
 }
 
 // adopted is told which connections a network namespace had when it was first watched.
+// Where a list was before, that says it, and what has come since belongs to this interval.
 func (d *flowDiag) adopted(inum uint32, cookies []uint64) {
 	now, err := monotonic()
 	if err != nil {
 		return // the first list says it
 	}
-	s := &flowDiagSpace{known: make(map[uint64]diagSeen, len(cookies)), listed: now}
-	for _, c := range cookies {
-		s.known[c] = diagSeen{}
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.at = d.lists
-	d.spaces[inum] = s
+	s := d.spaces[inum]
+	switch {
+	case s == nil:
+		s = &flowDiagSpace{known: make(map[uint64]diagSeen, len(cookies)), at: d.lists}
+		d.spaces[inum] = s
+	case s.listed != 0:
+		return
+	}
+	for _, c := range cookies {
+		if _, known := s.known[c]; !known {
+			s.known[c] = diagSeen{at: s.lists}
+		}
+	}
+	s.listed, s.lost = now, d.lost.Load()
 }
 
 // Lists is flowReader's.
@@ -149,12 +168,17 @@ func (d *flowDiag) Dump(_ dumped, each func(*flowSample), broken func(error)) er
 const forgetSpace = 8 * maxDiagSpaces
 
 // endList ends a list. A connection that it does not show is over, and its socket
-// waits for its owner; or its last sample was lost.
+// waits for its owner; or its last sample was lost. Then it is forgotten when two
+// lists in a row do not show it, as flowTable does: what one of them still knows
+// would seem opened anew to the other.
 func (s *flowDiagSpace) endList(now, lost uint64) {
 	for cookie, k := range s.known {
-		if k.at != s.lists && (lost != s.lost || s.lists-k.at > forgetAfter) {
+		if k.at < s.lossy && s.lossy < s.lists || s.lists-k.at > forgetAfter {
 			delete(s.known, cookie)
 		}
+	}
+	if lost != s.lost {
+		s.lossy = s.lists
 	}
 	s.listed, s.lost = now, lost
 }
@@ -179,8 +203,12 @@ func (d *flowDiag) take(inum uint32, k *diagSocket, b []byte) {
 		return // never connected
 	}
 	s.sort, s.ended = sampleEnded, now
+	last := lastSample{s, now}
+	if !wiped(&s) {
+		last.heard -= min(now, 1e6*uint64(diagLastAck(b)))
+	}
 	select {
-	case d.ended <- s:
+	case d.ended <- last:
 	case <-d.over:
 	}
 }
@@ -197,13 +225,17 @@ func (d *flowDiag) flushed() {
 func (d *flowDiag) Wait(deadline time.Time, each func(*flowSample), broken func(error)) error {
 	end := time.NewTimer(time.Until(deadline))
 	defer end.Stop()
-	tick := time.NewTicker(endsEvery)
-	defer tick.Stop()
+	var tick <-chan time.Time
+	if d.ends != nil {
+		t := time.NewTicker(endsEvery)
+		defer t.Stop()
+		tick = t.C
+	}
 	for {
 		select {
 		case s := <-d.ended:
 			d.last(&s, each, broken)
-		case <-tick.C:
+		case <-tick:
 			if err := d.readEnds(broken); err != nil {
 				return err
 			}
@@ -222,15 +254,17 @@ func (d *flowDiag) Wait(deadline time.Time, each func(*flowSample), broken func(
 
 // rest hands over what was closed before Stop.
 func (d *flowDiag) rest(each func(*flowSample), broken func(error)) error {
+	wait := d.flush()
 	late := time.NewTimer(time.Second)
 	defer late.Stop()
-	for wait := d.flush(); wait > 0; {
+	for wait > 0 {
 		select {
 		case s := <-d.ended:
 			d.last(&s, each, broken)
 		case <-d.marks:
 			wait--
 		case <-late.C:
+			d.lost.Add(uint64(wait)) // nobody knows what they had to tell
 			wait = 0
 		}
 	}
@@ -246,7 +280,8 @@ func (d *flowDiag) rest(each func(*flowSample), broken func(error)) error {
 }
 
 // last hands over a last sample, with what is known of how its connection ended.
-func (d *flowDiag) last(s *flowSample, each func(*flowSample), broken func(error)) {
+func (d *flowDiag) last(l *lastSample, each func(*flowSample), broken func(error)) {
+	s := &l.flowSample
 	if wiped(s) {
 		s.posted, s.rttVar = s.bytes, 0 // made of nothing
 	}
@@ -263,8 +298,8 @@ func (d *flowDiag) last(s *flowSample, each func(*flowSample), broken func(error
 	if in == nil {
 		in = new(flowDiagSpace)
 	}
+	k, known := in.known[s.cookie]
 	if wiped(s) {
-		k, known := in.known[s.cookie]
 		if !known {
 			return // nobody knows whose it was, or it never connected
 		}
@@ -273,7 +308,10 @@ func (d *flowDiag) last(s *flowSample, each func(*flowSample), broken func(error
 			s.state, s.retransmits = tcpSynSent, k.retransmits
 		}
 	}
-	in.opened(s)
+	// One that is forgotten, for it was over long ago, was not opened since the list.
+	if known || l.heard+heardWithin >= in.listed {
+		in.opened(s)
+	}
 	delete(in.known, s.cookie)
 	each(s)
 }
@@ -378,6 +416,16 @@ func diagSample(inum uint32, d *diagSocket, b []byte) flowSample {
 		}
 	}
 	return s
+}
+
+// diagLastAck is for how many ms the other end has acknowledged nothing
+// (tcpi_last_ack_recv).
+func diagLastAck(b []byte) uint32 {
+	info := diagInfoOf(b)
+	if len(info) < 60 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(info[56:])
 }
 
 // diagInfoOf finds struct tcp_info in a message that decodeDiag took.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"decaf/api/decafpb"
@@ -325,4 +326,153 @@ func TestSocketKeptAfterItsConnection(t *testing.T) {
 	if sent != 5000 || records != 1 || rows != 5000 {
 		t.Errorf("%d bytes in %d records, %d in rows, want 5000 in one, and in rows", sent, records, rows)
 	}
+}
+
+// What a list says of a namespace stays when it is watched, or bytes would count twice.
+func TestWatchedAfterAList(t *testing.T) {
+	d := newFlowDiag(nil)
+	const listed = 1000
+	in := &flowDiagSpace{known: map[uint64]diagSeen{7: {opened: 500, at: 1}}, listed: listed, lists: 1}
+	d.spaces[1] = in
+	d.adopted(1, []uint64{7, 8})
+	for cookie, want := range map[uint64]uint64{
+		7: 500,
+		8: listed + 1, // has come since
+	} {
+		s := flowSample{cookie: cookie, state: tcpEstablished}
+		d.spaces[1].opened(&s)
+		if s.opened != want {
+			t.Errorf("connection %d was opened at %d, want %d", cookie, s.opened, want)
+		}
+	}
+	d.lost.Store(3)
+	for inum, before := range map[uint32]*flowDiagSpace{2: nil, 3: {known: map[uint64]diagSeen{7: {opened: 500}}}} { // a list broke off
+		if before != nil {
+			d.spaces[inum] = before
+		}
+		d.adopted(inum, []uint64{7, 8})
+		s := flowSample{cookie: 8, state: tcpEstablished}
+		in := d.spaces[inum]
+		in.opened(&s)
+		if _, known := in.known[8]; s.opened != 0 || !known || in.listed == 0 || in.lost != 3 {
+			t.Errorf("namespace %d: connection 8 opened at %d, known %v; listed at %d, %d lost", inum, s.opened, known, in.listed, in.lost)
+		}
+		if before != nil && in.known[7].opened != 500 {
+			t.Errorf("connection 7: %+v", in.known[7])
+		}
+	}
+}
+
+// A connection that was over long before its socket is closed, and that is forgotten by
+// then, is not taken for one opened since the list.
+func TestForgottenConnectionIsNotNew(t *testing.T) {
+	const listed = uint64(time.Hour)
+	for _, c := range []struct{ heard, opened uint64 }{
+		{listed - uint64(time.Second), 0},
+		{listed - heardWithin/2, listed + 1},
+		{listed + uint64(time.Second), listed + 1},
+	} {
+		d := newFlowDiag(nil)
+		d.spaces[1] = &flowDiagSpace{known: map[uint64]diagSeen{}, listed: listed, lists: 5}
+		table := newFlowTable(flowLimits{flows: 10, rows: 10}, nil)
+		table.beginDump(listed - 1)
+		table.beginDump(listed)
+		s := flowSample{
+			netns: 1, cookie: 7, state: tcpClose, sort: sampleEnded, bytes: 5000, packets: 4,
+			src: netip.MustParseAddrPort("10.0.0.1:4000"), dst: netip.MustParseAddrPort("10.0.0.2:80"),
+		}
+		d.last(&lastSample{s, c.heard}, table.closed, func(err error) { t.Error(err) })
+		var sent uint64
+		table.take(1, 2, func(r *decafpb.FlowRecord) { sent += r.GetBytesSent() })
+		if new := c.opened != 0; new != (sent == 5000) || new == (table.stats.unknownStart == 1) {
+			t.Errorf("last heard of at %d, listed at %d: %d bytes counted, %+v", c.heard, listed, sent, table.stats)
+		}
+	}
+}
+
+// What was lost has those forgotten that two lists in a row do not show.
+func TestForgottenAfterLoss(t *testing.T) {
+	s := &flowDiagSpace{known: map[uint64]diagSeen{1: {at: 1}, 2: {at: 1}}, lists: 1}
+	for list, want := range [][2]bool{{true, true}, {true, true}, {false, true}} {
+		lost := uint64(btoi(list > 0))
+		if list > 0 {
+			s.lists++
+			s.known[2] = diagSeen{at: s.lists}
+		}
+		s.endList(uint64(s.lists), lost)
+		_, gone := s.known[1]
+		_, there := s.known[2]
+		if [2]bool{gone, there} != want {
+			t.Errorf("list %d: %v, %v, want %v", list+1, gone, there, want)
+		}
+	}
+}
+
+// The kernel says when a connection was last heard of.
+func TestLastHeard(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	before, err := monotonic()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	connected, err := monotonic()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask, err := dialDiag(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ask.Close()
+	d := newFlowDiag(nil)
+	from := c.LocalAddr().(*net.TCPAddr).AddrPort()
+	until(t, "a second of silence", func() bool {
+		found := false
+		if err := ask.dump(diagStates, func(b []byte) {
+			if k, err := decodeDiag(b); err == nil && k.src == from && diagLastAck(b) >= 1000 {
+				found = true
+				d.take(1, &k, b)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	})
+	if s := <-d.ended; s.heard+heardWithin < before || s.heard > connected+heardWithin || s.ended < s.heard+uint64(900*time.Millisecond) {
+		t.Errorf("heard of at %d, connected between %d and %d, looked at %d", s.heard, before, connected, s.ended)
+	}
+}
+
+// What was closed before the end is handed over however long it takes to ask for it;
+// what does not come is counted.
+func TestRestOfLastSamples(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var d *flowDiag
+		d = newFlowDiag(func() int {
+			time.Sleep(3 * time.Second)
+			go func() {
+				time.Sleep(500 * time.Millisecond)
+				d.ended <- lastSample{flowSample: flowSample{netns: 1, cookie: 7, dst: netip.MustParseAddrPort("10.0.0.2:80")}}
+				d.marks <- struct{}{}
+			}()
+			return 2
+		})
+		n := 0
+		if err := d.rest(func(*flowSample) { n++ }, func(err error) { t.Error(err) }); err != nil {
+			t.Fatal(err)
+		}
+		if lost, _ := d.Lost(); n != 1 || lost != 1 {
+			t.Errorf("%d samples, %d lost, want one of each", n, lost)
+		}
+	})
 }

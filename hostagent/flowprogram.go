@@ -366,7 +366,7 @@ func (p *sampler) aborted() *ebpf.ProgramSpec {
 }
 
 // hand gives a last sample to the ring. The reader is woken only when the ring
-// is half full: it comes by itself at each interval's end, and a wake-up costs
+// is half full: it comes by itself each second (heldEvery), and a wake-up costs
 // ten times what the rest does.
 func (p *sampler) hand() asm.Instructions {
 	give := p.m.ring.output(fsBytes, leave)

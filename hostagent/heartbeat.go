@@ -68,6 +68,7 @@ func (a *Agent) Counters() map[string]uint64 {
 	}
 	out[countLostRing] = a.lostRing.Load()
 	out[countMissed] = a.missed.Load()
+	out[countUnwatched] = a.unwatched.Load()
 	out[countDropsLost] = a.lostDrops.Load()
 	out[countDropsOut] = a.drops.leftOut.Load()
 	out[countVotesOut] = a.votes.leftOut.Load()

@@ -54,7 +54,10 @@ func TestHeldUpIsToldBeforeTheIntervalEnds(t *testing.T) {
 			t.Errorf("of services %v: %d bytes sent, held up for %v, want %d and %v", service, sent, waited, bytes, limited)
 		}
 		for i, r := range list {
-			if i > 0 && r.GetStartNs() < list[i-1].GetEndNs() || r.GetEndNs() <= r.GetStartNs() {
+			if r.GetEndNs() <= r.GetStartNs() {
+				t.Errorf("%v ends before it begins", r)
+			}
+			if i > 0 && !service && r.GetStartNs() < list[i-1].GetEndNs() {
 				t.Errorf("%v begins before the one before it ends: %v", r, list[i-1])
 			}
 		}

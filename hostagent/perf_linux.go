@@ -1,10 +1,13 @@
 package hostagent
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -24,7 +27,7 @@ var classicByPerf = classicWay{again: openPerf, ends: openPerfEnds}
 
 // perfHints has one event and one buffer for each tracepoint and CPU.
 type perfHints struct {
-	rings []*perfRing
+	rings perfRings
 	of    []*classic // whose each of rings is
 	wake  int        // eventfd that ends run
 	ended atomic.Bool
@@ -168,12 +171,12 @@ func (p *perfHints) run(each func(hint), lost func(uint64), broken func(error)) 
 	for {
 		ended := p.ended.Load()
 		for i, r := range p.rings {
-			err := r.check(func() {
-				r.drain(func(at uint64, b []byte) { take(p.of[i], at, b, each, broken) }, lost, broken)
-			}, lost)
+			counted, err := r.counted()
 			if err != nil {
 				return err
 			}
+			r.drain(func(at uint64, b []byte) { take(p.of[i], at, b, each, broken) }, lost, broken)
+			r.miss(counted, lost)
 		}
 		if ended {
 			return nil
@@ -200,14 +203,11 @@ func (p *perfHints) stop() {
 }
 
 func (p *perfHints) Close() error {
-	var errs []error
-	for _, r := range p.rings {
-		errs = append(errs, r.Close())
-	}
+	err := p.rings.Close()
 	if p.wake >= 0 {
-		errs = append(errs, unix.Close(p.wake))
+		err = errors.Join(err, unix.Close(p.wake))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // Records of a perf buffer, include/uapi/linux/perf_event.h.
@@ -228,19 +228,13 @@ func (r *perfRing) counted() (sum uint64, err error) {
 	return sum, nil
 }
 
-// check drains the buffer and tells of events that were counted before and are not
+// miss tells of events that were counted before the buffer was drained and were not
 // there.
-func (r *perfRing) check(drain func(), lost func(uint64)) error {
-	counted, err := r.counted()
-	if err != nil {
-		return err
-	}
-	drain()
+func (r *perfRing) miss(counted uint64, lost func(uint64)) {
 	if counted > r.told {
 		lost(counted - r.told)
 		r.told = counted
 	}
-	return nil
 }
 
 // drain reads what waits in the buffer. A record is each's until that returns.
@@ -289,11 +283,63 @@ func (r *perfRing) bytes(at, n uint64) []byte {
 	return r.wrap
 }
 
+// perfRings are the buffers of several CPUs.
+type perfRings []*perfRing
+
+// Close ends their events.
+func (p perfRings) Close() error {
+	var errs []error
+	for _, r := range p {
+		errs = append(errs, r.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// endRings are buffers whose hints are wanted in order of time: what happens to a
+// socket is written by the CPU that it happens on, and its end may lie in an earlier
+// buffer than what it ended of.
+type endRings struct {
+	perfRings
+	take    func(at uint64, record []byte, each func(hint), broken func(error))
+	now     func() (uint64, error) // ns, on the clock of hints
+	waiting []hint                 // read, and handed on by the next drain
+}
+
+// spareHints is how much room for hints is kept from one drain to the next.
+const spareHints = 1024
+
+// drain hands on what was written before it began. What is written while it goes on
+// waits for the next one: what went before it may be in a buffer that was read
+// already.
+func (e *endRings) drain(each func(hint), lost func(uint64), broken func(error)) {
+	began, err := e.now()
+	if err != nil {
+		broken(err)
+		began = math.MaxUint64 // so that nothing waits for ever
+	}
+	for _, r := range e.perfRings {
+		r.drain(func(at uint64, b []byte) {
+			e.take(at, b, func(h hint) { e.waiting = append(e.waiting, h) }, broken)
+		}, lost, broken)
+	}
+	slices.SortStableFunc(e.waiting, func(a, b hint) int { return cmp.Compare(a.at, b.at) })
+	n := 0
+	for ; n < len(e.waiting) && e.waiting[n].at <= began; n++ {
+		each(e.waiting[n])
+	}
+	rest := e.waiting[n:]
+	if cap(e.waiting) > spareHints {
+		e.waiting = nil
+	}
+	e.waiting = append(e.waiting[:0], rest...)
+}
+
 // An endsReader reads what tracepoints say of how connections end. Nobody is woken
 // up for it: it is read when the last sample of a connection comes, which the kernel
 // gives after, and now and then. It is for one goroutine.
 type endsReader interface {
-	// drain hands over what was told up to now; lost is told how much found no room.
+	// drain hands over what was told up to now, in order of time; lost is told how
+	// much found no room.
 	drain(each func(hint), lost func(uint64), broken func(error))
 	// check drains, and tells of what was lost in other ways.
 	check(each func(hint), lost func(uint64), broken func(error)) error
@@ -302,16 +348,26 @@ type endsReader interface {
 
 // perfEnds has one buffer for each CPU, which all tracepoints share.
 type perfEnds struct {
-	rings []*perfRing
-	byID  map[uint64]*classic
+	endRings
+	byID map[uint64]*classic
 }
 
-func openPerfEnds() (_ endsReader, missing []string, err error) {
+func openPerfEnds() (endsReader, []string, error) { return openEnds(newPerfEnds) }
+
+// openEnds opens those of the tracepoints on how connections end that this kernel has;
+// nil where it has none.
+func openEnds(open func([]*classic) (endsReader, error)) (_ endsReader, missing []string, err error) {
 	classics, missing, err := readEnds()
 	if err != nil || len(classics) == 0 {
 		return nil, missing, err
 	}
+	ends, err := open(classics)
+	return ends, missing, err
+}
+
+func newPerfEnds(classics []*classic) (_ endsReader, err error) {
 	p := &perfEnds{byID: map[uint64]*classic{}}
+	p.endRings = endRings{take: p.take, now: monotonic}
 	defer func() {
 		if err != nil {
 			p.Close()
@@ -320,7 +376,7 @@ func openPerfEnds() (_ endsReader, missing []string, err error) {
 	for _, c := range classics {
 		p.byID[c.id] = c
 	}
-	return p, missing, eachCPU(func(cpu int) error {
+	if err := eachCPU(func(cpu int) (err error) {
 		first := true
 		var ring *perfRing
 		for _, c := range classics {
@@ -333,7 +389,7 @@ func openPerfEnds() (_ endsReader, missing []string, err error) {
 					return err
 				}
 				first, fd = false, ring.fds[0]
-				p.rings = append(p.rings, ring)
+				p.perfRings = append(p.perfRings, ring)
 			} else if fd, err = ring.share(attr, cpu); err != nil {
 				return err
 			}
@@ -342,7 +398,10 @@ func openPerfEnds() (_ endsReader, missing []string, err error) {
 			}
 		}
 		return nil
-	})
+	}); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *perfEnds) take(at uint64, b []byte, each func(hint), broken func(error)) {
@@ -353,27 +412,18 @@ func (p *perfEnds) take(at uint64, b []byte, each func(hint), broken func(error)
 	take(p.byID[uint64(binary.NativeEndian.Uint16(b))], at, b, each, broken)
 }
 
-func (p *perfEnds) drain(each func(hint), lost func(uint64), broken func(error)) {
-	for _, r := range p.rings {
-		r.drain(func(at uint64, b []byte) { p.take(at, b, each, broken) }, lost, broken)
-	}
-}
-
+// check is drain, and tells of events that the kernel counted and did not write.
 func (p *perfEnds) check(each func(hint), lost func(uint64), broken func(error)) error {
-	for _, r := range p.rings {
-		if err := r.check(func() {
-			r.drain(func(at uint64, b []byte) { p.take(at, b, each, broken) }, lost, broken)
-		}, lost); err != nil {
+	counted := make([]uint64, len(p.perfRings))
+	for i, r := range p.perfRings {
+		var err error
+		if counted[i], err = r.counted(); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-func (p *perfEnds) Close() error {
-	var errs []error
-	for _, r := range p.rings {
-		errs = append(errs, r.Close())
+	p.drain(each, lost, broken)
+	for i, r := range p.perfRings {
+		r.miss(counted[i], lost)
 	}
-	return errors.Join(errs...)
+	return nil
 }

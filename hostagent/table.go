@@ -45,7 +45,7 @@ type tables struct {
 // tableLimits bound the tables, per interval.
 type tableLimits struct {
 	records  int // of connections published, and of closed ones kept
-	services int // sums kept and published
+	services int // sums kept, and published; as many more may be told ahead (heldup.go)
 }
 
 // tableStats count what the tables did since they were made, above all what
@@ -188,7 +188,7 @@ func (t *tables) live(e **entryOfFlow, s *flowSample, whole bool) {
 	t.take1(*e, s)
 	(*e).dump = t.dumps
 	if before < heldLeast && (*e).did.held >= heldLeast {
-		t.early.conns = append(t.early.conns, *e)
+		t.early.waits(*e, t.limits)
 	}
 }
 
@@ -630,8 +630,8 @@ func (t *tables) takeServices(start, end int64, publish func(*decafpb.FlowRecord
 	clear(t.services)
 }
 
-// service publishes the sum of a service in the interval from start to end, or in
-// what is not told of it yet.
+// service publishes the sum of a service in the interval from start to end, but for
+// what was told of it before.
 func (t *tables) service(k serviceKey, start, end int64, publish func(*decafpb.FlowRecord)) {
 	s := t.services[k]
 	f := k.flow()
@@ -640,7 +640,7 @@ func (t *tables) service(k serviceKey, start, end int64, publish func(*decafpb.F
 	} else {
 		f.Dst = netip.AddrPortFrom(f.Dst.Addr(), k.port)
 	}
-	r := t.record.of(f, t.early.serviceFrom(k, start, end), end)
+	r := t.record.of(f, start, end)
 	r.Inbound, r.Active = k.inbound, s.did.moved()
 	r.Flows, r.NewFlows, r.ClosedFlows, r.TerminatedFlows, r.FailedFlows = s.flows, s.created, s.closed, s.terminated, s.failed
 	r.ShrunkFlows, r.CwndDeltaBytes, r.RttMinNs = s.shrunk, s.grown, 1000*uint64(s.rttMin)

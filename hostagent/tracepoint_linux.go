@@ -39,11 +39,15 @@ const (
 	tpRecord = 16
 )
 
-func openTracepoints() (_ hinter, err error) {
+func openTracepoints() (hinter, error) {
 	classics, err := readAgain()
 	if err != nil {
 		return nil, err
 	}
+	return newTracepointHints(classics)
+}
+
+func newTracepointHints(classics []*classic) (_ hinter, err error) {
 	t := new(tracepointHints)
 	defer func() {
 		if err != nil {
@@ -56,7 +60,10 @@ func openTracepoints() (_ hinter, err error) {
 	if t.reader, err = perf.NewReader(t.events, perfPages*os.Getpagesize()); err != nil {
 		return nil, needsPrivilege("open the event buffer", err)
 	}
-	return t, t.start()
+	if err := t.start(); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 // makeEvents makes the map of what the programs write to.
@@ -227,23 +234,24 @@ func (t *hintPrograms) Close() error {
 // tracepointEnds has one buffer for each CPU.
 type tracepointEnds struct {
 	hintPrograms
-	rings  []*perfRing
+	endRings
 	missed uint64
 }
 
-func openTracepointEnds() (_ endsReader, missing []string, err error) {
-	classics, missing, err := readEnds()
-	if err != nil || len(classics) == 0 {
-		return nil, missing, err
-	}
+func openTracepointEnds() (endsReader, []string, error) { return openEnds(newTracepointEnds) }
+
+func newTracepointEnds(classics []*classic) (_ endsReader, err error) {
 	t := new(tracepointEnds)
+	t.endRings = endRings{now: monotonic, take: func(_ uint64, b []byte, each func(hint), broken func(error)) {
+		t.hintPrograms.take(b, each, broken) // the program says when
+	}}
 	defer func() {
 		if err != nil {
 			t.Close()
 		}
 	}()
 	if err := t.makeEvents(classics); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := eachCPU(func(cpu int) error {
 		ring, err := openPerfRing(unix.PerfEventAttr{
@@ -258,21 +266,18 @@ func openTracepointEnds() (_ endsReader, missing []string, err error) {
 		if err != nil {
 			return err
 		}
-		t.rings = append(t.rings, ring)
+		t.perfRings = append(t.perfRings, ring)
 		if err := t.events.Put(uint32(cpu), uint32(ring.fds[0])); err != nil {
 			return fmt.Errorf("have programs write to a buffer: %w", err)
 		}
 		return nil
 	}); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return t, missing, t.start()
-}
-
-func (t *tracepointEnds) drain(each func(hint), lost func(uint64), broken func(error)) {
-	for _, r := range t.rings {
-		r.drain(func(_ uint64, b []byte) { t.take(b, each, broken) }, lost, broken)
+	if err := t.start(); err != nil {
+		return nil, err
 	}
+	return t, nil
 }
 
 // check is drain, and counts what the programs missed: the kernel runs one of a kind
@@ -294,9 +299,5 @@ func (t *tracepointEnds) check(each func(hint), lost func(uint64), broken func(e
 
 // Close detaches the programs and ends the buffers.
 func (t *tracepointEnds) Close() error {
-	errs := []error{t.hintPrograms.Close()}
-	for _, r := range t.rings {
-		errs = append(errs, r.Close())
-	}
-	return errors.Join(errs...)
+	return errors.Join(t.hintPrograms.Close(), t.endRings.Close())
 }

@@ -71,21 +71,26 @@ func (v ipvs) Translate(_ context.Context, f packet.Flow) (packet.Flow, error) {
 
 // servers gives how each server is reached of the services that connections to an
 // address may be to: its own, that of all its ports (port 0), and those by firewall
-// mark, which have no address. nil: there are none, as of most connections. Then
-// those of all clients, of which there may be a million, need not be read.
+// mark, which have no address. Its own says best how a server is reached. nil: there
+// are none, as of most connections. Then those of all clients, of which there may be a
+// million, need not be read.
 func (v ipvs) servers(to netip.AddrPort) (forward map[netip.AddrPort]string, err error) {
 	all := netip.AddrPortFrom(to.Addr(), 0)
-	of := false
+	of, own := false, false
 	err = v.scan("ip_vs", func(words []string) bool {
 		switch {
 		case len(words) >= 2 && (words[0] == "TCP" || words[0] == "UDP" || words[0] == "SCTP" || words[0] == "FWM"):
 			service := ipvsHostPort(words[1])
-			of = words[0] == "FWM" || words[0] == "TCP" && (service == to || service == all)
+			own = words[0] == "TCP" && service == to
+			of = own || words[0] == "FWM" || words[0] == "TCP" && service == all
 			if of && forward == nil {
 				forward = make(map[netip.AddrPort]string)
 			}
 		case len(words) >= 3 && words[0] == "->" && of:
-			forward[ipvsHostPort(words[1])] = words[2]
+			server := ipvsHostPort(words[1])
+			if own || forward[server] == "" {
+				forward[server] = words[2]
+			}
 		}
 		return true
 	})

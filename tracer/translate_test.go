@@ -157,6 +157,16 @@ func TestIPVS(t *testing.T) {
 	if got, err := ipvsOf(map[string]string{"ip_vs_conn": ipvsConnections, "ip_vs": ipvsMarked}).Translate(t.Context(), marked); err != nil || got.Dst.String() != "10.0.3.13:8080" {
 		t.Errorf("by firewall mark: %s, %v", got, err)
 	}
+	// A service's own word on how a server is reached counts, wherever it stands.
+	for name, services := range map[string]string{
+		"before": "TCP 0A600001:01BB rr\n-> 0A000307:20FB Masq\nFWM 00000001 rr\n-> 0A000307:20FB Route\nTCP 0A600001:0000 rr\n-> 0A000307:20FB Tunnel\n",
+		"after":  "FWM 00000001 rr\n-> 0A000307:20FB Route\nTCP 0A600001:0000 rr\n-> 0A000307:20FB Tunnel\nTCP 0A600001:01BB rr\n-> 0A000307:20FB Masq\n",
+	} {
+		f := tcpFlow("192.168.1.1:40000", "10.96.0.1:443")
+		if got, err := ipvsOf(map[string]string{"ip_vs_conn": ipvsConnections, "ip_vs": services}).Translate(t.Context(), f); err != nil || got.Dst.String() != "10.0.3.7:8443" {
+			t.Errorf("its own service %s others: %s, %v", name, got, err)
+		}
+	}
 	// A flow to no service of its costs no look at all connections.
 	without := ipvs{open: func(name string) (io.ReadCloser, error) {
 		if name == "ip_vs_conn" {

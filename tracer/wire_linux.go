@@ -53,7 +53,7 @@ func (w *wire) open() error {
 		if err != nil {
 			return fmt.Errorf("open a route netlink socket: %w", err)
 		}
-		near, err := openNeighbours()
+		near, err := openNeighbours(rt)
 		if err != nil {
 			rt.Close()
 			return err

@@ -68,18 +68,17 @@ func newHostRun(ctx context.Context, o Options) (*hostRun, error) {
 		sockets: []int{1_000, 20_000}, rates: []int{0, 100, 1_000, 10_000}, settle: 3 * time.Second, tables: hostagent.DefaultConfig().Tables.Interval,
 	}
 	if err := h.build(ctx); err != nil {
-		h.close()
-		return nil, err
+		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
 }
 
-func runHost(ctx context.Context, o Options) ([]Result, error) {
+func runHost(ctx context.Context, o Options) (_ []Result, err error) {
 	h, err := newHostRun(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	defer h.close()
+	defer func() { err = errors.Join(err, h.close()) }()
 	pairs := 3*o.Duration + time.Duration(o.Pairs)*(2*o.Duration+2*time.Second)
 	parts := []part{
 		{"connections, agent off and on in turn", pairs, func(ctx context.Context) error { return h.pairs(ctx, "connections", "connections/s", 1) }},
@@ -174,15 +173,16 @@ func cableHost(host, router *space, port, addr, gateway string) error {
 	return host.nl.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway), RtoMin: int(hostRTO.Milliseconds()), RtoMinLock: true})
 }
 
-func (h *hostRun) close() {
+func (h *hostRun) close() (err error) {
 	if h.nats != nil {
-		h.nats.close()
+		err = h.nats.close()
 	}
 	for _, s := range []*space{h.a, h.r, h.b} {
 		if s != nil {
 			s.close()
 		}
 	}
+	return err
 }
 
 // startAgent runs `decaf host` in a, and waits until it watches.

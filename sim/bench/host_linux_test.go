@@ -17,7 +17,11 @@ func newBriefHost(t *testing.T) *hostRun {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(h.close)
+	t.Cleanup(func() {
+		if err := h.close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return h
 }
 
