@@ -106,30 +106,50 @@ func mean(sum, n float64) float64 {
 // pair is source and destination, as indexes in Topology.Hosts.
 type pair struct{ src, dst int32 }
 
-// connSums adds up what hosts told since a moment. Where a host sums up its
-// services, those sums are all of its connections; else its rows and single
-// records together are.
-func (rule *HostRule) connSums(rows []ConnRecord, since int64) map[pair]*connSum {
-	sums := make(map[int32]bool)
+// tellers are the hosts that sum up their services, and the pairs they do so of. Such
+// a sum comes when an interval of the host's tables ends; what is held up is told
+// ahead, the rest of its interval is not. Until then rows tell of the rest. As rows
+// are of answers as well, only those to whom the host opens connections count.
+type tellers struct {
+	hosts map[int32]bool
+	opens map[pair]bool
+}
+
+func tellersOf(rows []ConnRecord, since int64) tellers {
+	t := tellers{make(map[int32]bool), make(map[pair]bool)}
 	for i := range rows {
 		if r := &rows[i]; r.Service && r.End >= since {
-			sums[r.Src] = true
+			t.hosts[r.Src], t.opens[pair{r.Src, r.Dst}] = true, true
 		}
 	}
-	out := make(map[pair]*connSum)
+	return t
+}
+
+// connSums adds up what hosts told since a moment. Where sums of a host's services
+// at another are told, each of its connections there is in one, or will be; else its
+// rows count, and the single records of a host that sums up nothing.
+func (rule *HostRule) connSums(rows []ConnRecord, since int64, tell tellers) map[pair]*connSum {
+	out, unsummed := make(map[pair]*connSum), make(map[pair]*connSum)
 	for i := range rows {
 		r := &rows[i]
 		if r.End < since {
 			continue
 		}
-		if sums[r.Src] != r.Service {
-			continue
+		k, sums := pair{r.Src, r.Dst}, out
+		if !r.Service {
+			if sums = unsummed; tell.hosts[r.Src] && (r.single || !tell.opens[k]) {
+				continue
+			}
 		}
-		k := pair{r.Src, r.Dst}
+		if sums[k] == nil {
+			sums[k] = new(connSum)
+		}
+		sums[k].add(r, rule)
+	}
+	for k, s := range unsummed {
 		if out[k] == nil {
-			out[k] = new(connSum)
+			out[k] = s
 		}
-		out[k].add(r, rule)
 	}
 	return out
 }
@@ -147,16 +167,16 @@ func (r HostRule) accuse(t *topology.Topology, rows []ConnRecord, now int64, tro
 			}
 		}
 	}
-	cases := make([]*hostCase, len(r.Spans))
-	for i, span := range r.Spans {
-		cases[i] = r.since(t, rows, now-span, trouble)
-	}
+	last := len(r.Spans) - 1
+	tell := tellersOf(rows, now-r.Spans[last])
+	long := r.since(t, rows, now, r.Spans[last], tell, nil, trouble)
 	if slices.ContainsFunc(rows, func(c ConnRecord) bool { return c.End >= now-r.Early && r.waits(c.Zero, c.Flows) }) {
-		name(r.since(t, rows, now-r.Early, trouble).early(cases[len(cases)-1]))
+		name(r.since(t, rows, now, r.Early, tell, long, trouble).early())
 	}
-	for _, x := range cases {
-		name(x.all())
+	for _, span := range r.Spans[:last] {
+		name(r.since(t, rows, now, span, tell, long, trouble).all())
 	}
+	name(long.all())
 	return out
 }
 
@@ -164,9 +184,13 @@ func (r HostRule) accuse(t *topology.Topology, rows []ConnRecord, now int64, tro
 // speak against a host.
 func (r *HostRule) waits(zero, flows float64) bool { return mean(zero, flows) >= r.Zero/2 }
 
-// since gathers the records since a moment.
-func (r HostRule) since(t *topology.Topology, rows []ConnRecord, from int64, trouble func(host string) bool) *hostCase {
-	x := &hostCase{HostRule: r, topo: t, sums: r.connSums(rows, from), into: make(map[int32][]pair), from: make(map[int32][]pair), trouble: trouble}
+// since gathers the records of the last span, ns; long is the case of the longest, nil
+// for that itself.
+func (r HostRule) since(t *topology.Topology, rows []ConnRecord, now, span int64, tell tellers, long *hostCase, trouble func(host string) bool) *hostCase {
+	x := &hostCase{
+		HostRule: r, topo: t, span: span, long: long, sums: r.connSums(rows, now-span, tell),
+		into: make(map[int32][]pair), from: make(map[int32][]pair), trouble: trouble,
+	}
 	for k := range x.sums {
 		x.order = append(x.order, k)
 	}
@@ -188,7 +212,7 @@ func (x *hostCase) all() []Candidate {
 		if c, ok := x.ends(h, x.into[h]); ok {
 			out = append(out, c)
 		}
-		if c, ok := x.reads(h, nil); ok {
+		if c, ok := x.reads(h); ok {
 			out = append(out, c)
 		}
 	}
@@ -201,20 +225,24 @@ func (x *hostCase) all() []Candidate {
 }
 
 // early names hosts that do not read, before all is told of the time it looks at.
-func (x *hostCase) early(long *hostCase) []Candidate {
+func (x *hostCase) early() []Candidate {
 	var out []Candidate
 	for _, h := range slices.Sorted(maps.Keys(x.into)) {
-		if c, ok := x.reads(h, long); ok {
+		if c, ok := x.reads(h); ok {
 			out = append(out, c)
 		}
 	}
 	return out
 }
 
-// hostCase is what is known at one moment.
+// hostCase is what is known at one moment of the last span.
 type hostCase struct {
 	HostRule
-	topo    *topology.Topology
+	topo *topology.Topology
+	span int64 // ns
+	// long is what is known of the longest span. Of a shorter one not all is told: most
+	// tables are of longer intervals, and some connections are told of ahead.
+	long    *hostCase
 	sums    map[pair]*connSum
 	order   []pair
 	into    map[int32][]pair // by destination
@@ -245,24 +273,33 @@ func (x *hostCase) candidate(h int32, class string, trouble int, show []pair, pe
 	return c
 }
 
+// usual is how many connections a pair should have had, by the longest span.
+func (x *hostCase) usual(k pair) float64 {
+	if x.long == nil || x.long.sums[k] == nil {
+		return 0
+	}
+	return x.long.sums[k].flows * float64(x.span) / float64(x.long.span)
+}
+
 func source(k pair) int32      { return k.src }
 func destination(k pair) int32 { return k.dst }
 
 // ends looks for a host that resets connections to it.
 func (x *hostCase) ends(h int32, pairs []pair) (Candidate, bool) {
 	var show []pair
-	n, flows := 0.0, 0.0
+	n, flows, all := 0.0, 0.0, 0.0
 	for _, k := range pairs {
 		s := x.sums[k]
 		n += s.resets
 		flows += max(s.flows, s.resets)
+		all += max(s.flows, s.resets, x.usual(k))
 		if s.resets > 0 {
 			show = append(show, k)
 		}
 	}
 	rest, others := x.total.resets-n, x.total.flows-flows
-	standsOut := x.Times*rest <= n || x.Times*mean(rest, others) <= mean(n, flows)
-	if n < float64(x.Resets) || n < x.ResetShare*flows || !standsOut || !x.agree(len(show), len(pairs)) {
+	standsOut := x.Times*rest <= n || x.Times*mean(rest, others) <= mean(n, all)
+	if n < float64(x.Resets) || n < x.ResetShare*all || !standsOut || !x.agree(len(show), len(pairs)) {
 		return Candidate{}, false
 	}
 	return x.candidate(h, classHostReset, troubleReset, show, source, fmt.Sprintf("it reset %.0f of %.0f connections of %d hosts to it; of those to all other hosts %.0f of %.0f were",
@@ -286,26 +323,28 @@ func (x *hostCase) waited(h int32) (zero, flows, elsewhere float64) {
 	return zero, flows, mean(x.total.zero-zero, x.total.flows-flows)
 }
 
-// reads looks for a host whose processes do not read what they are sent. Where not
-// all is told yet, long is what is known of the longest time: hosts that say nothing
-// have connections as ever, and these do not wait.
-func (x *hostCase) reads(h int32, long *hostCase) (Candidate, bool) {
+// reads looks for a host whose processes do not read what they are sent. Connections
+// that nothing is told of yet are as ever, and do not wait.
+func (x *hostCase) reads(h int32) (Candidate, bool) {
 	pairs := x.into[h]
 	var show []pair
+	all := 0.0
 	for _, k := range pairs {
-		if s := x.sums[k]; x.waits(s.zero, s.flows) {
+		s := x.sums[k]
+		if x.waits(s.zero, s.flows) {
 			show = append(show, k)
 		}
+		all += max(s.flows, x.usual(k))
 	}
 	zero, flows, elsewhere := x.waited(h)
-	of, all := len(pairs), flows
-	if long != nil {
-		_, _, before := long.waited(h)
+	of := len(pairs)
+	if x.long != nil {
+		_, _, before := x.long.waited(h)
 		elsewhere = max(elsewhere, before)
-		for _, k := range long.into[h] {
+		for _, k := range x.long.into[h] {
 			if x.sums[k] == nil {
 				of++
-				all += long.sums[k].flows * float64(x.Early) / float64(slices.Max(x.Spans))
+				all += x.usual(k)
 			}
 		}
 	}
@@ -322,13 +361,13 @@ func (x *hostCase) sends(h int32) (Candidate, bool) {
 	name := x.topo.Hosts[h].Name
 	pairs := slices.DeleteFunc(slices.Clone(x.from[h]), func(k pair) bool { return x.sums[k].timed == 0 })
 	// Most hosts are done here: to look at all others for each is dear.
-	late := 0
+	late, of := 0, len(pairs)+x.prompt(h)
 	for _, k := range pairs {
 		if s := x.sums[k]; mean(s.rtt, s.timed) >= x.Slow {
 			late++
 		}
 	}
-	if 4*late < 3*len(pairs) || !x.agree(late, len(pairs)) {
+	if 4*late < 3*of || !x.agree(late, of) {
 		return Candidate{}, false
 	}
 	var others, near []float64
@@ -355,11 +394,28 @@ func (x *hostCase) sends(h int32) (Candidate, bool) {
 			show = append(show, k)
 		}
 	}
-	if timed < float64(x.Flows) || 4*len(show) < 3*len(pairs) || !x.agree(len(show), len(pairs)) || median(near) > slow/x.Times || x.trouble(name) {
+	if timed < float64(x.Flows) || 4*len(show) < 3*of || !x.agree(len(show), of) || median(near) > slow/x.Times || x.trouble(name) {
 		return Candidate{}, false
 	}
 	return x.candidate(h, classHostSlow, troubleSlow, show, destination, fmt.Sprintf("%.0f connections from it to %d hosts took %.1f ms for a round trip, those of other hosts %.2f ms, those of its neighbours %.2f ms",
 		timed, len(pairs), mean(rtt, timed)/1e6, usual/1e6, median(near)/1e6)), true
+}
+
+// prompt is to how many others a host sent in time by the longest span, of which no
+// round trip is told yet.
+func (x *hostCase) prompt(h int32) (n int) {
+	if x.long == nil {
+		return 0
+	}
+	for _, k := range x.long.from[h] {
+		if s := x.sums[k]; s != nil && s.timed > 0 {
+			continue
+		}
+		if s := x.long.sums[k]; s.timed > 0 && mean(s.rtt, s.timed) < x.Slow {
+			n++
+		}
+	}
+	return n
 }
 
 // neighbours says whether two hosts hang on the same device.

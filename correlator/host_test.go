@@ -154,17 +154,17 @@ func TestClosedWindowsAreNamedEarly(t *testing.T) {
 	t.Parallel()
 	topo := smallClos(t)
 	const h = "p0-tor0-h0"
-	// Tables of 30 s, and what is told after their end by some: 4 connections each, and
-	// how long each of these waited.
+	// Tables of 30 s, and what is told after their end by some: 8 connections each, so
+	// that two hosts' are enough, and how long each of these waited.
 	now := 108 * second
-	early := func(name string, peers int, zero float64, busy float64, to func(dst string) bool, want ...string) {
+	early := func(name string, service bool, peers int, zero float64, busy float64, to func(dst string) bool, want ...string) {
 		t.Helper()
-		rows := told(topo, func(_, _ string, r *ConnRecord) { r.Start, r.Flows = 70*second, busy })
+		rows := told(topo, func(_, _ string, r *ConnRecord) { r.Start, r.Flows, r.Service = 70*second, busy, service })
 		for i := range topo.Hosts {
 			n := 0
 			for j, dst := range topo.Hosts {
 				if i != j && to(dst.Name) && i <= peers {
-					rows = append(rows, ConnRecord{Src: int32(i), Dst: int32(j), Start: int64(103+n%4) * second, End: int64(104+n%4) * second, Flows: 4, Zero: 4 * zero})
+					rows = append(rows, ConnRecord{Src: int32(i), Dst: int32(j), Start: int64(103+n%4) * second, End: int64(104+n%4) * second, Flows: 8, Zero: 8 * zero, Service: service})
 					n++
 				}
 			}
@@ -184,12 +184,14 @@ func TestClosedWindowsAreNamedEarly(t *testing.T) {
 	if topo.Hosts[0].Name != h {
 		t.Fatalf("the first host is %s", topo.Hosts[0].Name)
 	}
-	early("three of seven wait", 3, 150e6, 60, itself, "host p0-tor0-h0 host/zero-window")
-	early("all wait", 7, 150e6, 60, itself, "host p0-tor0-h0 host/zero-window")
-	early("two of seven wait", 2, 900e6, 60, itself)
-	early("three wait a little", 3, 40e6, 60, itself)
-	early("three wait, and many connections of the others do not", 3, 150e6, 200, itself)
-	early("all wait everywhere", 7, 150e6, 60, func(string) bool { return true })
+	for _, service := range []bool{false, true} {
+		early("three of seven wait", service, 3, 150e6, 60, itself, "host p0-tor0-h0 host/zero-window")
+		early("all wait", service, 7, 150e6, 60, itself, "host p0-tor0-h0 host/zero-window")
+		early("two of seven wait", service, 2, 900e6, 60, itself)
+		early("three wait a little", service, 3, 40e6, 60, itself)
+		early("three wait, and many connections of the others do not", service, 3, 150e6, 200, itself)
+		early("all wait everywhere", service, 7, 150e6, 60, func(string) bool { return true })
+	}
 
 	// Tables of 5 s: three of seven wait, two of 14 connections each 420 ms, after as many of
 	// each had been well.
@@ -212,6 +214,90 @@ func TestClosedWindowsAreNamedEarly(t *testing.T) {
 	}
 }
 
+// What is told ahead of a table is what is held up. The connections of the same host
+// that are not, to the same other and to all others, count as if they were told of.
+func TestWhatIsToldAheadIsNotAll(t *testing.T) {
+	t.Parallel()
+	topo := smallClos(t)
+	const h = "p0-tor0-h0"
+	index := make(map[string]int32)
+	for i, x := range topo.Hosts {
+		index[x.Name] = int32(i)
+	}
+	type ahead struct {
+		src, dst          string
+		resets, zero, rtt float64 // of each of 5 connections a second
+	}
+	var clients []string
+	for _, x := range topo.Hosts {
+		if x.Name != h {
+			clients = append(clients, x.Name)
+		}
+	}
+	var slowPort, resetPort, bothPorts []ahead
+	for i, c := range clients[:4] {
+		if i < 3 {
+			slowPort = append(slowPort, ahead{c, h, 0, 100e6, 0.5e6})
+		}
+		resetPort = append(resetPort, ahead{c, h, 1, 60e6, 0.5e6})
+	}
+	for _, c := range clients {
+		bothPorts = append(bothPorts, ahead{c, h, 0, 900e6, 0.5e6})
+	}
+	for _, c := range []struct {
+		name string
+		told []ahead
+		// Connections in 30 s that are not held up, of each pair, and of those to the
+		// server of whom nothing is told ahead.
+		busy, others float64
+		want         string
+	}{
+		{"one port of a server is slow", slowPort, 1000, 60, ""},
+		{"one port of a server resets what it holds up", resetPort, 1000, 1000, ""},
+		{"a client of two slow servers", []ahead{
+			{h, "p1-tor0-h0", 0, 100e6, 150e6}, {h, "p1-tor1-h0", 0, 100e6, 150e6},
+			{"p0-tor0-h1", "p1-tor0-h1", 0, 100e6, 0.5e6}, {"p0-tor1-h0", "p1-tor1-h1", 0, 100e6, 0.5e6}, {"p0-tor1-h1", "p0-tor0-h1", 0, 100e6, 0.5e6},
+		}, 1000, 1000, ""},
+		{"a server that hardly reads", bothPorts, 150, 150, "host p0-tor0-h0 host/zero-window"},
+	} {
+		busy := func(src, dst string) float64 {
+			if dst == h && !slices.ContainsFunc(c.told, func(a ahead) bool { return a.src == src && a.dst == dst }) {
+				return c.others
+			}
+			return c.busy
+		}
+		// A table of 30 s, what is told ahead every second, rows every 5 s.
+		var rows []ConnRecord
+		for end := 61 * second; end <= 115*second; end += second {
+			for _, a := range c.told {
+				rows = append(rows, ConnRecord{Src: index[a.src], Dst: index[a.dst], Start: end - second, End: end,
+					Flows: 5, Resets: 5 * a.resets, Zero: 5 * a.zero, RTT: 5 * a.rtt, Timed: 5, Service: true})
+			}
+			if end == 90*second {
+				rows = append(rows, told(topo, func(src, dst string, r *ConnRecord) {
+					r.Start, r.End, r.Service = 60*second, end, true
+					r.Flows, r.Timed, r.RTT = busy(src, dst), busy(src, dst), busy(src, dst)*0.5e6
+				})...)
+			}
+			if end%(5*second) == 0 {
+				rows = append(rows, told(topo, func(src, dst string, r *ConnRecord) {
+					r.Start, r.End, r.Flows, r.Timed, r.RTT = end-5*second, end, busy(src, dst)/6, 0, 0
+				})...)
+			}
+		}
+		for now := 90*second + second/2; now < 116*second; now += second {
+			until := slices.DeleteFunc(slices.Clone(rows), func(r ConnRecord) bool { return r.End > now })
+			var got []string
+			for _, x := range DefaultHostRule().accuse(topo, until, now, func(string) bool { return false }) {
+				got = append(got, x.Component.String()+" "+x.Class)
+			}
+			if strings.Join(got, ", ") != c.want {
+				t.Errorf("%s, %.1f s after the table: named %q, want %q", c.name, float64(now-90*second)/1e9, got, c.want)
+			}
+		}
+	}
+}
+
 // A host that sums up its services tells of each connection twice, and it counts once.
 func TestServiceSumsCountOnce(t *testing.T) {
 	t.Parallel()
@@ -230,16 +316,23 @@ func TestServiceSumsCountOnce(t *testing.T) {
 	if _, ok := connRecord(&decafpb.FlowRecord{Flow: port, Inbound: true}, 0, 1); ok {
 		t.Error("the server's word on a connection is counted beside the client's")
 	}
+	sumBefore, sumElsewhere := rec(service), rec(service)
+	sumBefore.End, sumElsewhere.Dst = -1, 2
 	for _, c := range []struct {
 		name string
 		rows []ConnRecord
 		want connSum
 	}{
 		{"rows and single records", []ConnRecord{rec(row), rec(one), rec(refused)}, connSum{flows: 12, resets: 1, zero: 5, rtt: 3e6, timed: 1}},
+		{"with sums before", []ConnRecord{sumBefore, rec(row), rec(one)}, connSum{flows: 10}},
+		{"with sums of another pair alone, these are answers", []ConnRecord{sumElsewhere, rec(row), rec(one)}, connSum{}},
 		{"with sums", []ConnRecord{rec(one), rec(row), rec(refused), rec(service)}, connSum{flows: 12, resets: 2, zero: 7, rtt: 24e6, timed: 12}},
 	} {
 		rule := DefaultHostRule()
-		got := *rule.connSums(c.rows, 0)[pair{0, 1}]
+		var got connSum
+		if s := rule.connSums(c.rows, 0, tellersOf(c.rows, -second))[pair{0, 1}]; s != nil {
+			got = *s
+		}
 		if got.times = c.want.times; got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
