@@ -35,9 +35,9 @@ as published (NSDI 2018), for comparison.`,
 				return err
 			}
 			in := cmd.InOrStdin()
-			var recording *os.File
 			if args[0] != "-" {
-				if recording, err = os.Open(args[0]); err != nil {
+				recording, err := os.Open(args[0])
+				if err != nil {
 					return err
 				}
 				defer recording.Close()
@@ -46,7 +46,7 @@ as published (NSDI 2018), for comparison.`,
 			var out *os.File
 			var causesTo io.Writer
 			if causes != "" {
-				if out, err = createBeside(causes, recording); err != nil {
+				if out, err = createBeside(causes, in); err != nil {
 					return fmt.Errorf("--causes: %w", err)
 				}
 				defer out.Close()
@@ -87,11 +87,10 @@ as published (NSDI 2018), for comparison.`,
 	return cmd
 }
 
-// createBeside makes a file anew, which must not be the one that is read; that may be
-// nil.
-func createBeside(path string, read *os.File) (*os.File, error) {
-	if read != nil {
-		was, err := read.Stat()
+// createBeside makes a file anew, which must not be the one that is read.
+func createBeside(path string, read io.Reader) (*os.File, error) {
+	if f, ok := read.(*os.File); ok {
+		was, err := f.Stat()
 		if err != nil {
 			return nil, err
 		}

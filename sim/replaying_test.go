@@ -285,6 +285,50 @@ func TestReplayRefuses(t *testing.T) {
 	}
 }
 
+// What comes by standard input is not written over either, and may be read to its end
+// while the causes are written beside it.
+func TestReplayKeepsStandardInput(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "x.jsonl")
+	const text = `{"topology":{"links":[["t0","s1"],["t4","s1"]],"hosts":{"h1":"t0","h2":"t4"}}}
+{"flow":{"src":"h1","dst":"h2","packets":57,"retransmits":1,"path":["h1","t0","s1","t4","h2"]}}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replay := func(causes string) error {
+		in, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		cmd := Commands()[0]
+		cmd.SetIn(in)
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(io.Discard)
+		cmd.SilenceUsage, cmd.SilenceErrors = true, true
+		cmd.SetArgs([]string{"replay", "-", "--causes", causes})
+		err = cmd.Execute()
+		if _, statErr := in.Stat(); statErr != nil {
+			t.Errorf("standard input was closed: %v", statErr)
+		}
+		return err
+	}
+	if err := replay(file); err == nil || !strings.Contains(err.Error(), "the recording itself") {
+		t.Errorf("error %v, want one about the recording itself", err)
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != text {
+		t.Errorf("the recording is now %q, %v", got, err)
+	}
+	beside := filepath.Join(dir, "causes.jsonl")
+	if err := replay(beside); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(beside); err != nil || strings.Count(string(got), "\n") != 1 {
+		t.Errorf("causes %q, %v", got, err)
+	}
+}
+
 // Any file is refused or inferred from: the engine gets what nobody would record, on
 // networks that nobody would build, and its figures stay what they say they are.
 func FuzzReplay(f *testing.F) {

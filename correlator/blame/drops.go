@@ -173,11 +173,8 @@ func (e *engine) watchers(c Component) (at [2]bool) {
 }
 
 // covered says whether a fault in the set accounts for a component's losses.
-func (e *engine) covered(c Component, by func(*fault) bool) bool {
+func (e *engine) covered(c Component) bool {
 	for _, f := range e.faults {
-		if !by(f) {
-			continue
-		}
 		if f.at == c || c.Kind == Link && f.at.Kind != Link && slices.Contains(e.n.linksOf(f.at), c.ID) {
 			return true
 		}

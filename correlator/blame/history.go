@@ -63,6 +63,7 @@ func (h *History) Infer(ep *Epoch) Result {
 		}, h.o)
 		h.remember(&r, now, long, long.infer())
 	}
+	now.abstain(&r) // not before: what is remembered may make something of it
 	h.age(ep)
 	return r
 }

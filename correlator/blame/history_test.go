@@ -3,6 +3,7 @@ package blame
 import (
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -33,6 +34,11 @@ func TestWeakFaultIsFoundOverEpochs(t *testing.T) {
 			}
 			res := h.Infer(ep)
 			got := named(n, res)
+			for _, name := range got {
+				if slices.ContainsFunc(res.Abstained, func(why string) bool { return strings.HasPrefix(why, name+": ") }) {
+					t.Errorf("seed %d epoch %d: %s is named, and told of as if it could not be: %q", seed, epoch, name, res.Abstained)
+				}
+			}
 			if want := n.Name(f.truth[0]); slices.Contains(got, want) {
 				found++
 				break
@@ -139,5 +145,29 @@ func TestHistoryOfCleanEpochs(t *testing.T) {
 		if got := named(n, h.Infer(ep)); len(got) > 0 {
 			t.Errorf("epoch %d: named %v", epoch, got)
 		}
+	}
+}
+
+// Drops where only the memory names a fault are not said to be such that nothing was
+// made of.
+func TestMemoryHeedsDrops(t *testing.T) {
+	n := small(t)
+	s0, _ := n.Device("s0")
+	t1, _ := n.Node("t1")
+	before, now := &Epoch{}, &Epoch{}
+	busy(n, before, 10000)
+	for _, src := range []string{"a", "b"} {
+		lose(t, n, before, 20, src, "t0", "s0", "t1", "c")
+		lose(t, n, before, 40, src, "t0", "s0", "t1", "d")
+	}
+	busy(n, now, 10)
+	now.Drops = []Drop{{Device: s0, From: -1, To: t1, Class: "errors/l2/rx/crc-error", Count: 12}}
+	if r := Infer(n, now, Options{}); len(r.Components) > 0 || len(r.Abstained) != 1 {
+		t.Fatalf("by itself it names %v, abstained %q: this test tests nothing", named(n, r), r.Abstained)
+	}
+	h := NewHistory(n, Options{})
+	h.Infer(before)
+	if r := h.Infer(now); !slices.Contains(named(n, r), "link s0>t1") || len(r.Abstained) > 0 {
+		t.Errorf("named %v, abstained %q; want the link, and nothing left open", named(n, r), r.Abstained)
 	}
 }

@@ -4,7 +4,14 @@ package blame
 // gives the same result, to the last bit. It never fails: what is not sane in
 // the evidence is left out.
 func Infer(n *Network, ep *Epoch, o Options) Result {
-	return prepare(n, ep, o).infer()
+	return prepare(n, ep, o).judge()
+}
+
+// judge is infer, with what could not be told.
+func (e *engine) judge() Result {
+	r := e.infer()
+	e.abstain(&r)
+	return r
 }
 
 // infer goes the way of doc.go.

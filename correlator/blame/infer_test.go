@@ -192,6 +192,32 @@ func TestAbstainsWithReason(t *testing.T) {
 	}
 }
 
+// Drops that nothing is made of are told, and whether hosts lost anything where they were.
+func TestUnheededDropsAreTold(t *testing.T) {
+	n := small(t)
+	s0, _ := n.Device("s0")
+	t0, _ := n.Node("t0")
+	t1, _ := n.Node("t1")
+	e := &Epoch{}
+	busy(n, e, 10000)
+	lose(t, n, e, 1, "a", "t0", "s0", "t1", "c")
+	e.Drops = []Drop{
+		{Device: s0, From: -1, To: t1, Class: "no-buffer", Count: 30},
+		{Device: s0, From: -1, To: t0, Class: "no-buffer", Count: 20},
+	}
+	x := prepare(n, e, Options{})
+	x.listen()
+	const lost = `link s0>t1: its device reported 30 drops of class "no-buffer", and hosts' losses there are put down to others`
+	const none = `link s0>t0: its device reported 20 drops of class "no-buffer", but no host tells of losses there`
+	if got := x.unheeded(&Result{}); !slices.Equal(got, []string{lost, none}) {
+		t.Errorf("told %q", got)
+	}
+	link, _ := n.linkBetween(s0, t1)
+	if got := x.unheeded(&Result{Components: []Blame{{Component: Component{Link, link}}}}); !slices.Equal(got, []string{none}) {
+		t.Errorf("told %q, where one is heeded", got)
+	}
+}
+
 // A device whose rules drop packets is named, not the links its drops were on.
 func TestDropClassesAccuse(t *testing.T) {
 	for _, c := range []struct{ class, want string }{

@@ -154,7 +154,7 @@ func (v *Live) InferOrder(ids []FlowID) Result {
 		}
 	}
 	v.last = assemble(v.n, &Epoch{Drops: v.drops, Instrumented: v.instrumented, During: v.during, Load: v.load}, v.o, v.packets, v.rows, v.last)
-	r := v.last.infer()
+	r := v.last.judge()
 	v.order, v.result = append(v.order[:0], ids...), &r
 	return r
 }

@@ -99,8 +99,7 @@ func (e *engine) slopes(hits []hit, packets, x float64) (f, df float64) {
 // profile is [engine.peak] with the noise fitted anew, which the component would
 // otherwise be measured against although the noise was estimated without it: on
 // a small fabric, or while one fault makes most of the losses, that hides it.
-// noiseMass is the losses now put down to noise.
-// noiseMass is the losses now put down to noise.
+// The losses that are now put down to noise are noiseMass.
 func (e *engine) profile(hits []hit, packets, noiseMass float64) (p peak) {
 	if packets <= 0 || len(hits) == 0 {
 		return peak{}

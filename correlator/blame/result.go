@@ -45,7 +45,7 @@ type Evidence struct {
 
 func percent(p float64) string { return fmt.Sprintf("%.3g %%", 100*p) }
 
-// result names what was found.
+// result names what was found. What could not be told is [engine.abstain]'s.
 func (e *engine) result() Result {
 	r := Result{Causes: e.causes(), Noise: e.noise, Stale: e.stale}
 	for _, f := range e.faults {
@@ -54,14 +54,21 @@ func (e *engine) result() Result {
 			r.Components = append(r.Components, b)
 		} else if b.Probability >= 0.001 {
 			r.Suspects = append(r.Suspects, b)
-			if why := e.doubt(f); why != "" {
-				r.Abstained = append(r.Abstained, why)
-			}
 		}
 	}
 	r.sort()
-	r.Abstained = append(append(r.Abstained, e.unheeded(&r)...), e.limits()...)
 	return r
+}
+
+// abstain says what could not be told, once all components and suspects of the result
+// are there.
+func (e *engine) abstain(r *Result) {
+	for _, f := range e.faults {
+		if why := e.doubt(f); why != "" && r.suspects(f.at) {
+			r.Abstained = append(r.Abstained, why)
+		}
+	}
+	r.Abstained = append(append(r.Abstained, e.unheeded(r)...), e.limits()...)
 }
 
 // sort puts the likeliest first.
@@ -156,12 +163,21 @@ func (e *engine) unheeded(r *Result) (out []string) {
 			left++
 			continue
 		}
-		out = append(out, fmt.Sprintf("%s: its device reported %.0f drops of class %q, but no host tells of losses there", e.n.Name(said.about), said.count, said.class))
+		why := "but no host tells of losses there"
+		if e.hostsLost(said.about) {
+			why = "and hosts' losses there are put down to others"
+		}
+		out = append(out, fmt.Sprintf("%s: its device reported %.0f drops of class %q, %s", e.n.Name(said.about), said.count, said.class, why))
 	}
 	if left > 0 {
-		out = append(out, fmt.Sprintf("%d more places of which devices reported drops, but no host tells of losses", left))
+		out = append(out, fmt.Sprintf("%d more places of which devices reported drops that nothing was made of", left))
 	}
 	return out
+}
+
+// hostsLost says whether flows that lost packets crossed a component.
+func (e *engine) hostsLost(c Component) bool {
+	return slices.ContainsFunc(e.n.linksOf(c), func(l int32) bool { return e.lostOn[l] > 0 })
 }
 
 // limits says what the epoch as a whole could not tell.

@@ -169,14 +169,14 @@ func (e *engine) tell(least float64, hosts bool) (told int) {
 		if prior+e.counted(r.about, r.count).evidence()-e.seesNoise < least {
 			continue // noise would do as much
 		}
-		if e.covered(r.at, func(*fault) bool { return true }) {
+		if e.covered(r.at) {
 			continue
 		}
 		was := r.at
 		if e.locate(r, prior); r.at != was {
 			e.place()
 		}
-		if r.at.Kind == None || e.covered(r.at, func(*fault) bool { return true }) {
+		if r.at.Kind == None || e.covered(r.at) {
 			continue
 		}
 		odds, x := e.accuse(r, others, hosts)
