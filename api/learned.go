@@ -164,6 +164,7 @@ func (v Views) Learned(in Learned) (LearnedView, error) {
 	l := in.Learning
 	miss(l.Cut, "%s used in part, for a hop that did not answer", plural(l.Cut, "walk")+were(l.Cut))
 	miss(l.Looped, "%s left out, since an address was in them twice", plural(l.Looped, "walk")+were(l.Looped))
+	miss(l.Through, "%s left out, since more hosts walked through the address they begin at than say that it is a host's", plural(l.Through, "walk")+were(l.Through))
 	miss(l.Doubted, "%s not believed: few walks show what many say is otherwise, as while routes change", plural(l.Doubted, "step")+were(l.Doubted))
 	miss(l.Alone, "%s known alone of a device, which may in truth be another's", plural(l.Alone, "interface")+were(l.Alone))
 	miss(l.Unaddressed, "%s no addresses: traces do not tell that they went over these", plural(l.Unaddressed, "cable")+have(l.Unaddressed))

@@ -111,7 +111,7 @@ func (c *Correlator) Findings(_ context.Context, r api.Range) ([]*decafpb.Findin
 func (c *Correlator) Links(_ context.Context, r api.Range) (api.LinkRanking, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.now().UnixNano()
+	now := c.present()
 	ranking := c.engine.Live()
 	start, end := ranking.Start, ranking.End
 	if !r.From.IsZero() || !r.To.IsZero() {
@@ -219,7 +219,7 @@ func (c *Correlator) paths(r api.Range) (list []*decafpb.Retransmit) {
 func (c *Correlator) Agents(context.Context) ([]api.AgentRow, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := c.now().UnixNano()
+	now := c.present()
 	var rows []api.AgentRow
 	for _, p := range c.agents.byName {
 		row := api.AgentRow{

@@ -64,6 +64,7 @@ type Correlator struct {
 	heard   time.Time
 	stepped int64 // when the engine stepped last, ns
 	seen    int64 // up to when it is written that evidence was looked at, ns
+	ended   int64 // when Run did, ns; 0: it has not
 	store   buckets
 
 	saves saver
@@ -117,20 +118,10 @@ func newID(prefix string) string {
 	return prefix + "-" + hex.EncodeToString(b[:])
 }
 
-// Run correlates until ctx is done. It fails only if the buckets hold what
-// cannot be read or the connection was closed under it; while NATS is away it
-// waits.
+// Run correlates until ctx is done. It fails only if the buckets cannot be read though
+// NATS is there, or the connection was closed under it; while NATS is away it waits.
 func (c *Correlator) Run(ctx context.Context) error {
-	if err := c.conn.WaitReady(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("correlator: %w", err)
-	}
-	if err := c.restore(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
+	if err := c.takeUp(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -159,6 +150,9 @@ func (c *Correlator) Run(ctx context.Context) error {
 			c.step(start)
 		}
 	}
+	c.mu.Lock()
+	c.ended = c.now().UnixNano()
+	c.mu.Unlock()
 	wg.Wait()
 	c.mu.Lock()
 	if c.stepped != 0 {
@@ -171,6 +165,15 @@ func (c *Correlator) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// present is now, ns, or for one that has ended when that was: it has heard of nothing
+// since. Callers hold mu.
+func (c *Correlator) present() int64 {
+	if c.ended != 0 {
+		return c.ended
+	}
+	return c.now().UnixNano()
 }
 
 // take is the bus's: one batch of evidence.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -337,29 +336,4 @@ func Shown(l api.Learned) topology.Shown {
 		}
 	}
 	return out
-}
-
-// Succeed ends, after Run, what the correlator that follows with this topology cannot go
-// on with: open findings of components that it does not have.
-func (c *Correlator) Succeed(ctx context.Context, next *topology.Topology) error {
-	c.mu.Lock()
-	kv := c.store.findings
-	var ended []*decafpb.Finding
-	for _, f := range c.engine.Findings() {
-		if _, ok := parseComponent(next, f.GetComponent()); !ok && f.GetResolvedNs() == 0 {
-			ended = append(ended, proto.CloneOf(f))
-		}
-	}
-	c.mu.Unlock()
-	for _, f := range ended {
-		f.ResolvedNs = uint64(c.now().UnixNano())
-		if f.Evidence == nil {
-			f.Evidence = &decafpb.Evidence{}
-		}
-		f.Evidence.Reasons = append(f.Evidence.Reasons, "ended: the topology was learned anew, and has no such component any more")
-		if err := write(ctx, kv, f.GetId(), f); err != nil {
-			return fmt.Errorf("end the finding of %s: %w", f.GetComponent(), err)
-		}
-	}
-	return nil
 }

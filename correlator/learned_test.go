@@ -3,8 +3,12 @@ package correlator
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -295,8 +299,30 @@ func TestAddressesOfNoFileAreTheFirstHosts(t *testing.T) {
 	}
 }
 
-// The correlator that follows with another topology does not go on with a finding of
-// what that does not have; with all others it does.
+// runUnfiled runs a correlator with a topology that was learned.
+func (b *bench) runUnfiled(top *topology.Topology) (c *Correlator, stop func()) {
+	cfg := DefaultConfig()
+	cfg.Topology, cfg.Site = top, b.topo.Site
+	c, err := New(cfg, Deps{Conn: b.conn, Log: quiet(), Now: b.now})
+	must(b.t, err)
+	c.Unfiled()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("run: %v", err)
+		}
+	})
+	b.t.Cleanup(stop)
+	b.until("ready", func() bool { return c.Ready() == nil })
+	return c, stop
+}
+
+// A correlator with a learned topology does not go on with a finding of what that does
+// not have; with all others it does. A file's word ends none, nor does one with nothing
+// in it.
 func TestFindingsOfWhatIsNoMoreEnd(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -326,10 +352,26 @@ func TestFindingsOfWhatIsNoMoreEnd(t *testing.T) {
 		t.Fatalf("open are %v", got)
 	}
 	stop()
-	must(t, c.Succeed(t.Context(), b.topo))
-	c, _ = b.start()
-	if got := open(); len(got) != 1 || got[0] != kept {
-		t.Errorf("open are %v, want %s alone", got, kept)
+	none, err := topology.New(b.topo.Site, nil, nil, nil)
+	must(t, err)
+	c, stop = b.runUnfiled(none)
+	if got := open(); len(got) != 2 {
+		t.Fatalf("by a topology without anything open are %v", got)
+	}
+	stop()
+	for range 2 {
+		c, stop = b.runUnfiled(b.topo)
+		if got := open(); len(got) != 1 || got[0] != kept {
+			t.Errorf("open are %v, want %s alone", got, kept)
+		}
+		stop()
+	}
+	stored, err := recordsOf[decafpb.Finding](t.Context(), kv, quiet())
+	must(t, err)
+	for _, f := range stored {
+		if resolved := f.GetResolvedNs() != 0; resolved != (f.GetComponent() == gone) {
+			t.Errorf("stored of %s: resolved %v", f.GetComponent(), resolved)
+		}
 	}
 }
 
@@ -360,5 +402,123 @@ func TestHostsOfNoFileAreHeardOf(t *testing.T) {
 		if got := c.Hosts(); !maps.Equal(got, want) {
 			t.Errorf("without a file %v: heard of are %v, want %v", unfiled, got, want)
 		}
+	}
+}
+
+// What could not be stored by the end of Run, since NATS was away, is stored when it is
+// back, before another correlator goes on.
+func TestWhatIsLeftToSaveIsSavedWhenNATSReturns(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	c, stop := b.start()
+	listen := strings.TrimPrefix(b.url, "tls://")
+	b.server.Stop()
+	b.until("not ready", func() bool { return c.Ready() != nil })
+	f := &decafpb.Finding{Id: "f-last", Component: "device nobody", FromNs: 1}
+	c.saves.put(saveFinding, f.Id, f)
+	stop()
+	given, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	c.Flush(given) // ends though nothing is stored
+	flushed := make(chan struct{})
+	go func() { defer close(flushed); c.Flush(t.Context()) }()
+	b.startNATS(listen)
+	b.until("all is stored", func() bool {
+		select {
+		case <-flushed:
+			return true
+		default:
+			return false
+		}
+	})
+	kv, err := b.conn.KV(bus.BucketFindings)
+	must(t, err)
+	list, err := recordsOf[decafpb.Finding](t.Context(), kv, quiet())
+	must(t, err)
+	if len(list) != 1 || !proto.Equal(list[0], f) {
+		t.Errorf("stored are %v, want %v", list, f)
+	}
+}
+
+// noticed is a log that tells of each line.
+type noticed chan string
+
+func (n noticed) Write(line []byte) (int, error) {
+	n <- string(line)
+	return len(line), nil
+}
+
+// Where the buckets cannot be read, as when NATS is about to go or has just come, Run
+// tries again; for good it does not.
+func TestRunTriesAgainWhereBucketsCannotBeRead(t *testing.T) {
+	t.Parallel()
+	server, err := bus.StartServer(bus.ServerConfig{Listen: "127.0.0.1:0", Dir: t.TempDir(), Site: "lab", MaxBytes: 256 << 20}, quiet())
+	must(t, err)
+	t.Cleanup(server.Stop)
+	conn, err := bus.Connect(t.Context(), bus.ConnConfig{Server: server, Name: "admin.decaf", Site: "lab", MaxBytes: 256 << 20}, quiet())
+	must(t, err)
+	t.Cleanup(conn.Close)
+	up, giveUp := context.WithTimeout(t.Context(), 20*time.Second)
+	defer giveUp()
+	must(t, conn.WaitReady(up))
+	cfg := DefaultConfig()
+	cfg.Topology, cfg.Site = smallClos(t), "lab"
+	run := func(ctx context.Context) (c *Correlator, lines noticed, done chan error) {
+		lines, done = make(noticed, 100), make(chan error, 1)
+		c, err := New(cfg, Deps{Conn: conn, Log: slog.New(slog.NewTextHandler(lines, nil))})
+		must(t, err)
+		go func() { done <- c.Run(ctx) }()
+		return c, lines, done
+	}
+	_, _, done := run(t.Context())
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("without buckets: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c, lines, done := run(ctx)
+	select {
+	case line := <-lines:
+		if !strings.Contains(line, "will try again") {
+			t.Errorf("said is %s", line)
+		}
+	case err := <-done:
+		t.Fatalf("it does not try again: %v", err)
+	}
+	must(t, conn.EnsureStreams(ctx))
+	for c.Ready() != nil {
+		select {
+		case err := <-done:
+			t.Fatal(err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	must(t, <-done)
+}
+
+// A correlator that has ended says of agents what it knew then: until another goes on
+// they are not silent for its not listening.
+func TestAgentsOfOneThatHasEnded(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var ahead atomic.Int64
+	b.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	c, stop := b.start()
+	fresh := func() bool {
+		rows, err := c.Agents(t.Context())
+		must(t, err)
+		for _, r := range rows {
+			if r.Name == h0 {
+				return r.Fresh
+			}
+		}
+		return false
+	}
+	b.heartbeats(time.Now().Add(-4*time.Second), time.Now())
+	b.until("a host is heard", fresh)
+	stop()
+	ahead.Store(int64(time.Hour))
+	if !fresh() {
+		t.Error("it is silent")
 	}
 }

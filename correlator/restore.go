@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"decaf/api/bus"
 	"decaf/api/decafpb"
@@ -12,6 +13,38 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 )
+
+// Tries of restore while NATS can be reached.
+const (
+	restoreTries = 3 // NATS that has just come back may still refuse
+	restoreAgain = time.Second
+)
+
+// takeUp restores, and waits for as long as NATS is away; nil once ctx is done.
+func (c *Correlator) takeUp(ctx context.Context) error {
+	for tries := 1; ; tries++ {
+		if err := c.conn.WaitReady(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("correlator: %w", err)
+		}
+		err := c.restore(ctx)
+		switch {
+		case err == nil, ctx.Err() != nil:
+			return nil
+		case c.conn.Ready() != nil || errors.Is(err, context.DeadlineExceeded):
+			tries = 0
+		case tries == restoreTries:
+			return err
+		}
+		c.log.Warn("findings and reports cannot be read yet; will try again", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(restoreAgain):
+		}
+	}
+}
 
 // restore opens the buckets and takes up findings, reports and surveys of earlier runs.
 func (c *Correlator) restore(ctx context.Context) error {
@@ -50,6 +83,7 @@ func (c *Correlator) restore(ctx context.Context) error {
 	defer c.mu.Unlock()
 	for _, f := range findings {
 		if f.GetId() != "" {
+			c.end(f)
 			c.engine.Restore(f)
 		}
 	}
@@ -61,6 +95,23 @@ func (c *Correlator) restore(ctx context.Context) error {
 	c.restoreSurveys(surveys, c.now().UnixNano())
 	c.store = b
 	return nil
+}
+
+// end ends an open finding of what a topology that was learned anew does not have. One
+// that nothing is known of yet says nothing of what there is.
+func (c *Correlator) end(f *decafpb.Finding) {
+	if c.surveys.claims == nil || len(c.cfg.Topology.Links) == 0 || f.GetResolvedNs() != 0 {
+		return
+	}
+	if _, ok := parseComponent(c.cfg.Topology, f.GetComponent()); ok {
+		return
+	}
+	f.ResolvedNs = uint64(c.now().UnixNano())
+	if f.Evidence == nil {
+		f.Evidence = &decafpb.Evidence{}
+	}
+	f.Evidence.Reasons = append(f.Evidence.Reasons, "ended: the topology was learned anew, and has no such component any more")
+	c.saves.put(saveFinding, f.GetId(), f)
 }
 
 // recordsOf reads every value of a bucket; one that cannot be read is logged and passed

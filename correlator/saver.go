@@ -94,6 +94,18 @@ func (c *Correlator) save(ctx context.Context) {
 	c.saveAll(context.WithoutCancel(ctx), &failed)
 }
 
+// Flush writes, after Run, what could not be written by its end, until all of it is or
+// ctx is done: a correlator that follows has only that to go on with.
+func (c *Correlator) Flush(ctx context.Context) {
+	failed := true // its last round has told
+	for ctx.Err() == nil && !c.saveAll(ctx, &failed) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(saveAgain):
+		}
+	}
+}
+
 // nudge wakes the saver for what was given back.
 func (s *saver) nudge() {
 	select {

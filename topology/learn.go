@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -26,6 +27,9 @@ type Learning struct {
 	Cut int
 	// Looped counts walks left out since an address was in them twice.
 	Looped int
+	// Through counts walks left out since more hosts walked through the address they
+	// begin at than say that it is an end.
+	Through int
 	// Alone counts interfaces of which no other of the same device is known: each
 	// makes a device of its own, also where it is in truth one of another's.
 	Alone int
@@ -47,6 +51,10 @@ type Learning struct {
 // what two walks, there and back, say of the same addresses. An address that
 // shows up on both sides of a would-be link is not believed.
 //
+// No address is both a host's and a switch's. Where walks say both, as of a host that
+// forwards for others or by one that lies, it is what more hosts say, and a host where
+// as many say so: then it counts as a hop that did not answer.
+//
 // The result is a topology as any other: written by [Topology.Marshal] it is a file
 // for `decaf topology check` and `decaf serve`. It has no tiers, pods and tags, and as
 // many links as were walked: walks from several hosts, and both ways, make it whole.
@@ -54,7 +62,8 @@ type Learning struct {
 // which IPv6 address stands beside which IPv4 one.
 // Errors: no usable walk, or those of [New].
 func Learn(site string, walks []Walk, hosts map[netip.Addr]string) (*Topology, Learning, error) {
-	l := learner{walks: walks, hosts: hosts, parent: make(map[netip.Addr]netip.Addr), inbound: make(map[netip.Addr]bool), iface: make(map[netip.Addr]string), ends: make(map[netip.Addr]bool), walked: make(map[step]int)}
+	l := learner{walks: walks, hosts: maps.Clone(hosts), parent: make(map[netip.Addr]netip.Addr), inbound: make(map[netip.Addr]bool), iface: make(map[netip.Addr]string), ends: make(map[netip.Addr]bool), walked: make(map[step]int)}
+	l.tellApart()
 	l.read()
 	if len(l.steps) == 0 {
 		return nil, l.Learning, fmt.Errorf("learn a topology: none of %d walks has two neighbouring hops that answered", len(walks))
@@ -78,19 +87,70 @@ type learner struct {
 	inbound map[netip.Addr]bool       // addresses of switches that answered
 	parent  map[netip.Addr]netip.Addr // union-find over the switches' addresses
 	iface   map[netip.Addr]string
-	ends    map[netip.Addr]bool // hosts' addresses
+	ends    map[netip.Addr]bool // hosts' addresses, those of walks' ends
 	walked  map[step]int        // by how many walks
+}
+
+// tellApart finds which addresses are hosts': of one that is an end of some walks and
+// on the way of others, those who made them have a vote each.
+func (l *learner) tellApart() {
+	for _, w := range l.walks {
+		l.ends[w.Src.Unmap()] = true
+		if w.Dst.IsValid() {
+			l.ends[w.Dst.Unmap()] = true
+		}
+	}
+	type votes struct{ end, way map[string]bool }
+	both := make(map[netip.Addr]votes)
+	for _, w := range l.walks {
+		for _, a := range w.Hops {
+			if a = a.Unmap(); l.ends[a] && both[a].end == nil {
+				both[a] = votes{make(map[string]bool), make(map[string]bool)}
+			}
+		}
+	}
+	if len(both) == 0 {
+		return
+	}
+	for _, w := range l.walks {
+		by := l.host(w.Src.Unmap())
+		for _, a := range []netip.Addr{w.Src.Unmap(), w.Dst.Unmap()} {
+			if v, ok := both[a]; ok {
+				v.end[by] = true
+			}
+		}
+		for _, a := range w.Hops {
+			if v, ok := both[a.Unmap()]; ok {
+				v.way[by] = true
+			}
+		}
+	}
+	for a, v := range both {
+		if len(v.way) > len(v.end) {
+			delete(l.ends, a)
+			delete(l.hosts, a)
+		}
+	}
 }
 
 // read takes the walks apart.
 func (l *learner) read() {
 	seen := make(map[step]bool)
 	for _, w := range l.walks {
-		l.ends[w.Src.Unmap()], l.ends[w.Dst.Unmap()] = true, true
+		src, dst := w.Src.Unmap(), w.Dst.Unmap()
+		if !l.ends[src] {
+			l.Through++
+			continue
+		}
+		if !l.ends[dst] {
+			dst = netip.Addr{} // a switch's, or the walk did not reach it
+		}
 		once := make(map[netip.Addr]bool)
+		hops := make([]netip.Addr, len(w.Hops))
 		looped, cut := false, false
-		for _, a := range w.Hops {
-			if a = a.Unmap(); a.IsValid() {
+		for i, a := range w.Hops {
+			if a = a.Unmap(); a.IsValid() && !l.ends[a] {
+				hops[i] = a
 				looped = looped || once[a]
 				once[a] = true
 			}
@@ -99,7 +159,6 @@ func (l *learner) read() {
 			l.Looped++
 			continue
 		}
-		src, dst := w.Src.Unmap(), w.Dst.Unmap()
 		before := step{from: src, first: true}
 		add := func(s step) {
 			if !s.from.IsValid() || !s.to.IsValid() {
@@ -111,8 +170,7 @@ func (l *learner) read() {
 				l.steps = append(l.steps, s)
 			}
 		}
-		for i, a := range w.Hops {
-			a = a.Unmap()
+		for i, a := range hops {
 			if a.IsValid() {
 				l.inbound[a] = true
 				l.find(a)
@@ -261,15 +319,17 @@ func addressName(prefix string, a netip.Addr) string {
 	return prefix + strings.Trim(strings.NewReplacer(".", "-", ":", "-").Replace(a.StringExpanded()), "-")
 }
 
+// host names the one at an address.
+func (l *learner) host(a netip.Addr) string {
+	if n := l.hosts[a]; n != "" {
+		return n
+	}
+	return addressName("h", a)
+}
+
 // build makes devices, hosts and cables.
 func (l *learner) build(site string) (*Topology, error) {
 	device := func(a netip.Addr) string { return addressName("r", l.find(a)) }
-	host := func(a netip.Addr) string {
-		if n := l.hosts[a]; n != "" {
-			return n
-		}
-		return addressName("h", a)
-	}
 	members := make(map[netip.Addr]int)
 	for a := range l.parent {
 		members[l.find(a)]++
@@ -300,11 +360,11 @@ func (l *learner) build(site string) (*Topology, error) {
 	slices.SortFunc(devices, func(a, b *Device) int { return cmp.Compare(a.Name, b.Name) })
 	var hosts []*Host
 	for a := range hostAt {
-		hosts = append(hosts, &Host{Name: host(a), Addresses: []netip.Addr{a}})
+		hosts = append(hosts, &Host{Name: l.host(a), Addresses: []netip.Addr{a}})
 	}
 	slices.SortFunc(hosts, func(a, b *Host) int { return cmp.Compare(a.Name, b.Name) })
 	hosts = mergeHosts(hosts)
-	return New(site, devices, hosts, l.cables(device, host, hostAt))
+	return New(site, devices, hosts, l.cables(device, hostAt))
 }
 
 // mergeHosts puts hosts of one name together: they have several addresses.
@@ -323,7 +383,7 @@ func mergeHosts(hosts []*Host) (out []*Host) {
 }
 
 // cables joins what followed each other. A link seen both ways is one cable.
-func (l *learner) cables(device, host func(netip.Addr) string, hostAt map[netip.Addr]bool) []Cable {
+func (l *learner) cables(device func(netip.Addr) string, hostAt map[netip.Addr]bool) []Cable {
 	steps := slices.Clone(l.steps)
 	slices.SortFunc(steps, func(a, b step) int {
 		return cmp.Or(a.to.Compare(b.to), a.from.Compare(b.from))
@@ -338,12 +398,12 @@ func (l *learner) cables(device, host func(netip.Addr) string, hostAt map[netip.
 		to := Interface{Node: device(s.to), Name: l.ifaceName(s.to)}
 		from := Interface{Node: device(s.from), Name: "to-" + addressName("", s.to)}
 		if s.end {
-			to = Interface{Node: host(s.to), Name: "eth0"}
+			to = Interface{Node: l.host(s.to), Name: "eth0"}
 		}
 		paired := !hostAt[m] && l.parent[m].IsValid() && l.find(m) == l.find(s.from)
 		switch {
 		case s.first:
-			from = Interface{Node: host(s.from), Name: "eth0"}
+			from = Interface{Node: l.host(s.from), Name: "eth0"}
 			paired = s.from == m
 		case paired:
 			from.Name = l.ifaceName(m)

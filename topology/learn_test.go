@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -210,5 +211,87 @@ func TestLearnBesideChangingRoutes(t *testing.T) {
 	}
 	if left.Doubted != 1 || len(learned.Devices) != len(top.Devices) || len(learned.Links) != len(top.Links) {
 		t.Errorf("%d devices and %d links, want %d and %d; %+v", len(learned.Devices), len(learned.Links), len(top.Devices), len(top.Links), left)
+	}
+}
+
+// A host that surveys from, or to, a switch's address does not stop learning, nor does
+// one that says that a host's is a switch's: what more hosts say is so.
+func TestLearnBesideWhatContradictsIt(t *testing.T) {
+	top := build(t, ClosSpec{Site: "lab", Pods: 2, ToRs: 2, T1s: 2, T2s: 2, Hosts: 2})
+	var walks []Walk
+	names := make(map[netip.Addr]string)
+	for _, a := range top.Hosts {
+		names[a.Addresses[0]] = a.Name
+		for _, b := range top.Hosts {
+			for _, p := range top.Paths(a.Name, b.Name) {
+				walks = append(walks, walked(t, top, p))
+			}
+		}
+	}
+	paths := top.Paths("p0-tor0-h0", "p1-tor1-h0")
+	one := walked(t, top, paths[0])
+	liar := netip.MustParseAddr("192.0.2.1")
+	for _, c := range []struct {
+		name    string
+		walk    Walk
+		through int
+	}{
+		{"from a switch", Walk{Src: one.Hops[2], Dst: one.Dst, Hops: one.Hops[3:]}, 1},
+		{"from a switch that is on the way", Walk{Src: one.Hops[2], Dst: one.Dst, Hops: one.Hops}, 1},
+		{"to a switch", Walk{Src: one.Src, Dst: one.Hops[2], Hops: one.Hops[:2]}, 0},
+		{"to a switch that is on the way", Walk{Src: one.Src, Dst: one.Hops[2], Hops: one.Hops[:3]}, 0},
+		{"through a host", Walk{Src: one.Src, Dst: one.Dst, Hops: slices.Concat(one.Hops[:1], []netip.Addr{top.Hosts[3].Addresses[0]})}, 0},
+		{"through its own address", Walk{Src: one.Src, Dst: one.Dst, Hops: append([]netip.Addr{one.Src}, one.Hops...)}, 0},
+	} {
+		names := maps.Clone(names)
+		if _, known := names[c.walk.Src]; !known {
+			names[c.walk.Src] = "liar"
+		}
+		given := maps.Clone(names)
+		learned, left, err := Learn("lab", append(slices.Clone(walks), c.walk), names)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if left.Through != c.through || len(learned.Devices) != len(top.Devices) || len(learned.Links) != len(top.Links) || len(learned.Hosts) != len(top.Hosts) {
+			t.Errorf("%s: %d devices, %d hosts and %d links; %+v", c.name, len(learned.Devices), len(learned.Hosts), len(learned.Links), left)
+		}
+		if !maps.Equal(names, given) {
+			t.Errorf("%s: what was given is changed", c.name)
+		}
+	}
+	// Of two hosts that say otherwise neither is believed more: it is a host.
+	forged := Walk{Src: one.Hops[0], Dst: liar, Hops: []netip.Addr{netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("192.0.2.5")}}
+	if _, left, err := Learn("lab", append(walks[:0:0], one, forged), map[netip.Addr]string{one.Src: "h", forged.Src: "liar"}); err != nil || left.Cut != 1 || left.Through != 0 {
+		t.Errorf("%+v, %v", left, err)
+	}
+}
+
+// A host with an agent may forward to machines of its own: more walk through it than to
+// it. It is a device then, and so are found the machines behind.
+func TestLearnBehindAHostThatForwards(t *testing.T) {
+	walks, names := fanWalks(4, false), maps.Clone(fanHosts)
+	forwards, behind := netip.MustParseAddr("10.4.0.1"), netip.MustParseAddr("10.5.0.1")
+	for i := range walks {
+		walks[i].Dst, walks[i].Hops = behind, append(walks[i].Hops, forwards)
+	}
+	own := Walk{Src: forwards, Dst: netip.MustParseAddr("10.1.0.0"), Hops: []netip.Addr{netip.MustParseAddr("10.4.0.0"), netip.MustParseAddr("10.3.1.0")}}
+	for _, others := range []int{1, 2} {
+		list := append(slices.Clone(walks), own)
+		if others == 2 {
+			second := walks[0]
+			second.Src = netip.MustParseAddr("10.6.0.0")
+			second.Hops = append([]netip.Addr{netip.MustParseAddr("10.6.0.1")}, walks[0].Hops[1:]...)
+			list = append(list, second)
+		}
+		top, left, err := Learn("lab", list, names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, host := top.Host("h2")
+		_, vm := top.HostAt(behind)
+		if host != (others == 1) || vm == host || left.Through != others-1 {
+			t.Errorf("by %d others: it is a host %v, and behind it is one %v; %+v", others, host, vm, left)
+		}
 	}
 }

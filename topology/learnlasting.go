@@ -32,16 +32,16 @@ type Shown struct {
 // stays until it was not for the age given, unless what is shown has its addresses,
 // its interfaces or its host elsewhere: then it has gone. So does a host that is at no
 // cable, after it was not heard of for as long. The order of all parts follows from
-// their names alone. Errors: those of [New], of what is shown by itself.
-func (l Lasting) Next(site string, s Shown, now int64, age time.Duration) (Lasting, error) {
+// their names alone. Where what is not shown does not go with what is, all of it goes,
+// and dropped says why. Errors: those of [New], of what is shown by itself.
+func (l Lasting) Next(site string, s Shown, now int64, age time.Duration) (next Lasting, dropped, err error) {
 	if s.Topology == nil {
 		s.Topology = &Topology{Site: site}
 	}
-	next, err := l.next(site, s, now, int64(age))
-	if err != nil { // what is kept does not go with what is new
+	if next, dropped = l.next(site, s, now, int64(age)); dropped != nil {
 		next, err = Lasting{Topology: l.Topology}.next(site, s, now, int64(age))
 	}
-	return next, err
+	return next, dropped, err
 }
 
 func (l Lasting) next(site string, s Shown, now, age int64) (Lasting, error) {

@@ -52,9 +52,9 @@ func shownAs(t *testing.T, truth *Topology, at int64, takes func(Path) bool, cha
 
 func (l Lasting) must(t *testing.T, s Shown, now int64) Lasting {
 	t.Helper()
-	next, err := l.Next("lab", s, now, 48*time.Hour)
-	if err != nil {
-		t.Fatal(err)
+	next, dropped, err := l.Next("lab", s, now, 48*time.Hour)
+	if err != nil || dropped != nil {
+		t.Fatal(err, dropped)
 	}
 	return next
 }
@@ -270,5 +270,27 @@ func TestLastingIsReadAsItWasWritten(t *testing.T) {
 	}
 	if _, err := DecodeLasting("kept", []byte(`{"topology": "links: [`)); err == nil {
 		t.Error("half a file is read")
+	}
+}
+
+// What is kept goes where it contradicts what is shown, and that is said.
+func TestWhatIsKeptGivesWay(t *testing.T) {
+	shown, _, err := Learn("lab", fanWalks(2, true), fanHosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A host of before has a device's name.
+	cable := Cable{A: Interface{Node: shown.Devices[0].Name, Name: "eth0"}, B: Interface{Node: "elsewhere", Name: "eth1"}}
+	old, err := New("lab", []*Device{{Name: "elsewhere"}}, []*Host{{Name: cable.A.Node, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}, []Cable{cable})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := Lasting{Topology: old, Seen: map[string]int64{cable.oriented().key(): 1}}
+	next, dropped, err := before.Next("lab", Shown{Topology: shown}, 2, time.Hour)
+	if err != nil || dropped == nil || !strings.Contains(dropped.Error(), cable.A.Node) || len(next.Topology.Links) != len(shown.Links) {
+		t.Errorf("%d links, want %d; dropped: %v; %v", len(next.Topology.Links), len(shown.Links), dropped, err)
+	}
+	if _, dropped, err := before.Next("lab", Shown{}, 2, time.Hour); err != nil || dropped != nil {
+		t.Errorf("by itself: %v, %v", dropped, err)
 	}
 }

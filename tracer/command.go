@@ -245,6 +245,7 @@ func writeLearnt(name string, walks []topology.Walk, note io.Writer) error {
 	}{
 		{left.Cut, "paths with a silent hop used in part"},
 		{left.Looped, "paths with a loop left out"},
+		{left.Through, "paths left out that begin at an address others walk through"},
 		{left.Doubted, "steps that few paths show and many contradict left out"},
 		{left.Alone, "interfaces of which no other of the same device is known: traces from the other end tell more"},
 		{left.Unaddressed, "links without addresses"},

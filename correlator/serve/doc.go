@@ -12,9 +12,9 @@
 //
 // While the service runs it goes on with what surveys show by then, once that has been
 // the same for half a minute, or differed for five, at most once a minute, and down to
-// once in ten where it goes on changing (settling.go). Devices keep their names; a link that no survey shows any more stays
-// for as long as a survey counts, two days, since walks go around a link just when it
-// is at fault ([topology.Lasting]).
+// once in ten where it goes on changing (settling.go). Devices keep their names; a link
+// that no survey shows any more stays for as long as a survey counts, two days, since
+// walks go around a link just when it is at fault ([topology.Lasting]).
 //
 // A correlator does not change its topology: the next one follows it, on the same
 // connection to NATS, and takes up findings, reports, surveys and evidence as after a

@@ -41,6 +41,8 @@ type learning struct {
 	due     time.Time        // when the next may be
 	written time.Time        // when the file was
 	failing bool             // said to be
+	dropped bool             // what was kept, and said to be
+	through int              // walks left out, as said
 }
 
 const (
@@ -135,9 +137,18 @@ func (l *learning) learn(ctx context.Context, c *correlator.Correlator, hosts ma
 	}
 	shown := correlator.Shown(learned)
 	shown.Hosts = hosts
-	next, err := l.inUse.Next(l.site, shown, now.UnixNano(), time.Duration(correlator.SurveyAge))
+	next, dropped, err := l.inUse.Next(l.site, shown, now.UnixNano(), time.Duration(correlator.SurveyAge))
 	if err != nil {
 		return err
+	}
+	if dropped != nil && !l.dropped {
+		l.log.Warn("what surveys do not show now does not go with what they do: none of it is kept", "err", dropped)
+	}
+	l.dropped = dropped != nil
+	if n := learned.Learning.Through; n != l.through {
+		if l.through = n; n > 0 {
+			l.log.Warn("walks are left out since more hosts walked through the address they begin at than say that it is a host's: does a host forward for others, or survey from an address that is not its own?", "walks", n)
+		}
 	}
 	if learned.Topology != nil {
 		l.ip = learned.IP
@@ -148,10 +159,13 @@ func (l *learning) learn(ctx context.Context, c *correlator.Correlator, hosts ma
 		newest = max(newest, s.GetTimeNs())
 	}
 	from := "from no survey yet"
-	if len(learned.Surveys) > 0 {
+	if learned.Topology != nil {
 		from = fmt.Sprintf("from %d surveys by %d hosts, the latest at %s", len(learned.Surveys), len(by), time.Unix(0, int64(newest)).UTC().Format(time.RFC3339))
 	}
 	l.shown, l.told = next, describe(next.Topology, from)
+	if learned.Topology == nil && learned.Why != "" {
+		return errors.New(learned.Why)
+	}
 	return nil
 }
 
@@ -174,7 +188,8 @@ func (l *learning) store() (err error) {
 	if err := os.MkdirAll(filepath.Dir(l.file), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(l.file), filepath.Base(l.file)+".*")
+	// Always of one name: what a crash leaves of it the next time overwrites.
+	f, err := os.OpenFile(l.file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,14 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -291,4 +293,98 @@ func TestStoredSurveysTellOfTheNetwork(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// lines is a log to be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), what)
+}
+
+// Where nothing can be made of surveys that is said, once, and not that the topology is
+// theirs. One that begins at a switch stops nothing, and that is said too.
+func TestWhatSurveysDoNotTellIsSaid(t *testing.T) {
+	t.Parallel()
+	var log lines
+	s, client, _, _ := startService(t, learned(t), func(s *Service) {
+		hasten(s)
+		s.learning.log = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	n := newNetwork(t, s.server.URL())
+	a, b := n.truth.Hosts[0], n.truth.Hosts[7]
+	for range 2 {
+		n.agent(a.Name).Publish(&decafpb.Survey{
+			TimeNs: uint64(time.Now().UnixNano()), Src: a.Addresses[0].AsSlice(), Dst: b.Addresses[0].AsSlice(), DstPort: 443, Walks: []*decafpb.SurveyWalk{{Flows: 1, Hops: []uint32{0}}},
+		})
+	}
+	poll(t, "told of", func() error {
+		if log.count("none of 1 walks") != 1 {
+			return errors.New("nothing is said")
+		}
+		return nil
+	})
+	var links api.LinksView
+	poll(t, "said where it is from", func() error {
+		if _, err := client.Get(t.Context(), "links", nil, &links); err != nil || len(links.Abstained) == 0 || !strings.Contains(links.Abstained[0], "from no survey yet") {
+			return fmt.Errorf("%q, %v", links.Abstained, err)
+		}
+		return nil
+	})
+
+	n.survey(func(*topology.Link) bool { return true })
+	path := n.truth.Paths(a.Name, b.Name)[0]
+	hops := hopsOf(path)
+	n.agent("liar").Publish(&decafpb.Survey{
+		TimeNs: uint64(time.Now().UnixNano()), Src: hops[2], Dst: b.Addresses[0].AsSlice(), DstPort: 443,
+		Nodes: []*decafpb.SurveyNode{{Address: hops[3]}, {Address: hops[4]}}, Walks: []*decafpb.SurveyWalk{{Flows: 1, Hops: []uint32{1, 2}}},
+	})
+	poll(t, "in use is what was surveyed", func() error {
+		if log.count("walks are left out") == 0 {
+			return errors.New("the liar is believed")
+		}
+		var v api.TopologyView
+		if _, err := client.Get(t.Context(), "topology", nil, &v); err != nil || len(v.Links) != len(n.truth.Links) || len(v.Devices) != len(n.truth.Devices) {
+			return fmt.Errorf("%d links and %d devices, %v", len(v.Links), len(v.Devices), err)
+		}
+		return nil
+	})
+	if n := log.count("nothing can be made of surveys"); n != 1 {
+		t.Errorf("that nothing can be learned is said %d times", n)
+	}
+}
+
+// What a crash leaves of a file half written does not stay.
+func TestHalfAFileDoesNotStay(t *testing.T) {
+	dir := t.TempDir()
+	l, err := newLearning("lab", dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(l.file+".new", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.write()
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 || left[0].Name() != filepath.Base(l.file) {
+		t.Fatalf("%v, %v", left, err)
+	}
+	text, err := os.ReadFile(l.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := topology.DecodeLasting(l.file, text); err != nil || kept.Topology.Site != "lab" {
+		t.Errorf("%v", err)
+	}
 }

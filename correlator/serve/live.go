@@ -67,6 +67,9 @@ func (l *live) enter(ctx context.Context) error {
 // FileReport implements api.Backend.
 func (l *live) FileReport(ctx context.Context, r *decafpb.FaultReport) (*decafpb.FaultReport, error) {
 	if l.enter(ctx) != nil {
+		if err := l.now.Load().Ready(); err != nil {
+			return nil, api.Unavailable("%s; file the report again when that has changed", err)
+		}
 		return nil, api.Unavailable("the service is taking up a newly learned topology; file the report again in a moment")
 	}
 	defer l.filing.Done()

@@ -236,12 +236,11 @@ func (s *Service) watch(ctx context.Context) (taken bool) {
 	}
 }
 
-// succeed makes the correlator that follows the one that has ended.
+// succeed makes the correlator that follows the one that has ended, once all that one
+// found is stored.
 func (s *Service) succeed(ctx context.Context) error {
+	s.corr.Flush(ctx)
 	t := s.learning.inUse.Topology
-	if err := s.corr.Succeed(ctx, t); err != nil {
-		s.log.Error("a finding stays open though what it names is no more", "err", err)
-	}
 	s.instruct(ctx, t)
 	s.learning.anew()
 	return s.newCorrelator(t)
