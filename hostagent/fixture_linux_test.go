@@ -455,7 +455,7 @@ func (s *space) dropTCP(t *testing.T, hook *nftables.ChainHook) (remove func()) 
 }
 
 // retransSegs is TcpRetransSegs of a namespace, the kernel's own count.
-func (s *space) retransSegs(t *testing.T) uint64 {
+func (s *space) retransSegs(t testing.TB) uint64 {
 	t.Helper()
 	var n uint64
 	err := s.do(func() error {
